@@ -1,0 +1,45 @@
+//! One error for callers of the crate, made of one typed error a layer.
+
+use crate::{generate::GenerateError, gpu::GpuError, model::LoadError};
+
+/// Anything the library can refuse or fail at. Each layer's error names the file, tensor, shapes or limit concerned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A checkpoint, its configuration or its tokenizer could not be read or contradicts itself.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The adapter, the device or a kernel failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// Sampling or text generation was asked for something that makes no sense.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The caller passed tokens or states that do not fit the model.
+    #[error(transparent)]
+    Input(#[from] InputError),
+}
+
+/// The caller's tokens, state or options do not fit the model.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A token id at or above the vocabulary's size.
+    #[error("token {token} at position {position} is out of range: the model's vocabulary has {vocab_size} entries")]
+    TokenOutOfRange { token: u32, position: usize, vocab_size: usize },
+    /// Nothing to run the model on.
+    #[error("no tokens given: the model needs at least one")]
+    NoTokens,
+    /// A chunk of zero tokens would never end.
+    #[error("a prefill chunk of 0 tokens: it must be at least 1")]
+    ZeroChunk,
+    /// Two lists that must have one entry a token.
+    #[error("{what}: {got} entries for {expected} tokens")]
+    LengthMismatch { what: &'static str, got: usize, expected: usize },
+    /// A state of another model or of another shape.
+    #[error("the {what} has {got} values, this model's has {expected}")]
+    StateShape { what: &'static str, got: usize, expected: usize },
+}
+
+/// `Result` with [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

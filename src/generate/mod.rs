@@ -1,0 +1,3 @@
+//! generate
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {}

@@ -1,0 +1,3 @@
+//! gpu
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {}

@@ -1,0 +1,3 @@
+//! model
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {}
