@@ -1,3 +1,5 @@
 //! generate
+mod sampler;
+pub use sampler::SamplingParams;
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {}

@@ -82,24 +82,37 @@ impl AdapterSummary {
     }
 }
 
-/// A wgpu instance for the backends asked for; environment variables of wgpu (WGPU_BACKEND) still narrow `None`.
-pub(super) fn instance(backend: Option<wgpu::Backend>) -> wgpu::Instance {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    if let Some(backend) = backend {
-        descriptor.backends = wgpu::Backends::from(backend);
-    }
-    wgpu::Instance::new(descriptor)
+/// An adapter with the instance that it must not outlive.
+pub(super) struct Found {
+    pub adapters: Vec<wgpu::Adapter>,
+    _instance: wgpu::Instance,
 }
 
-/// All adapters, best first: real GPUs before software, native APIs before OpenGL.
-pub(super) async fn sorted(
-    instance: &wgpu::Instance,
-    backend: Option<wgpu::Backend>,
-    power: wgpu::PowerPreference,
-) -> Vec<wgpu::Adapter> {
-    let backends = backend.map_or(wgpu::Backends::all(), wgpu::Backends::from);
-    #[allow(unused_mut)]
-    let mut adapters = instance.enumerate_adapters(backends).await;
+/// All adapters of a backend, best first: real GPUs before software. Without a backend: the native APIs (or those that
+/// the environment variable WGPU_BACKEND names), and OpenGL only where they have nothing, since starting it is slow
+/// and noisy.
+pub(super) async fn find(backend: Option<wgpu::Backend>, power: wgpu::PowerPreference) -> Found {
+    let named = wgpu::Backends::from_env();
+    let mut tries = match (backend, named) {
+        (Some(backend), _) => vec![wgpu::Backends::from(backend)],
+        (None, Some(named)) => vec![named],
+        (None, None) => vec![wgpu::Backends::PRIMARY, wgpu::Backends::SECONDARY],
+    }
+    .into_iter();
+    loop {
+        let backends = tries.next();
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        descriptor.backends = backends.unwrap_or(wgpu::Backends::empty());
+        let instance = wgpu::Instance::new(descriptor);
+        let adapters = sorted(&instance, power).await;
+        if !adapters.is_empty() || backends.is_none() {
+            return Found { adapters, _instance: instance };
+        }
+    }
+}
+
+async fn sorted(instance: &wgpu::Instance, power: wgpu::PowerPreference) -> Vec<wgpu::Adapter> {
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     // The web has no list: it gives the one adapter that fits.
     if adapters.is_empty() {
         let options = wgpu::RequestAdapterOptions { power_preference: power, ..Default::default() };
@@ -115,18 +128,17 @@ pub(super) async fn sorted(
             (wgpu::DeviceType::Other, _) => 4,
             (wgpu::DeviceType::Cpu, _) => 5,
         };
-        let api = u8::from(info.backend == wgpu::Backend::Gl);
         let compute = a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
-        (!compute, kind, api)
+        (!compute, kind)
     };
     adapters.sort_by_key(rank);
     adapters
 }
 
-/// Every adapter of a backend (of all, for `None`), best first.
+/// Every adapter of a backend, best first; for `None` those of the native APIs, or of OpenGL where they have none.
 pub async fn list_adapters(backend: Option<wgpu::Backend>) -> Vec<AdapterSummary> {
-    let adapters = sorted(&instance(backend), backend, wgpu::PowerPreference::HighPerformance).await;
-    adapters.iter().enumerate().map(|(i, a)| AdapterSummary::new(i, a)).collect()
+    let found = find(backend, wgpu::PowerPreference::HighPerformance).await;
+    found.adapters.iter().enumerate().map(|(i, a)| AdapterSummary::new(i, a)).collect()
 }
 
 /// The adapter that a choice names, or the best.

@@ -1,9 +1,10 @@
 //! One device: its limits and features, its pipelines, its memory, and the first error it reported.
 
 use super::adapter::{self, AdapterChoice, AdapterSummary};
+use super::selftest::Variant;
 use super::shader::ShaderSpec;
 use super::GpuError;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,7 +19,7 @@ pub enum LimitMode {
 }
 
 /// How to open a device. The default takes the best adapter there is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct GpuOptions {
     /// Only this backend; `None` for any.
     pub backend: Option<wgpu::Backend>,
@@ -29,6 +30,22 @@ pub struct GpuOptions {
     pub limits: LimitMode,
     /// Compile shaders with every run-time check (bounds, loops, divisions): slower, for tests.
     pub checked_shaders: bool,
+    /// The name of a kernel whose arithmetic is to be spoilt by one per cent: shows that the self-test finds it.
+    #[doc(hidden)]
+    pub fault: Option<String>,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            adapter: None,
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            limits: LimitMode::Full,
+            checked_shaders: false,
+            fault: None,
+        }
+    }
 }
 
 /// Bytes of buffers that this crate holds on a device.
@@ -53,6 +70,8 @@ struct Inner {
     queue: wgpu::Queue,
     summary: AdapterSummary,
     checked_shaders: bool,
+    spoilt: Option<String>,
+    switched_off: Mutex<HashSet<Variant>>,
     pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
     memory: Arc<Memory>,
     fault: Arc<Mutex<Option<GpuError>>>,
@@ -79,9 +98,8 @@ impl Gpu {
     /// # Errors
     /// No such adapter, no compute shaders, or a driver that refuses.
     pub async fn new(options: &GpuOptions) -> Result<Self, GpuError> {
-        let instance = adapter::instance(options.backend);
-        let adapters = adapter::sorted(&instance, options.backend, options.power_preference).await;
-        let (adapter, summary) = adapter::choose(adapters, options.adapter.as_ref(), options.backend)?;
+        let found = adapter::find(options.backend, options.power_preference).await;
+        let (adapter, summary) = adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
 
         let available = adapter.limits();
         let mut limits = wgpu::Limits::defaults().or_worse_values_from(&available);
@@ -130,6 +148,8 @@ impl Gpu {
             queue,
             summary,
             checked_shaders: options.checked_shaders,
+            spoilt: options.fault.clone(),
+            switched_off: Mutex::default(),
             pipelines: Mutex::default(),
             memory,
             fault,
@@ -173,13 +193,32 @@ impl Gpu {
         }
     }
 
+    /// Models loaded and plans made on this device from now on do without a variant.
+    pub fn switch_off(&self, variant: Variant) {
+        lock(&self.0.switched_off).insert(variant);
+    }
+    /// Whether a variant may be used on this device.
+    pub fn allows(&self, variant: Variant) -> bool {
+        !lock(&self.0.switched_off).contains(&variant)
+    }
+
     /// The pipeline of a shader variant; compiled once a device. A variant that the driver rejects shows in [`Gpu::check`].
     pub fn pipeline(&self, spec: &ShaderSpec) -> wgpu::ComputePipeline {
         if let Some(pipeline) = lock(&self.0.pipelines).get(spec) {
             return pipeline.clone();
         }
         let label = spec.label();
-        let source = spec.source();
+        let mut source = spec.source();
+        if self.0.spoilt.as_deref() == Some(spec.name) {
+            for (exact, spoilt) in [
+                (" fma(", " 1.01 * fma("),
+                ("dot(", "1.01 * dot("),
+                (" exp(", " 1.01 * exp("),
+                ("= weight4(", "= 1.01 * weight4("),
+            ] {
+                source = source.replace(exact, spoilt);
+            }
+        }
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&label),
             source: wgpu::ShaderSource::Wgsl(source.into()),

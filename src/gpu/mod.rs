@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod context;
 pub mod plan;
 pub mod readback;
+pub mod selftest;
 pub mod shader;
 
 pub use adapter::{list_adapters, AdapterChoice, AdapterSummary};

@@ -1,5 +1,6 @@
 //! matmul.wgsl and matvec.wgsl, and the weight matrices they read.
 
+use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use std::ops::Range;
@@ -188,7 +189,7 @@ pub fn matvec(
     record(plan, "matvec", (x, w, bias, y), shape, |part, limit| crate::gpu::plan::grid(part.rows, 4, limit))
 }
 
-/// [`matvec`] for one token, [`matmul`] for more.
+/// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.
 pub fn linear(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -197,7 +198,7 @@ pub fn linear(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    if shape.l == 1 {
+    if shape.l == 1 && plan.gpu().allows(Variant::Matvec) {
         matvec(plan, x, w, bias, y, shape)
     } else {
         matmul(plan, x, w, bias, y, shape)

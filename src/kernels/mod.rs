@@ -120,6 +120,7 @@ pub struct Needs {
 /// A complete shader, as the checks under tests/ put it through every compiler.
 #[derive(Debug, Clone)]
 pub struct ShaderVariant {
+    pub spec: ShaderSpec,
     pub label: String,
     /// Complete WGSL, includes and constants resolved.
     pub source: String,
@@ -166,6 +167,7 @@ pub fn all_variants() -> Vec<ShaderVariant> {
         entry_point: "main",
         constants: Vec::new(),
         needs: Needs::default(),
+        spec,
     };
     specs.into_iter().map(variant).collect()
 }

@@ -4,6 +4,7 @@ use super::types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
 use super::{Arch, Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
+use crate::gpu::selftest::Variant;
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, WeightMatrix};
@@ -75,7 +76,9 @@ impl Loader<'_> {
     /// A (n, k) matrix. What is stored as f16 stays f16 on the device, bit for bit, unless f32 was asked for.
     fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
         let format = match (self.weights, view.dtype) {
-            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16) => WeightFormat::F16,
+            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16) if self.gpu.allows(Variant::F16Weights) => {
+                WeightFormat::F16
+            }
             _ => WeightFormat::F32,
         };
         let (n, k) = (view.shape[0], view.shape[1]);
@@ -142,6 +145,15 @@ impl GpuModel {
     }
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// The rung asked for, or the sequential one where the self-test switched it off.
+    fn scan(&self) -> Scan {
+        match self.options.scan {
+            Scan::Fused if !self.gpu.allows(Variant::FusedScan) => Scan::Sequential,
+            Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
+            scan => scan,
+        }
     }
 
     /// Columns of x_dbl.
@@ -386,7 +398,7 @@ impl GpuSession {
             self.plans.clear();
             self.prefill = None;
             self.score = None;
-            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), Some(self.model.options.scan))?);
+            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), Some(self.model.scan()))?);
             self.model.gpu.check()?;
         }
         Ok(())
@@ -456,9 +468,10 @@ impl GpuSession {
         self.check_tokens(&[token])?;
         let gpu = self.model.gpu.clone();
         if self.decode.is_none() {
-            let w = Workspace::new(&self.model, 1, None)?;
+            let step = gpu.allows(Variant::Step);
+            let w = Workspace::new(&self.model, 1, (!step).then(|| self.model.scan()))?;
             let mut builder = PlanBuilder::new(&gpu);
-            self.layers(&mut builder, &w, 1, true)?;
+            self.layers(&mut builder, &w, 1, step)?;
             self.head(&mut builder, &w, (0, 1), &self.logits)?;
             let plan = builder.finish()?;
             self.decode = Some((w, plan));
