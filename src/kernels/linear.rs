@@ -47,7 +47,13 @@ impl WeightMatrix {
         let bytes = words as u64 * 4;
         if bytes > limit {
             let (kernel, label) = ("matmul".to_owned(), label.to_owned());
-            return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit }.into());
+            return Err(GpuError::BindingTooLarge {
+                kernel,
+                label,
+                bytes,
+                limit,
+            }
+            .into());
         }
         let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
@@ -60,17 +66,36 @@ impl WeightMatrix {
                 let values = rows(row_start + at..row_start + at + count)?;
                 match format {
                     WeightFormat::F32 => tensor.write(gpu, at * words, &pad(&values, k, k4, |x| x)),
-                    WeightFormat::F16 => tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32)),
+                    WeightFormat::F16 => {
+                        tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32))
+                    }
                 }
             }
-            parts.push(Part { tensor, row_start, rows: in_part });
+            parts.push(Part {
+                tensor,
+                row_start,
+                rows: in_part,
+            });
         }
-        Ok(Self { parts, n, k, format })
+        Ok(Self {
+            parts,
+            n,
+            k,
+            format,
+        })
     }
 
     /// A matrix that is in memory already.
-    pub fn new(gpu: &Gpu, label: &str, (n, k): (usize, usize), format: WeightFormat, w: &[f32]) -> Result<Self, GpuError> {
-        Self::upload(gpu, label, (n, k), format, |rows| Ok(w[rows.start * k..rows.end * k].to_vec()))
+    pub fn new(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        format: WeightFormat,
+        w: &[f32],
+    ) -> Result<Self, GpuError> {
+        Self::upload(gpu, label, (n, k), format, |rows| {
+            Ok(w[rows.start * k..rows.end * k].to_vec())
+        })
     }
 
     pub fn parts(&self) -> &[Part] {
@@ -94,7 +119,12 @@ impl WeightMatrix {
 }
 
 /// Rows of k values to rows of 4 k4, zeros behind.
-fn pad<T: Clone + Default>(values: &[f32], k: usize, k4: usize, convert: impl Fn(f32) -> T) -> Vec<T> {
+fn pad<T: Clone + Default>(
+    values: &[f32],
+    k: usize,
+    k4: usize,
+    convert: impl Fn(f32) -> T,
+) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len() / k.max(1) * 4 * k4);
     for row in values.chunks_exact(k.max(1)) {
         out.extend(row.iter().map(|&x| convert(x)));
@@ -131,8 +161,16 @@ struct Params {
     bias_offset: u32,
 }
 
-pub(super) fn spec(name: &'static str, format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
-    ShaderSpec::new(name).weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus)
+pub(super) fn spec(
+    name: &'static str,
+    format: WeightFormat,
+    bias: bool,
+    softplus: bool,
+) -> ShaderSpec {
+    ShaderSpec::new(name)
+        .weight(format)
+        .flag("BIAS", bias)
+        .flag("SOFTPLUS", softplus)
 }
 
 fn record(
@@ -186,7 +224,9 @@ pub fn matvec(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    record(plan, "matvec", (x, w, bias, y), shape, |part, limit| crate::gpu::plan::grid(part.rows, 4, limit))
+    record(plan, "matvec", (x, w, bias, y), shape, |part, limit| {
+        crate::gpu::plan::grid(part.rows, 4, limit)
+    })
 }
 
 /// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.

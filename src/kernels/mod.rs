@@ -103,7 +103,12 @@ impl ScanShape {
     fn with_states(&self, kernel: &'static str) -> Result<ShaderSpec, GpuError> {
         if self.d_state > Self::MAX_STATES {
             let (what, value, limit) = ("d_state", self.d_state, Self::MAX_STATES);
-            return Err(GpuError::Unsupported { kernel, what, value, limit });
+            return Err(GpuError::Unsupported {
+                kernel,
+                what,
+                value,
+                limit,
+            });
         }
         Ok(ShaderSpec::new(kernel).constant("D_STATE", self.d_state as u32))
     }
@@ -139,7 +144,9 @@ pub fn all_variants() -> Vec<ShaderVariant> {
     for name in ["matmul", "matvec"] {
         for format in formats {
             for bias in [false, true] {
-                specs.extend([false, true].map(|softplus| linear::spec(name, format, bias, softplus)));
+                specs.extend(
+                    [false, true].map(|softplus| linear::spec(name, format, bias, softplus)),
+                );
             }
         }
     }
@@ -148,8 +155,20 @@ pub fn all_variants() -> Vec<ShaderVariant> {
     }
     specs.extend([false, true].map(norm::rms_norm_spec));
     specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
-    specs.extend([sampling::argmax_spec(), sampling::token_nll_spec(), sampling::sample_spec()]);
-    specs.extend(["discretise", "scan_blelloch", "scan_blelloch_add", "scan_output"].map(ShaderSpec::new));
+    specs.extend([
+        sampling::argmax_spec(),
+        sampling::token_nll_spec(),
+        sampling::sample_spec(),
+    ]);
+    specs.extend(
+        [
+            "discretise",
+            "scan_blelloch",
+            "scan_blelloch_add",
+            "scan_output",
+        ]
+        .map(ShaderSpec::new),
+    );
     for d_state in [1, 5, 16, 64] {
         for name in [
             "scan_sequential",

@@ -34,7 +34,10 @@ impl BlellochWorkspace {
         }
         // A length of one still needs somewhere for its block's total.
         if levels.len() == 1 {
-            levels.push((Tensor::zeros(gpu, "scan dA", lanes)?, Tensor::zeros(gpu, "scan dBu", lanes)?));
+            levels.push((
+                Tensor::zeros(gpu, "scan dA", lanes)?,
+                Tensor::zeros(gpu, "scan dBu", lanes)?,
+            ));
         }
         Ok(Self { levels, segment })
     }
@@ -57,14 +60,23 @@ fn scan_level(
 ) -> Result<(), GpuError> {
     let (a, b) = &levels[level];
     let (sums_a, sums_b) = &levels[level + 1];
-    let params = Params { l: length as u32, lanes: lanes as u32 };
+    let params = Params {
+        l: length as u32,
+        lanes: lanes as u32,
+    };
     let bindings = [(1, a), (2, b), (3, sums_a), (4, sums_b)];
     let blocks = length.div_ceil(BLOCK);
     let groups = [lanes.div_ceil(LANES) as u64, blocks as u64];
     plan.dispatch(ShaderSpec::new("scan_blelloch"), &params, &bindings, groups)?;
     if blocks > 1 {
         scan_level(plan, levels, level + 1, blocks, lanes)?;
-        plan.dispatch_flat(ShaderSpec::new("scan_blelloch_add"), &params, &bindings, length * lanes, 256)?;
+        plan.dispatch_flat(
+            ShaderSpec::new("scan_blelloch_add"),
+            &params,
+            &bindings,
+            length * lanes,
+            256,
+        )?;
     }
     Ok(())
 }
@@ -80,12 +92,44 @@ pub fn scan_blelloch(
     let (da, dbu) = &workspace.levels[0];
     for t0 in (0..shape.l).step_by(workspace.segment) {
         let length = workspace.segment.min(shape.l - t0);
-        let params = ScanParams { l: length as u32, t0: t0 as u32, ..shape.params() };
-        let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.ssm_state), (6, da), (7, dbu)];
-        plan.dispatch_flat(ShaderSpec::new("discretise"), &params, &bindings, length * lanes, 256)?;
+        let params = ScanParams {
+            l: length as u32,
+            t0: t0 as u32,
+            ..shape.params()
+        };
+        let bindings = [
+            (1, b.u),
+            (2, b.delta),
+            (3, b.a),
+            (4, b.x_dbl),
+            (5, b.ssm_state),
+            (6, da),
+            (7, dbu),
+        ];
+        plan.dispatch_flat(
+            ShaderSpec::new("discretise"),
+            &params,
+            &bindings,
+            length * lanes,
+            256,
+        )?;
         scan_level(plan, &workspace.levels, 0, length, lanes)?;
-        let bindings = [(1, b.u), (2, dbu), (3, b.x_dbl), (4, b.d), (5, b.xz), (6, b.ssm_state), (7, b.y)];
-        plan.dispatch_flat(ShaderSpec::new("scan_output"), &params, &bindings, length * shape.d_inner, 256)?;
+        let bindings = [
+            (1, b.u),
+            (2, dbu),
+            (3, b.x_dbl),
+            (4, b.d),
+            (5, b.xz),
+            (6, b.ssm_state),
+            (7, b.y),
+        ];
+        plan.dispatch_flat(
+            ShaderSpec::new("scan_output"),
+            &params,
+            &bindings,
+            length * shape.d_inner,
+            256,
+        )?;
     }
     Ok(())
 }

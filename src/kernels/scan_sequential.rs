@@ -9,14 +9,32 @@ fn record(
     b: &ScanBuffers<'_>,
     shape: ScanShape,
 ) -> Result<(), GpuError> {
-    let bindings =
-        [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.d), (6, b.xz), (7, b.ssm_state), (8, b.y)];
+    let bindings = [
+        (1, b.u),
+        (2, b.delta),
+        (3, b.a),
+        (4, b.x_dbl),
+        (5, b.d),
+        (6, b.xz),
+        (7, b.ssm_state),
+        (8, b.y),
+    ];
     let items = if shape.l == 0 { 0 } else { shape.d_inner };
-    plan.dispatch_flat(shape.with_states(kernel)?, &shape.params(), &bindings, items, 64)
+    plan.dispatch_flat(
+        shape.with_states(kernel)?,
+        &shape.params(),
+        &bindings,
+        items,
+        64,
+    )
 }
 
 /// The selective scan, sequential over time: the oracle.
-pub fn scan_sequential(plan: &mut PlanBuilder<'_>, b: &ScanBuffers<'_>, shape: ScanShape) -> Result<(), GpuError> {
+pub fn scan_sequential(
+    plan: &mut PlanBuilder<'_>,
+    b: &ScanBuffers<'_>,
+    shape: ScanShape,
+) -> Result<(), GpuError> {
     record(plan, "scan_sequential", b, shape)
 }
 

@@ -13,8 +13,20 @@ const RUNGS: [Rung; 3] = [Rung::Sequential, Rung::Blelloch, Rung::Fused];
 #[test]
 fn every_rung_equals_the_sequential_twin() {
     let mut random = Random(6);
-    let lengths =
-        [(0, 3), (1, 1), (2, 31), (15, 32), (16, 33), (17, 5), (63, 8), (64, 2), (65, 3), (127, 4), (129, 1), (300, 65)];
+    let lengths = [
+        (0, 3),
+        (1, 1),
+        (2, 31),
+        (15, 32),
+        (16, 33),
+        (17, 5),
+        (63, 8),
+        (64, 2),
+        (65, 3),
+        (127, 4),
+        (129, 1),
+        (300, 65),
+    ];
     for (device, gpu) in devices() {
         for d_state in [1, 2, 3, 4, 5, 15, 16, 17, 64] {
             for (l, d_inner) in lengths {
@@ -37,7 +49,10 @@ fn long_texts_and_extreme_deltas() {
                 let case = ScanCase::random(sizes, range, &mut random);
                 let expected = case.expected();
                 for rung in RUNGS {
-                    pass(&format!("{device}, delta {range:?}"), scan(gpu, rung, &case, &expected));
+                    pass(
+                        &format!("{device}, delta {range:?}"),
+                        scan(gpu, rung, &case, &expected),
+                    );
                 }
             }
         }
@@ -79,8 +94,22 @@ fn the_final_state_is_the_next_initial_state() {
             let (mut y, state) = block_on(first.run(gpu, rung)).unwrap();
             let (rest, state) = block_on(whole.part(cut, 200, state).run(gpu, rung)).unwrap();
             y.extend(rest);
-            close(&format!("{rung:?} cut at {cut}: y"), &y, &want_y, 2e-5, 2e-5).unwrap();
-            close(&format!("{rung:?} cut at {cut}: state"), &state, &want_state, 2e-5, 2e-5).unwrap();
+            close(
+                &format!("{rung:?} cut at {cut}: y"),
+                &y,
+                &want_y,
+                2e-5,
+                2e-5,
+            )
+            .unwrap();
+            close(
+                &format!("{rung:?} cut at {cut}: state"),
+                &state,
+                &want_state,
+                2e-5,
+                2e-5,
+            )
+            .unwrap();
         }
     }
 }
@@ -95,7 +124,10 @@ fn a_perturbed_input_fails() {
         case.x_dbl[8] = wrong;
         for rung in RUNGS {
             let (y, _) = block_on(case.run(gpu, rung)).unwrap();
-            assert!(difference(&y, &want, 2e-5, 2e-5).is_some(), "{rung:?} with {wrong}");
+            assert!(
+                difference(&y, &want, 2e-5, 2e-5).is_some(),
+                "{rung:?} with {wrong}"
+            );
         }
     }
 }
@@ -104,10 +136,27 @@ fn a_perturbed_input_fails() {
 fn too_many_states_for_registers_is_an_error() {
     let (_, gpu) = &devices()[0];
     let t = Tensor::zeros(gpu, "t", 1024).unwrap();
-    let b = ScanBuffers { u: &t, delta: &t, a: &t, x_dbl: &t, d: &t, xz: &t, ssm_state: &t, y: &t };
+    let b = ScanBuffers {
+        u: &t,
+        delta: &t,
+        a: &t,
+        x_dbl: &t,
+        d: &t,
+        xz: &t,
+        ssm_state: &t,
+        y: &t,
+    };
     let (x_dbl_stride, b_offset, c_offset) = (515, 1, 258);
-    let s =
-        ScanShape { l: 1, d_inner: 1, d_state: 257, x_dbl_stride, b_offset, c_offset, xz_stride: 2, z_offset: 1 };
+    let s = ScanShape {
+        l: 1,
+        d_inner: 1,
+        d_state: 257,
+        x_dbl_stride,
+        b_offset,
+        c_offset,
+        xz_stride: 2,
+        z_offset: 1,
+    };
     let e = kernels::scan_sequential(&mut PlanBuilder::new(gpu), &b, s).unwrap_err();
     assert!(e.to_string().contains("d_state is 257"), "{e}");
 }

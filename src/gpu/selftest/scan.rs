@@ -84,7 +84,14 @@ impl ScanCase {
         let (mut y, mut state) = (vec![0.0; s.l * s.d_inner], f64s(&self.ssm_state));
         let (u, delta, a) = (f64s(&self.u), f64s(&self.delta), f64s(&self.a));
         let (x_dbl, d, xz) = (f64s(&self.x_dbl), f64s(&self.d), f64s(&self.xz));
-        let input = reference::ScanInput { u: &u, delta: &delta, a: &a, x_dbl: &x_dbl, d: &d, xz: &xz };
+        let input = reference::ScanInput {
+            u: &u,
+            delta: &delta,
+            a: &a,
+            x_dbl: &x_dbl,
+            d: &d,
+            xz: &xz,
+        };
         let shape = reference::ScanShape {
             l: s.l,
             d_inner: s.d_inner,
@@ -143,7 +150,16 @@ pub async fn scan(
     let (got_y, got_state) = case.run(gpu, rung).await?;
     let scale = state.iter().fold(1.0f64, |m, x| m.max(x.abs()));
     let s = case.shape;
-    let what = format!("{rung:?} scan, l {} d_inner {} d_state {}", s.l, s.d_inner, s.d_state);
+    let what = format!(
+        "{rung:?} scan, l {} d_inner {} d_state {}",
+        s.l, s.d_inner, s.d_state
+    );
     close(&format!("{what}: y"), &got_y, y, 2e-5 * scale, 2e-5)?;
-    close(&format!("{what}: state"), &got_state, state, 2e-5 * scale, 2e-5)
+    close(
+        &format!("{what}: state"),
+        &got_state,
+        state,
+        2e-5 * scale,
+        2e-5,
+    )
 }
