@@ -35,7 +35,11 @@ fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_size) size: u
         source: source.into(),
         entry_point: "main",
         constants: vec![("WG".into(), 64.0)],
-        needs: Needs { f16: true, subgroups: true, cooperative_matrix: false },
+        needs: Needs {
+            f16: true,
+            subgroups: true,
+            cooperative_matrix: false,
+        },
     }
 }
 
@@ -66,7 +70,12 @@ fn each_variant(check: impl Fn(&ShaderVariant, &Resolved) -> Result<(), String>)
             failures.push(format!("{}: {message}", variant.label));
         }
     }
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 /// Translates all variants with `job`, hands them to `checker` at once, and demands that it accepts each. `job` gives
@@ -77,7 +86,8 @@ fn all_accepted(
 ) {
     let mut jobs = Vec::new();
     for variant in variants() {
-        let job = translate::resolve(&variant).map_or_else(|e| Some(Err(e)), |resolved| job(&variant, &resolved));
+        let job = translate::resolve(&variant)
+            .map_or_else(|e| Some(Err(e)), |resolved| job(&variant, &resolved));
         match job {
             Some(Ok(job)) => jobs.push(job),
             Some(Err(message)) => panic!("{}: {message}", variant.label),
@@ -89,18 +99,38 @@ fn all_accepted(
     let refused: Vec<String> = jobs
         .iter()
         .zip(verdicts)
-        .filter_map(|(job, verdict)| verdict.err().map(|message| format!("{}: {message}", job.label)))
+        .filter_map(|(job, verdict)| {
+            verdict
+                .err()
+                .map(|message| format!("{}: {message}", job.label))
+        })
         .collect();
-    assert!(refused.is_empty(), "{} of {} refused:\n{}", refused.len(), jobs.len(), refused.join("\n"));
+    assert!(
+        refused.is_empty(),
+        "{} of {} refused:\n{}",
+        refused.len(),
+        jobs.len(),
+        refused.join("\n")
+    );
 }
 
 /// The checker accepts the first job and refuses the second with a message that holds `expected`.
-fn only_second_refused(checker: impl Fn(&[Job]) -> Vec<Verdict>, good: Job, bad: Job, expected: &str) {
+fn only_second_refused(
+    checker: impl Fn(&[Job]) -> Vec<Verdict>,
+    good: Job,
+    bad: Job,
+    expected: &str,
+) {
     let verdicts = checker(&[good, bad]);
     assert_eq!(verdicts.len(), 2);
     assert_eq!(verdicts[0], Ok(()));
-    let message = verdicts[1].as_ref().expect_err("the broken shader was accepted");
-    assert!(message.contains(expected), "{message:?} does not say {expected:?}");
+    let message = verdicts[1]
+        .as_ref()
+        .expect_err("the broken shader was accepted");
+    assert!(
+        message.contains(expected),
+        "{message:?} does not say {expected:?}"
+    );
 }
 
 #[test]
@@ -114,7 +144,10 @@ fn naga_refuses_what_a_variant_did_not_ask_for() {
     assert!(translate::resolve(&variant).is_ok());
     variant.needs.f16 = false;
     assert!(translate::resolve(&variant).is_err());
-    variant.needs = Needs { f16: true, ..Needs::default() };
+    variant.needs = Needs {
+        f16: true,
+        ..Needs::default()
+    };
     assert!(translate::resolve(&variant).is_err());
     variant = extensions_sample();
     variant.constants = vec![("WGS".into(), 64.0)];
@@ -130,51 +163,82 @@ fn every_variant_stays_inside_the_default_limits_of_webgpu() {
 fn the_limits_are_seen() {
     let refusal = |source: &str, constants: &[(&str, f64)]| {
         let mut variant = plain("sample", source);
-        variant.constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        variant.constants = constants
+            .iter()
+            .map(|(name, value)| (name.to_string(), *value))
+            .collect();
         limits::check(&translate::resolve(&variant).unwrap())
     };
     let buffers = |n: usize, kind: &str, used: usize| {
-        let declared: String =
-            (0..n).map(|i| format!("@group(0) @binding({i}) var<{kind}> b{i}: array<vec4f, 4>;\n")).collect();
+        let declared: String = (0..n)
+            .map(|i| format!("@group(0) @binding({i}) var<{kind}> b{i}: array<vec4f, 4>;\n"))
+            .collect();
         let body: String = (0..used).map(|i| format!("v += b{i}[0].x; ")).collect();
         let write = "@group(1) @binding(0) var<storage, read_write> y: f32;";
         format!("{declared}{write}\n@compute @workgroup_size(1) fn main() {{ var v = 0.0; {body} y = v; }}")
     };
     assert_eq!(refusal(&buffers(7, "storage, read", 7), &[]), Ok(()));
-    assert!(refusal(&buffers(8, "storage, read", 8), &[]).unwrap_err().contains("9 storage buffers"));
-    assert_eq!(refusal(&buffers(8, "storage, read", 7), &[]), Ok(()), "a buffer not used does not count");
+    assert!(refusal(&buffers(8, "storage, read", 8), &[])
+        .unwrap_err()
+        .contains("9 storage buffers"));
+    assert_eq!(
+        refusal(&buffers(8, "storage, read", 7), &[]),
+        Ok(()),
+        "a buffer not used does not count"
+    );
     assert_eq!(refusal(&buffers(12, "uniform", 12), &[]), Ok(()));
-    assert!(refusal(&buffers(13, "uniform", 13), &[]).unwrap_err().contains("13 uniform buffers"));
+    assert!(refusal(&buffers(13, "uniform", 13), &[])
+        .unwrap_err()
+        .contains("13 uniform buffers"));
 
     let sized = "override N: u32 = 1u;\nvar<workgroup> w: array<f32, N>;\nvar<workgroup> v: u32;\n\
         @group(0) @binding(0) var<storage, read_write> y: array<f32>;\n\
         @compute @workgroup_size(N / 16u, 1, 2) fn main(@builtin(local_invocation_index) i: u32) {\n\
         w[i] = y[i]; v = i; workgroupBarrier(); y[i] = w[N - 1u - i] + f32(v); }";
     assert_eq!(refusal(sized, &[("N", 2048.0)]), Ok(()));
-    assert!(refusal(sized, &[("N", 2064.0)]).unwrap_err().contains("258 invocations"));
-    assert!(refusal(sized, &[("N", 4096.0)]).unwrap_err().contains("16400 bytes of workgroup memory"));
+    assert!(refusal(sized, &[("N", 2064.0)])
+        .unwrap_err()
+        .contains("258 invocations"));
+    assert!(refusal(sized, &[("N", 4096.0)])
+        .unwrap_err()
+        .contains("16400 bytes of workgroup memory"));
 }
 
 #[test]
 fn every_line_of_every_shader_is_in_a_variant() {
     let files = sources::read();
-    assert!(files.iter().any(|(path, _)| path == "matmul.wgsl"), "shaders/ was not found");
+    assert!(
+        files.iter().any(|(path, _)| path == "matmul.wgsl"),
+        "shaders/ was not found"
+    );
     let lost = sources::lines_in_no_variant(&files, &all_variants());
-    assert!(lost.is_empty(), "in no variant of all_variants():\n{}", lost.join("\n"));
+    assert!(
+        lost.is_empty(),
+        "in no variant of all_variants():\n{}",
+        lost.join("\n")
+    );
 }
 
 #[test]
 fn a_shader_left_out_is_noticed() {
     let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
     let files = [
-        file("a.wgsl", "#include \"shared/s.wgsl\"\nfn a() {}\n#if BIAS\nfn bias() {}\n#endif\n"),
+        file(
+            "a.wgsl",
+            "#include \"shared/s.wgsl\"\nfn a() {}\n#if BIAS\nfn bias() {}\n#endif\n",
+        ),
         file("b.wgsl", "// said twice\nfn a() {}\n"),
         file("shared/s.wgsl", "fn s() {}\nfn t() {}\n"),
     ];
     let lost = sources::lines_in_no_variant(&files, &[plain("a", "fn s() {}\nfn a() {}\n")]);
     assert_eq!(
         lost,
-        ["a.wgsl:4: fn bias() {}", "b.wgsl:1: // said twice", "b.wgsl:2: fn a() {}", "shared/s.wgsl:2: fn t() {}"]
+        [
+            "a.wgsl:4: fn bias() {}",
+            "b.wgsl:1: // said twice",
+            "b.wgsl:2: fn a() {}",
+            "shared/s.wgsl:2: fn t() {}"
+        ]
     );
 }
 
@@ -185,7 +249,9 @@ fn spirv_val_accepts_every_variant() {
         for version in translate::SPIRV_VERSIONS {
             all_accepted(spirv_val, |variant, resolved| {
                 (version >= resolved.least_spirv()).then(|| {
-                    resolved.spirv(version, runtime).map(|words| Job::spirv(&variant.label, version, &words))
+                    resolved
+                        .spirv(version, runtime)
+                        .map(|words| Job::spirv(&variant.label, version, &words))
                 })
             });
         }
@@ -196,7 +262,10 @@ fn spirv_val_accepts_every_variant() {
 fn spirv_val_refuses_a_corrupted_word() {
     let variant = extensions_sample();
     let version = (1, 3);
-    let words = translate::resolve(&variant).unwrap().spirv(version, Runtime::Trusted).unwrap();
+    let words = translate::resolve(&variant)
+        .unwrap()
+        .spirv(version, Runtime::Trusted)
+        .unwrap();
     let mut corrupted = words.clone();
     corrupted[words.len() / 2] ^= 0x0101;
     only_second_refused(
@@ -216,7 +285,11 @@ fn beyond_native(variant: &ShaderVariant) -> bool {
 #[test]
 fn dxc_accepts_every_variant() {
     all_accepted(dxc, |variant, resolved| {
-        beyond_native(variant).then(|| resolved.hlsl().map(|(entry, text)| Job::hlsl(variant, &entry, &text)))
+        beyond_native(variant).then(|| {
+            resolved
+                .hlsl()
+                .map(|(entry, text)| Job::hlsl(variant, &entry, &text))
+        })
     });
 }
 
@@ -235,7 +308,12 @@ fn dxc_refuses_broken_hlsl() {
     // 16-bit types are off for a shader that does not need them.
     let mut plain = variant.clone();
     plain.needs.f16 = false;
-    only_second_refused(dxc, Job::hlsl(&variant, &entry, &text), Job::hlsl(&plain, &entry, &text), "16-bit");
+    only_second_refused(
+        dxc,
+        Job::hlsl(&variant, &entry, &text),
+        Job::hlsl(&plain, &entry, &text),
+        "16-bit",
+    );
 }
 
 #[test]
@@ -249,18 +327,29 @@ fn glslang_accepts_every_variant() {
 
 #[test]
 fn glslang_refuses_broken_glsl() {
-    let source = extensions_sample().source.replace("enable f16;", "").replace("f16", "f32").replace("2.0h", "2.0");
+    let source = extensions_sample()
+        .source
+        .replace("enable f16;", "")
+        .replace("f16", "f32")
+        .replace("2.0h", "2.0");
     let mut variant = plain("sample: subgroups", &source);
     variant.needs.subgroups = true;
     let text = translate::resolve(&variant).unwrap().glsl().unwrap();
     let broken = text.replacen("float", "floaty", 1);
     assert_ne!(text, broken);
-    only_second_refused(glslang, Job::glsl("good", &text), Job::glsl("broken", &broken), "ERROR");
+    only_second_refused(
+        glslang,
+        Job::glsl("good", &text),
+        Job::glsl("broken", &broken),
+        "ERROR",
+    );
 }
 
 #[test]
 fn tint_accepts_every_variant() {
-    all_accepted(tint, |variant, _| beyond_native(variant).then(|| Ok(Job::wgsl(variant))));
+    all_accepted(tint, |variant, _| {
+        beyond_native(variant).then(|| Ok(Job::wgsl(variant)))
+    });
 }
 
 #[test]
@@ -273,8 +362,14 @@ fn tint_refuses_a_barrier_in_non_uniform_control_flow() {
         )
     };
     let good = plain("good", &shader(""));
-    let bad = plain("barrier after a return", &shader("if id.x >= arrayLength(&y) { return; }"));
-    assert!(translate::resolve(&bad).is_ok(), "naga now sees this too: good news, and this sample needs another");
+    let bad = plain(
+        "barrier after a return",
+        &shader("if id.x >= arrayLength(&y) { return; }"),
+    );
+    assert!(
+        translate::resolve(&bad).is_ok(),
+        "naga now sees this too: good news, and this sample needs another"
+    );
     only_second_refused(tint, Job::wgsl(&good), Job::wgsl(&bad), "uniform");
 }
 
