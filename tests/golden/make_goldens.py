@@ -74,7 +74,7 @@ def recipes():
             shard="20KB",
         ),
         "f16": dict(
-            seed=10, cfg=dict(hidden_size=66, state_size=16, conv_kernel=4, time_step_rank=5, num_hidden_layers=1, vocab_size=211),
+            seed=10, cfg=dict(hidden_size=66, state_size=16, conv_kernel=4, time_step_rank=5, num_hidden_layers=1, vocab_size=201),
             dtype=torch.float16,
         ),
         "bf16": dict(
