@@ -54,7 +54,7 @@ fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
         "config": {
             "arch": arch, "d_model": config.d_model, "n_layer": config.n_layer, "vocab_size": config.vocab_size,
             "d_inner": config.d_inner, "d_state": config.d_state, "d_conv": config.d_conv, "dt_rank": config.dt_rank,
-            "norm_eps": config.norm_eps, "tie_embeddings": config.tie_embeddings,
+            "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
             "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
         },
         "tokenizer": checkpoint.tokenizer_json().is_some(),
@@ -106,4 +106,9 @@ fn size(bytes: u64) -> String {
         0..=0xfffff => format!("{:.1} KiB", bytes as f64 / 1024.0),
         _ => format!("{:.1} MiB", bytes as f64 / 1048576.0),
     }
+}
+
+/// An f32 as its shortest decimal (1e-5), not with the digits that it has as an f64.
+fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }

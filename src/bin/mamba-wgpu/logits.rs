@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use mamba_wgpu::generate::Tokenizer;
-use serde_json::json;
 
 use crate::common::{backend_name, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
@@ -28,6 +27,14 @@ pub struct Args {
     /// Print one JSON object: argmax (a position), last_logits (vocabulary), nll_sum (natural logarithm)
     #[arg(long)]
     json: bool,
+}
+
+/// What `--json` prints. (A `serde_json::Value` would make f64 of each f32, with twice the digits.)
+#[derive(serde::Serialize)]
+struct Numbers {
+    argmax: Vec<u32>,
+    last_logits: Vec<f32>,
+    nll_sum: f64,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -62,7 +69,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .sum();
     let logits = session.logits().await?;
     if args.json {
-        print_json(&json!({ "argmax": scores.argmax, "last_logits": logits, "nll_sum": nll_sum }))?;
+        print_json(&Numbers { argmax: scores.argmax, last_logits: logits, nll_sum })?;
         return Ok(ExitCode::SUCCESS);
     }
     // Token ids alone do not need a tokenizer: without one the predictions have no text.
@@ -118,11 +125,13 @@ fn most_likely(logits: &[f32], count: usize) -> Vec<usize> {
     order
 }
 
-/// The token's text for a list, e.g. ` " the"`.
+/// The token's text for a list, e.g. ` " the"`; a special token's name.
 fn quoted(tokenizer: Option<&Tokenizer>, token: u32) -> String {
-    tokenizer
-        .and_then(|tokenizer| tokenizer.decode(&[token]).ok())
-        .map_or_else(String::new, |text| format!(" {text:?}"))
+    let text = tokenizer.and_then(|tokenizer| match tokenizer.is_special(token) {
+        true => tokenizer.token(token),
+        false => tokenizer.decode(&[token]).ok(),
+    });
+    text.map_or_else(String::new, |text| format!(" {text:?}"))
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     // Misused flags, --help and --version end here, with codes 2, 0 and 0.
     let cli = Cli::parse();
     output::show_warnings();
+    output::quieten_vulkan();
     run(cli).unwrap_or_else(|error| errors::report(&error))
 }
 

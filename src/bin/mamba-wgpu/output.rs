@@ -6,8 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 /// Prints one JSON object on stdout.
-pub fn print_json(value: &serde_json::Value) -> io::Result<()> {
-    print_line(&value.to_string())
+pub fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string(value)?)
 }
 
 /// Prints a text and a newline on stdout (`println!` panics when stdout is closed).
@@ -28,6 +28,15 @@ pub fn show_warnings() {
         .without_time()
         .with_target(false)
         .init();
+}
+
+/// Mesa's device-select layer asks the desktop for its preferred GPU, and prints "error: XDG_RUNTIME_DIR is invalid"
+/// where there is no desktop. Adapters are ranked here anyway, so it is switched off, unless the user steers it.
+pub fn quieten_vulkan() {
+    if std::env::var_os("MESA_VK_DEVICE_SELECT").is_none() && std::env::var_os("NODEVICE_SELECT").is_none() {
+        // No other thread runs yet that could read the environment.
+        std::env::set_var("NODEVICE_SELECT", "1");
+    }
 }
 
 /// A progress bar on stderr, there only while something is going on and only where stderr is a terminal.
