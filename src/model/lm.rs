@@ -5,7 +5,7 @@ use super::gpu::{GpuModel, GpuSession};
 use super::types::{ModelOptions, Scores, StateData};
 use super::{Checkpoint, ModelConfig};
 use crate::error::Result;
-use crate::generate::SamplingParams;
+use crate::generate::{SamplingParams, TokenSource};
 use crate::gpu::Gpu;
 use std::sync::Arc;
 
@@ -183,5 +183,20 @@ impl Session {
             Inner::Cpu(s) => s.set_state(state),
             Inner::Gpu(s) => s.set_state(state),
         }
+    }
+}
+
+impl TokenSource for Session {
+    async fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
+        Session::prefill(self, tokens, &mut |_, _| {}).await
+    }
+    async fn step(&mut self, token: u32) -> Result<()> {
+        Session::step(self, token).await
+    }
+    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        Session::begin_sampling(self, params, context)
+    }
+    async fn sample(&mut self) -> Result<u32> {
+        Session::sample(self).await
     }
 }
