@@ -2,6 +2,7 @@
 // The initial state is folded into the first pair, dBu[0] += dA[0] h, so that the scan's b is the state itself.
 // Grid: an invocation a token, channel and state.
 #include "shared/grid.wgsl"
+#include "shared/math.wgsl"
 #include "shared/scan.wgsl"
 @group(0) @binding(1) var<storage, read> u: array<f32>;         // (L, d_inner)
 @group(0) @binding(2) var<storage, read> delta: array<f32>;     // (L, d_inner)
@@ -20,7 +21,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let s = i % lanes;
     let at = (p.t0 + t) * p.d_inner + s / p.d_state;
     let dt = delta[at];
-    let a = exp(dt * A[s]);
+    let a = decay(dt * A[s]);
     var b = dt * x_dbl[(p.t0 + t) * p.x_dbl_stride + p.b_offset + s % p.d_state] * u[at];
     if t == 0u { b = fma(a, ssm_state[s], b); }
     dA[i] = a;

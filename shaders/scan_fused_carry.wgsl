@@ -2,6 +2,7 @@
 // initial state; what is left at the end is the final state.
 // Grid: an invocation a channel and state.
 #include "shared/grid.wgsl"
+#include "shared/math.wgsl"
 #include "shared/scan_fused.wgsl"
 @group(0) @binding(1) var<storage, read> A: array<f32>;                // (d_inner, d_state)
 @group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>;  // (d_inner, d_state): initial in, final out
@@ -19,7 +20,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         let at = block_h(block, n, d);
         let total = aggregates[at];
         aggregates[at] = h;
-        h = fma(exp(a * aggregates[block_s(block, d)]), h, total);
+        h = fma(decay(a * aggregates[block_s(block, d)]), h, total);
     }
     ssm_state[d * p.d_state + n] = h;
 }

@@ -21,3 +21,11 @@ fn silu(x: f32) -> f32 {
     let e = exp(-abs(x));
     return x * select(e, 1.0, x >= 0.0) / (1.0 + e);
 }
+
+// exp(x) for the decay of a state, x = delta A <= 0. Over a long text the factors multiply, and where delta is small all
+// of them lie just below 1, where an exp that is off by an ulp to one side (GPUs' are) adds up: 65,536 factors lose
+// 0.4 %. There a polynomial, whose only error is the last rounding, which goes either way.
+fn decay(x: f32) -> f32 {
+    let near = fma(x, fma(x, fma(x, fma(x, 1.0 / 24.0, 1.0 / 6.0), 0.5), 1.0), 1.0);
+    return select(exp(x), near, x > -0.0625);
+}

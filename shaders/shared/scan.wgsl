@@ -8,7 +8,7 @@ struct Params {
     c_offset: u32,     // column where C begins
     xz_stride: u32,    // columns of xz
     z_offset: u32,     // column where z begins
-    t0: u32,           // first token (blelloch works through a long chunk in segments)
+    t0: u32,           // first token: rungs (a) and (b) work through a long chunk in segments
     chunk: u32,        // fused: tokens a chunk
     n_chunks: u32,     // fused: chunks in all
     n_blocks: u32,     // fused: workgroups along time, each of CHUNKS chunks

@@ -16,7 +16,7 @@
 fn scan_channel(d: u32, l: u32) {
     var h: array<f32, D_STATE>;
     for (var n = 0u; n < D_STATE; n++) { h[n] = ssm_state[d * D_STATE + n]; }
-    for (var t = 0u; t < l; t++) {
+    for (var t = p.t0; t < p.t0 + l; t++) {
         let at = t * p.d_inner + d;
         let ut = u[at];
         let dt = delta[at];
@@ -24,7 +24,7 @@ fn scan_channel(d: u32, l: u32) {
         let c_at = t * p.x_dbl_stride + p.c_offset;
         var sum = D[d] * ut;
         for (var n = 0u; n < D_STATE; n++) {
-            h[n] = fma(exp(dt * A[d * D_STATE + n]), h[n], dt * x_dbl[b_at + n] * ut);
+            h[n] = fma(decay(dt * A[d * D_STATE + n]), h[n], dt * x_dbl[b_at + n] * ut);
             sum = fma(x_dbl[c_at + n], h[n], sum);
         }
         y[at] = sum * silu(xz[t * p.xz_stride + p.z_offset + d]);

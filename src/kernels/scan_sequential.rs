@@ -1,7 +1,11 @@
 //! scan_sequential.wgsl (rung (a)) and selective_state_update.wgsl (the decode's step).
 
-use super::{ScanBuffers, ScanShape};
+use super::{ScanBuffers, ScanParams, ScanShape};
 use crate::gpu::{GpuError, PlanBuilder};
+
+/// Tokens a dispatch. llvmpipe (lavapipe, software Vulkan) silently ends any loop after 65,535 rounds, and GPUs with a
+/// display reset a shader that runs for seconds.
+const SEGMENT: usize = 16_384;
 
 fn record(
     plan: &mut PlanBuilder<'_>,
@@ -19,14 +23,22 @@ fn record(
         (7, b.ssm_state),
         (8, b.y),
     ];
-    let items = if shape.l == 0 { 0 } else { shape.d_inner };
-    plan.dispatch_flat(
-        shape.with_states(kernel)?,
-        &shape.params(),
-        &bindings,
-        items,
-        64,
-    )
+    for t0 in (0..shape.l).step_by(SEGMENT) {
+        let l = SEGMENT.min(shape.l - t0) as u32;
+        let params = ScanParams {
+            l,
+            t0: t0 as u32,
+            ..shape.params()
+        };
+        plan.dispatch_flat(
+            shape.with_states(kernel)?,
+            &params,
+            &bindings,
+            shape.d_inner,
+            64,
+        )?;
+    }
+    Ok(())
 }
 
 /// The selective scan, sequential over time: the oracle.

@@ -38,7 +38,7 @@ pub async fn rows(
         &want,
     )?;
     let want: Vec<f64> = (0..rows)
-        .map(|i| reference::token_nll(&f64s(row(i)), targets[i] as usize))
+        .map(|i| reference::token_nll(&f64s(row(i)), targets[i]))
         .collect();
     close(
         &format!("token_nll vocab_size {vocab_size}"),

@@ -1,0 +1,109 @@
+//! What the backends share: options, states and scores.
+
+use std::{fmt, str::FromStr};
+
+/// How the selective scan is computed during prefill. All give the same numbers up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Scan {
+    /// One position after the other.
+    Sequential,
+    /// The textbook work-efficient parallel scan over materialised pairs.
+    Blelloch,
+    /// Pairs formed in registers, Blelloch over the aggregates of chunks.
+    #[default]
+    Fused,
+}
+
+impl Scan {
+    /// Every variant, in the order in which they build on each other.
+    pub const ALL: [Self; 3] = [Self::Sequential, Self::Blelloch, Self::Fused];
+}
+
+impl fmt::Display for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Sequential => "sequential",
+            Self::Blelloch => "blelloch",
+            Self::Fused => "fused",
+        })
+    }
+}
+
+/// A name that no [`Scan`] has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown scan '{0}': expected sequential, blelloch or fused")]
+pub struct UnknownScan(pub String);
+
+impl FromStr for Scan {
+    type Err = UnknownScan;
+
+    fn from_str(name: &str) -> Result<Self, UnknownScan> {
+        let scan = Self::ALL.into_iter().find(|scan| scan.to_string() == name);
+        scan.ok_or_else(|| UnknownScan(name.into()))
+    }
+}
+
+/// How the GPU holds the weights of the linear layers and of the embedding; the CPU backend holds f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WeightDtype {
+    /// As the checkpoint has them where the adapter can: f16 if they are stored as f16, f32 otherwise.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, for checkpoints stored as f16.
+    F16,
+}
+
+/// How a model runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// The scan of prefill.
+    pub scan: Scan,
+    /// Positions that prefill handles at once: memory grows with it, not with the prompt.
+    pub chunk: usize,
+    /// The weights on the GPU.
+    pub weights: WeightDtype,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            scan: Scan::default(),
+            chunk: 512,
+            weights: WeightDtype::default(),
+        }
+    }
+}
+
+/// How well a model predicts given tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scores {
+    /// The most likely next token after each position.
+    pub argmax: Vec<u32>,
+    /// -ln p(target) at each position that has a target.
+    pub nll: Vec<f32>,
+}
+
+/// A model's recurrent state: all it knows of the tokens so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateData {
+    /// (n_layer, d_conv, d_inner), the last inputs of each layer's convolution, oldest first.
+    pub conv: Vec<f32>,
+    /// (n_layer, d_inner, d_state), h of each layer.
+    pub ssm: Vec<f32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scan_names_read_back() {
+        for scan in Scan::ALL {
+            assert_eq!(scan.to_string().parse(), Ok(scan));
+        }
+        let error = "Fused".parse::<Scan>().unwrap_err();
+        assert!(error.to_string().contains("'Fused'"));
+    }
+}
