@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod config;
+pub mod cpu;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
 mod layout;
@@ -12,6 +13,7 @@ mod load_error;
 mod names;
 mod shard;
 pub mod synthetic;
+pub mod types;
 mod weights;
 
 pub use checkpoint::{Checkpoint, TensorInfo};

@@ -2,6 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
+use super::ModelConfig;
+use crate::error::InputError;
+
 /// How the selective scan is computed during prefill. All give the same numbers up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scan {
@@ -92,6 +95,57 @@ pub struct StateData {
     pub conv: Vec<f32>,
     /// (n_layer, d_inner, d_state), h of each layer.
     pub ssm: Vec<f32>,
+}
+
+impl StateData {
+    /// The state at the start of a sequence.
+    pub fn zeros(config: &ModelConfig) -> Self {
+        let [conv, ssm] = Self::lengths(config);
+        Self { conv: vec![0.0; conv], ssm: vec![0.0; ssm] }
+    }
+
+    /// Whether this can be a state of a model with `config`.
+    ///
+    /// # Errors
+    /// [`InputError::StateShape`] when either part has another length.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), InputError> {
+        let [conv, ssm] = Self::lengths(config);
+        for (what, got, expected) in
+            [("conv state", self.conv.len(), conv), ("ssm state", self.ssm.len(), ssm)]
+        {
+            if got != expected {
+                return Err(InputError::StateShape { what, got, expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn lengths(config: &ModelConfig) -> [usize; 2] {
+        let channels = config.n_layer * config.d_inner;
+        [channels * config.d_conv, channels * config.d_state]
+    }
+}
+
+/// That there are tokens and that the vocabulary has each.
+pub(crate) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), InputError> {
+    if tokens.is_empty() {
+        return Err(InputError::NoTokens);
+    }
+    match tokens.iter().position(|&token| token as usize >= vocab_size) {
+        Some(position) => {
+            Err(InputError::TokenOutOfRange { token: tokens[position], position, vocab_size })
+        }
+        None => Ok(()),
+    }
+}
+
+/// That a list that must have one entry a token has.
+pub(crate) fn check_length(what: &'static str, got: usize, expected: usize) -> Result<(), InputError> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(InputError::LengthMismatch { what, got, expected })
+    }
 }
 
 #[cfg(test)]
