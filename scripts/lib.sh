@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts beside it: sourced, not run. Leaves the shell in the repository's root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
