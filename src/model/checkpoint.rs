@@ -183,7 +183,8 @@ impl Checkpoint {
                 raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
             }
             None => {
-                warnings.push(format!("{source}: no config.json beside it: taken as a Mamba-1 model with epsilon 1e-5"));
+                warnings
+                    .push(format!("{source}: no config.json beside it: taken as a Mamba-1 model with epsilon 1e-5"));
                 dims.model(arch, layout.is_tied())
             }
         };
@@ -202,7 +203,11 @@ fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec
     let mut extra: Vec<&Stored> = Vec::new();
     for (i, (stored, _)) in table.tensors.iter().enumerate().filter(|(i, _)| !used[*i]) {
         if let Some(reason) = names::why_it_matters(&stored.name) {
-            return Err(LoadError::UnsupportedTensor { file: table.file(i).into(), tensor: stored.name.clone(), reason });
+            return Err(LoadError::UnsupportedTensor {
+                file: table.file(i).into(),
+                tensor: stored.name.clone(),
+                reason,
+            });
         }
         // A head equal to the embedding that it is tied to is no surprise.
         if stored.name != names.head {
@@ -211,7 +216,11 @@ fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec
     }
     if let Some(first) = extra.first() {
         let file = table.find(&first.name).map_or("", |i| table.file(i));
-        warnings.push(format!("{file}: {} tensors of no use to this model are ignored, such as `{}`", extra.len(), first.name));
+        warnings.push(format!(
+            "{file}: {} tensors of no use to this model are ignored, such as `{}`",
+            extra.len(),
+            first.name
+        ));
     }
     Ok(())
 }
