@@ -202,7 +202,8 @@ impl Checkpoint {
                 raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
             }
             None => {
-                warnings.push(format!("{source}: no config.json beside it: taken as a Mamba-1 model with epsilon 1e-5"));
+                warnings
+                    .push(format!("{source}: no config.json beside it: taken as a Mamba-1 model with epsilon 1e-5"));
                 dims.model(arch, layout.is_tied())
             }
         };

@@ -22,7 +22,9 @@ pub enum LoadError {
     #[error("{path}: neither a folder nor a regular file")]
     NotAFile { path: String },
     /// A file that is not in the safetensors format, by its name.
-    #[error("{path}: not a .safetensors file; give a folder with model.safetensors and config.json, or a .safetensors file")]
+    #[error(
+        "{path}: not a .safetensors file; give a folder with model.safetensors and config.json, or a .safetensors file"
+    )]
     NotSafetensors { path: String },
     /// A folder without weights.
     #[error("{path}: no weights in this folder: looked for model.safetensors, model.safetensors.index.json and a single other .safetensors file")]
