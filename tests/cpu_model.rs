@@ -5,21 +5,66 @@ use mamba_wgpu::{
     error::InputError,
     generate::SamplingParams,
     model::{
-        cpu::{CpuModel, CpuSession},
-        embedded,
-        synthetic::Spec,
-        types::{ModelOptions, Scan},
-        Arch, Checkpoint,
+        embedded, synthetic::Spec, Arch, Backend, Checkpoint, LanguageModel, ModelOptions, Scan,
+        Scores, Session, StateData,
     },
-    Error,
+    Error, Result,
 };
+use pollster::block_on;
 
-fn load(checkpoint: &Checkpoint, scan: Scan, chunk: usize) -> CpuModel {
-    let options = ModelOptions { scan, chunk, ..Default::default() };
-    CpuModel::load(checkpoint.config(), &checkpoint.weights(), options, &mut |_, _| {}).unwrap()
+fn load(checkpoint: &Checkpoint, scan: Scan, chunk: usize) -> LanguageModel {
+    try_load(checkpoint, ModelOptions { scan, chunk, ..Default::default() }).unwrap()
 }
 
-fn prefilled(model: &CpuModel, tokens: &[u32]) -> CpuSession {
+fn try_load(checkpoint: &Checkpoint, options: ModelOptions) -> Result<LanguageModel> {
+    block_on(LanguageModel::load(checkpoint, &Backend::Cpu, options, &mut |_, _| {}))
+}
+
+/// A session on the CPU never waits: its methods without `async`.
+struct CpuSession(Session);
+
+impl CpuSession {
+    fn new(model: &LanguageModel) -> Self {
+        Self(model.session().unwrap())
+    }
+    fn prefill(&mut self, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        block_on(self.0.prefill(tokens, progress))
+    }
+    fn step(&mut self, token: u32) -> Result<()> {
+        block_on(self.0.step(token))
+    }
+    fn logits(&mut self) -> Result<Vec<f32>> {
+        block_on(self.0.logits())
+    }
+    fn score(
+        &mut self,
+        tokens: &[u32],
+        targets: Option<&[u32]>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scores> {
+        block_on(self.0.score(tokens, targets, progress))
+    }
+    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        self.0.begin_sampling(params, context)
+    }
+    fn sample(&mut self) -> Result<u32> {
+        block_on(self.0.sample())
+    }
+    fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+    fn state(&mut self) -> Result<StateData> {
+        block_on(self.0.state())
+    }
+    fn set_state(&mut self, state: &StateData) -> Result<()> {
+        self.0.set_state(state)
+    }
+}
+
+fn prefilled(model: &LanguageModel, tokens: &[u32]) -> CpuSession {
     let mut session = CpuSession::new(model);
     session.prefill(tokens, &mut |_, _| {}).unwrap();
     session
@@ -216,13 +261,13 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert!(matches!(input(session.step(u32::MAX)), InputError::TokenOutOfRange { position: 0, .. }));
     let mut state = session.state().unwrap();
     state.ssm.pop();
-    assert!(matches!(input(session.set_state(&state)), InputError::StateShape { what: "ssm state", .. }));
+    assert!(matches!(input(session.set_state(&state)), InputError::StateShape { what: "ssm_state", .. }));
     let params = SamplingParams { temperature: f32::NAN, ..Default::default() };
     assert!(matches!(session.begin_sampling(&params, &[]), Err(Error::Generate(_))));
     assert_eq!((session.state().unwrap(), session.logits().unwrap()), before);
 
     let options = ModelOptions { chunk: 0, ..Default::default() };
-    let zero = CpuModel::load(checkpoint.config(), &checkpoint.weights(), options, &mut |_, _| {});
+    let zero = try_load(checkpoint, options);
     assert_eq!(input(zero.map(drop)), InputError::ZeroChunk);
 }
 

@@ -185,7 +185,10 @@ impl CpuSession {
         let config = model.config();
         Self {
             model: model.clone(),
-            state: StateData::zeros(config),
+            state: StateData {
+                conv: vec![0.0; config.n_layer * config.d_conv * config.d_inner],
+                ssm: vec![0.0; config.n_layer * config.d_inner * config.d_state],
+            },
             work: Workspace::default(),
             logits: vec![0.0; config.vocab_size],
             ready: false,
