@@ -37,6 +37,9 @@ pub enum GenerateError {
     /// An empty stop string would end every text before its first character.
     #[error("stop string {index} is empty: it would end every text at once")]
     EmptyStop { index: usize },
+    /// The logits hold NaN, or nothing but minus infinity.
+    #[error("no token can be drawn: the model's logits hold NaN, or nothing but minus infinity")]
+    NotSampleable,
     /// Nothing to continue: the model needs one token at least.
     #[error("the prompt is empty: the model needs at least one token to continue from")]
     EmptyPrompt,
