@@ -34,6 +34,9 @@ pub enum InputError {
     /// Nothing to run the model on.
     #[error("no tokens given: the model needs at least one")]
     NoTokens,
+    /// Logits with NaN in them, or all at minus infinity.
+    #[error("the logits hold NaN or nothing to choose from: no token can be sampled")]
+    NoTokenToChoose,
     /// A chunk of zero tokens would never end.
     #[error("a prefill chunk of 0 tokens: it must be at least 1")]
     ZeroChunk,

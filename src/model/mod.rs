@@ -1,3 +1,20 @@
-//! model
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {}
+//! Checkpoints: reading them, checking them, and running them on a backend.
+//!
+//! [`Checkpoint`] opens a folder, file or bytes; [`ModelConfig`] and [`ModelWeights`] are what it holds, with every shape
+//! checked against the others and against the config, so that the backends need no more checks.
+
+mod checkpoint;
+mod config;
+#[cfg(feature = "embedded-model")]
+pub mod embedded;
+mod layout;
+mod load_error;
+mod names;
+mod shard;
+pub mod synthetic;
+mod weights;
+
+pub use checkpoint::{Checkpoint, TensorInfo};
+pub use config::{Arch, ModelConfig};
+pub use load_error::LoadError;
+pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};

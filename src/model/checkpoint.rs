@@ -1,0 +1,217 @@
+//! Opening a checkpoint: a folder, a file or bytes become a checked config and checked views of the weights.
+
+use super::{
+    config::RawConfig,
+    layout::{Layout, Table},
+    names::{self, Names},
+    shard::{Bytes, Shard, Stored},
+    Arch, LoadError, ModelConfig, ModelWeights,
+};
+use std::borrow::Cow;
+
+#[cfg(not(target_arch = "wasm32"))]
+mod open;
+
+/// An opened checkpoint: its files (mapped into memory, or bytes that are there already), its config, its tensors.
+///
+/// Opening reads headers only. Weights come off the disk as a backend converts them, and stay mapped while this lives.
+pub struct Checkpoint {
+    source: String,
+    config: ModelConfig,
+    table: Table,
+    layout: Layout,
+    /// By position in the table.
+    used: Vec<bool>,
+    tokenizer_json: Option<Cow<'static, [u8]>>,
+    warnings: Vec<String>,
+}
+
+/// A stored tensor, for listings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    pub name: &'a str,
+    /// As safetensors writes it: `F32`, `BF16`, ... Tensors that are not used may be of any type.
+    pub dtype: String,
+    pub shape: &'a [usize],
+    pub bytes: u64,
+    pub file: &'a str,
+    /// Whether the model uses it.
+    pub used: bool,
+}
+
+/// Everything read, nothing understood yet.
+struct Parts {
+    source: String,
+    config: Option<RawConfig>,
+    table: Table,
+    tokenizer_json: Option<Cow<'static, [u8]>>,
+    warnings: Vec<String>,
+}
+
+impl Checkpoint {
+    /// A checkpoint from bytes: `config.json`, one or several safetensors files, and `tokenizer.json`.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; messages call the files `memory/config.json` and so on.
+    pub fn from_bytes(
+        config_json: &[u8],
+        shards: Vec<Cow<'static, [u8]>>,
+        tokenizer_json: Option<Cow<'static, [u8]>>,
+    ) -> Result<Self, LoadError> {
+        Self::from_named_bytes("memory", config_json, shards, tokenizer_json)
+    }
+
+    /// As [`Checkpoint::from_bytes`], with what [`Checkpoint::source`] and messages are to call the folder.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn from_named_bytes(
+        source: &str,
+        config_json: &[u8],
+        shards: Vec<Cow<'static, [u8]>>,
+        tokenizer_json: Option<Cow<'static, [u8]>>,
+    ) -> Result<Self, LoadError> {
+        let count = shards.len();
+        if count == 0 {
+            return Err(LoadError::NoWeights { path: source.into() });
+        }
+        let named = |(i, bytes)| {
+            let file = match count {
+                1 => format!("{source}/model.safetensors"),
+                _ => format!("{source}/model-{:05}-of-{count:05}.safetensors", i + 1),
+            };
+            Shard::new(file, Bytes::Memory(bytes))
+        };
+        let shards = shards.into_iter().enumerate().map(named).collect::<Result<Vec<_>, _>>()?;
+        Self::build(Parts {
+            source: source.into(),
+            config: Some(RawConfig::parse(&format!("{source}/config.json"), config_json)?),
+            table: Table::new(shards)?,
+            tokenizer_json,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// The model's dimensions and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The weights, as views of the files' bytes.
+    pub fn weights(&self) -> ModelWeights<'_> {
+        self.layout.weights(&self.table)
+    }
+
+    /// The bytes of `tokenizer.json`, if there was one beside the weights.
+    pub fn tokenizer_json(&self) -> Option<&[u8]> {
+        self.tokenizer_json.as_deref()
+    }
+
+    /// All stored tensors, in the order of the files, those included that the model does not use.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.table.tensors.iter().enumerate().map(|(i, (stored, _))| TensorInfo {
+            name: &stored.name,
+            dtype: stored.dtype.to_string(),
+            shape: &stored.shape,
+            bytes: stored.range.len() as u64,
+            file: self.table.file(i),
+            used: self.used[i],
+        })
+    }
+
+    /// The files that hold the weights.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.table.shards.iter().map(|shard| shard.file.as_str())
+    }
+
+    /// Where it came from: the path given, or a name such as `embedded`.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What was odd but harmless. Each has been logged with `tracing::warn` too.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn build(parts: Parts) -> Result<Self, LoadError> {
+        let Parts { source, config: raw, table, tokenizer_json, mut warnings } = parts;
+        // What kind of model it is comes first: nothing that follows makes sense for another.
+        let arch = match &raw {
+            Some(raw) => raw.arch(&mut warnings)?,
+            None => Arch::Mamba1,
+        };
+        table.refuse_mamba2()?;
+        raw.as_ref().map_or(Ok(()), RawConfig::check_supported)?;
+
+        let names = Names::recognise(&source, table.names())?;
+        let head = table.find(names.head);
+        let ties = match &raw {
+            Some(raw) => raw.ties()?,
+            None => head.is_none(),
+        };
+        // A tied checkpoint may store the shared matrix under the head's name only.
+        let embedding = match (table.find(&names.embedding), head) {
+            (None, Some(head)) if ties => table.required(&table.tensors[head].0.name)?,
+            _ => table.required(&names.embedding)?,
+        };
+        let (mut layout, dims) = Layout::new(&table, &names, embedding)?;
+        if let Some(head) = head.filter(|&head| head != embedding) {
+            layout.set_head(&table, head, &dims)?;
+            if ties {
+                if table.view(head).same_values(&table.view(embedding)) {
+                    layout.tie();
+                } else {
+                    warnings.push(format!(
+                        "{}: `{}` differs from `{}` although the config ties them: the stored head is used",
+                        table.file(head),
+                        names.head,
+                        names.embedding
+                    ));
+                }
+            }
+        } else if !ties {
+            return Err(LoadError::MissingTensor {
+                file: table.file(embedding).into(),
+                tensor: names.head.into(),
+                hint: ", and the config does not tie the head to the embedding".into(),
+            });
+        }
+        let config = match &raw {
+            Some(raw) => {
+                raw.check_biases(layout.biases())?;
+                raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
+            }
+            None => {
+                warnings.push(format!("{source}: no config.json beside it: taken as a Mamba-1 model with epsilon 1e-5"));
+                dims.model(arch, layout.is_tied())
+            }
+        };
+        let mut used = vec![false; table.tensors.len()];
+        layout.used().into_iter().for_each(|tensor| used[tensor] = true);
+        report_unused(&table, &used, &names, &mut warnings)?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { source, config, table, layout, used, tokenizer_json, warnings })
+    }
+}
+
+/// Tensors that are not used cause a warning, or an error where ignoring them would change the result.
+fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+    let mut extra: Vec<&Stored> = Vec::new();
+    for (i, (stored, _)) in table.tensors.iter().enumerate().filter(|(i, _)| !used[*i]) {
+        if let Some(reason) = names::why_it_matters(&stored.name) {
+            return Err(LoadError::UnsupportedTensor { file: table.file(i).into(), tensor: stored.name.clone(), reason });
+        }
+        // A head equal to the embedding that it is tied to is no surprise.
+        if stored.name != names.head {
+            extra.push(stored);
+        }
+    }
+    if let Some(first) = extra.first() {
+        let file = table.find(&first.name).map_or("", |i| table.file(i));
+        warnings.push(format!("{file}: {} tensors of no use to this model are ignored, such as `{}`", extra.len(), first.name));
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Which stored tensor is which weight: finds every tensor, takes the dimensions from shapes, and checks all the others.
+
+use super::{
+    config::Dims,
+    names::{self, Names},
+    shard::{Shard, Stored},
+    weights::{LayerWeights, ModelWeights},
+    Dtype, LoadError, TensorView,
+};
+use std::collections::HashMap;
+
+/// All tensors of all shards.
+pub(super) struct Table {
+    pub shards: Vec<Shard>,
+    /// A tensor and the shard it is in.
+    pub tensors: Vec<(Stored, usize)>,
+    by_name: HashMap<String, usize>,
+}
+
+/// Positions in [`Table::tensors`].
+pub(super) struct Layout {
+    embedding: usize,
+    layers: Vec<Layer>,
+    norm_f: usize,
+    lm_head: Option<usize>,
+}
+
+struct Layer {
+    norm: usize,
+    in_proj: usize,
+    in_proj_bias: Option<usize>,
+    conv1d: usize,
+    conv1d_bias: Option<usize>,
+    x_proj: usize,
+    dt_proj: usize,
+    dt_proj_bias: usize,
+    a_log: usize,
+    d: usize,
+    out_proj: usize,
+    out_proj_bias: Option<usize>,
+}
+
+impl Table {
+    pub fn new(shards: Vec<(Shard, Vec<Stored>)>) -> Result<Self, LoadError> {
+        let mut table = Table { shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        for (i, (shard, tensors)) in shards.into_iter().enumerate() {
+            table.shards.push(shard);
+            for tensor in tensors {
+                if let Some(other) = table.by_name.insert(tensor.name.clone(), table.tensors.len()) {
+                    return Err(LoadError::DuplicateTensor {
+                        file: table.shards[i].file.clone(),
+                        other: table.file(other).into(),
+                        tensor: tensor.name,
+                    });
+                }
+                table.tensors.push((tensor, i));
+            }
+        }
+        Ok(table)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.tensors.iter().map(|(t, _)| t.name.as_str())
+    }
+
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn file(&self, tensor: usize) -> &str {
+        &self.shards[self.tensors[tensor].1].file
+    }
+
+    pub fn shape(&self, tensor: usize) -> &[usize] {
+        &self.tensors[tensor].0.shape
+    }
+
+    /// `name [shape]`, for messages.
+    fn described(&self, tensor: usize) -> String {
+        format!("{} {:?}", self.tensors[tensor].0.name, self.shape(tensor))
+    }
+
+    pub fn view(&self, tensor: usize) -> TensorView<'_> {
+        let (stored, shard) = &self.tensors[tensor];
+        let shard = &self.shards[*shard];
+        TensorView {
+            name: &stored.name,
+            // `usable` has refused every other type before a layout exists.
+            dtype: Dtype::from_stored(stored.dtype).unwrap_or(Dtype::F32),
+            shape: &stored.shape,
+            data: &shard.bytes[stored.range.clone()],
+            file: &shard.file,
+        }
+    }
+
+    /// Where a missing tensor was looked for.
+    fn place(&self) -> String {
+        match &self.shards[..] {
+            [one] => one.file.clone(),
+            [first, .., last] => format!("{} ... {}", first.file, last.file),
+            [] => "no file".into(),
+        }
+    }
+
+    /// A tensor that must be there, of a type that can be read and with elements.
+    pub fn required(&self, name: &str) -> Result<usize, LoadError> {
+        let missing = || LoadError::MissingTensor { file: self.place(), tensor: name.into(), hint: String::new() };
+        self.usable(self.find(name).ok_or_else(missing)?)
+    }
+
+    fn optional(&self, name: &str) -> Result<Option<usize>, LoadError> {
+        self.find(name).map(|tensor| self.usable(tensor)).transpose()
+    }
+
+    fn usable(&self, tensor: usize) -> Result<usize, LoadError> {
+        let (stored, _) = &self.tensors[tensor];
+        let (file, name) = (self.file(tensor).to_string(), stored.name.clone());
+        if Dtype::from_stored(stored.dtype).is_none() {
+            return Err(LoadError::Dtype { file, tensor: name, dtype: stored.dtype.to_string(), allowed: "F32, F16 and BF16" });
+        }
+        if stored.shape.contains(&0) {
+            return Err(LoadError::ZeroSize { file, tensor: name, found: stored.shape.clone() });
+        }
+        Ok(tensor)
+    }
+
+    fn check(&self, tensor: usize, expected: &'static str, shape: &[usize]) -> Result<usize, LoadError> {
+        if self.shape(tensor) == shape {
+            return Ok(tensor);
+        }
+        Err(LoadError::Shape {
+            file: self.file(tensor).into(),
+            tensor: self.tensors[tensor].0.name.clone(),
+            found: self.shape(tensor).to_vec(),
+            expected,
+            shape: shape.to_vec(),
+        })
+    }
+
+    /// The shape of a tensor that dimensions are read from.
+    fn dimensions<const N: usize>(&self, tensor: usize, expected: &'static str) -> Result<[usize; N], LoadError> {
+        <[usize; N]>::try_from(self.shape(tensor)).map_err(|_| LoadError::Rank {
+            file: self.file(tensor).into(),
+            tensor: self.tensors[tensor].0.name.clone(),
+            found: self.shape(tensor).to_vec(),
+            expected,
+        })
+    }
+
+    /// An error if a tensor that only Mamba-2 has is there.
+    pub fn refuse_mamba2(&self) -> Result<(), LoadError> {
+        match self.tensors.iter().position(|(t, _)| names::is_mamba2(&t.name)) {
+            Some(i) => Err(LoadError::Mamba2 {
+                file: self.file(i).into(),
+                evidence: format!("it has a tensor `{}`", self.tensors[i].0.name),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Layout {
+    /// Finds all weights but the head, whose place depends on the config.
+    ///
+    /// `embedding` is the tensor to use as such (the head's, in a tied checkpoint that stores only that).
+    pub fn new(table: &Table, names: &Names, embedding: usize) -> Result<(Self, Dims), LoadError> {
+        let n_layer = names.n_layer(&table.place())?;
+        let first = |name: &str| table.required(&names.layer(0, name));
+        let (a_log, conv1d, dt_proj) = (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
+        let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
+        let [d_inner, d_state] = table.dimensions(a_log, "(d_inner, d_state)")?;
+        let [_, _, d_conv] = table.dimensions(conv1d, "(d_inner, 1, d_conv)")?;
+        let [_, dt_rank] = table.dimensions(dt_proj, "(d_inner, dt_rank)")?;
+        let dims = Dims {
+            d_model,
+            n_layer,
+            vocab_size,
+            d_inner,
+            d_state,
+            d_conv,
+            dt_rank,
+            embedding: table.described(embedding),
+            a_log: table.described(a_log),
+            conv1d: table.described(conv1d),
+            dt_proj: table.described(dt_proj),
+            last_layer: names.layer(n_layer - 1, "*"),
+        };
+        let norm_f = table.check(table.required(&names.norm_f())?, "(d_model)", &[d_model])?;
+        let layers = (0..n_layer).map(|i| Layer::new(table, names, i, &dims)).collect::<Result<Vec<_>, _>>()?;
+        let layout = Layout { embedding, layers, norm_f, lm_head: None };
+        layout.check_biases(table, names)?;
+        Ok((layout, dims))
+    }
+
+    /// Uses a head of its own.
+    pub fn set_head(&mut self, table: &Table, head: usize, dims: &Dims) -> Result<(), LoadError> {
+        table.usable(head)?;
+        self.lm_head = Some(table.check(head, "(vocab_size, d_model)", &[dims.vocab_size, dims.d_model])?);
+        Ok(())
+    }
+
+    /// Drops the head: the embedding serves as one.
+    pub fn tie(&mut self) {
+        self.lm_head = None;
+    }
+
+    pub fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    /// A bias that the first layer has must be in all, and the reverse: the forward pass is the same in every layer.
+    fn check_biases(&self, table: &Table, names: &Names) -> Result<(), LoadError> {
+        let biases = |layer: &Layer| [layer.in_proj_bias, layer.conv1d_bias, layer.out_proj_bias].map(|b| b.is_some());
+        for (b, bias) in ["in_proj", "conv1d", "out_proj"].into_iter().enumerate() {
+            let has: Vec<bool> = self.layers.iter().map(|layer| biases(layer)[b]).collect();
+            if let (Some(with), Some(without)) = (has.iter().position(|h| *h), has.iter().position(|h| !h)) {
+                return Err(LoadError::MissingTensor {
+                    file: table.place(),
+                    tensor: names.layer(without, &format!("mixer.{bias}.bias")),
+                    hint: format!(": layer {with} has one"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `in_proj`, `out_proj` and the convolution have biases.
+    pub fn biases(&self) -> [bool; 3] {
+        let has = |bias: fn(&Layer) -> Option<usize>| self.layers.first().and_then(bias).is_some();
+        [has(|l| l.in_proj_bias), has(|l| l.out_proj_bias), has(|l| l.conv1d_bias)]
+    }
+
+    /// Positions of all tensors in use.
+    pub fn used(&self) -> Vec<usize> {
+        let mut used = vec![self.embedding, self.norm_f];
+        used.extend(self.lm_head);
+        for l in &self.layers {
+            used.extend([l.norm, l.in_proj, l.conv1d, l.x_proj, l.dt_proj, l.dt_proj_bias, l.a_log, l.d, l.out_proj]);
+            used.extend([l.in_proj_bias, l.conv1d_bias, l.out_proj_bias].into_iter().flatten());
+        }
+        used
+    }
+
+    pub fn weights<'a>(&self, table: &'a Table) -> ModelWeights<'a> {
+        let view = |tensor: usize| table.view(tensor);
+        ModelWeights {
+            embedding: view(self.embedding),
+            layers: self.layers.iter().map(|layer| layer.weights(table)).collect(),
+            norm_f: view(self.norm_f),
+            lm_head: self.lm_head.map(view),
+        }
+    }
+}
+
+impl Layer {
+    fn new(table: &Table, names: &Names, layer: usize, dims: &Dims) -> Result<Self, LoadError> {
+        let &Dims { d_model, d_inner, d_state, d_conv, dt_rank, .. } = dims;
+        let required = |name: &str, expected, shape: &[usize]| table.check(table.required(&names.layer(layer, name))?, expected, shape);
+        let optional = |name: &str, expected, shape: &[usize]| {
+            table.optional(&names.layer(layer, name))?.map(|tensor| table.check(tensor, expected, shape)).transpose()
+        };
+        Ok(Layer {
+            norm: required("norm.weight", "(d_model)", &[d_model])?,
+            in_proj: required("mixer.in_proj.weight", "(2 d_inner, d_model)", &[2 * d_inner, d_model])?,
+            in_proj_bias: optional("mixer.in_proj.bias", "(2 d_inner)", &[2 * d_inner])?,
+            conv1d: required("mixer.conv1d.weight", "(d_inner, 1, d_conv)", &[d_inner, 1, d_conv])?,
+            conv1d_bias: optional("mixer.conv1d.bias", "(d_inner)", &[d_inner])?,
+            x_proj: required("mixer.x_proj.weight", "(dt_rank + 2 d_state, d_inner)", &[dt_rank + 2 * d_state, d_inner])?,
+            dt_proj: required("mixer.dt_proj.weight", "(d_inner, dt_rank)", &[d_inner, dt_rank])?,
+            dt_proj_bias: required("mixer.dt_proj.bias", "(d_inner)", &[d_inner])?,
+            a_log: required("mixer.A_log", "(d_inner, d_state)", &[d_inner, d_state])?,
+            d: required("mixer.D", "(d_inner)", &[d_inner])?,
+            out_proj: required("mixer.out_proj.weight", "(d_model, d_inner)", &[d_model, d_inner])?,
+            out_proj_bias: optional("mixer.out_proj.bias", "(d_model)", &[d_model])?,
+        })
+    }
+
+    fn weights<'a>(&self, table: &'a Table) -> LayerWeights<'a> {
+        let view = |tensor: usize| table.view(tensor);
+        LayerWeights {
+            norm: view(self.norm),
+            in_proj: view(self.in_proj),
+            in_proj_bias: self.in_proj_bias.map(view),
+            conv1d: view(self.conv1d),
+            conv1d_bias: self.conv1d_bias.map(view),
+            x_proj: view(self.x_proj),
+            dt_proj: view(self.dt_proj),
+            dt_proj_bias: view(self.dt_proj_bias),
+            a_log: view(self.a_log),
+            d: view(self.d),
+            out_proj: view(self.out_proj),
+            out_proj_bias: self.out_proj_bias.map(view),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Random models of any size, to test and measure with: initialised as mamba-ssm does, so that activations stay sane.
+//!
+//! `A_log = ln(1 .. d_state)`, `D = 1`, dt biases such that softplus gives delta log-uniform in 0.001 to 0.1, norms 1,
+//! linear layers uniform within +-1/sqrt(inputs) (out_proj's divided by sqrt(n_layer)), the embedding normal with a deviation
+//! of 0.02. Names are Hugging Face's. The same [`Spec`] and seed give the same bytes on every machine.
+
+use super::{Arch, Checkpoint, Dtype, LoadError};
+use half::{bf16, f16};
+use std::{borrow::Cow, io};
+
+/// What to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    pub arch: Arch,
+    pub n_layer: usize,
+    pub d_model: usize,
+    pub d_inner: usize,
+    pub d_state: usize,
+    pub d_conv: usize,
+    pub dt_rank: usize,
+    pub vocab_size: usize,
+    /// Without a head of its own.
+    pub tied: bool,
+    /// Biases on in_proj and out_proj.
+    pub use_bias: bool,
+    /// A bias on the convolution.
+    pub use_conv_bias: bool,
+    pub dtype: Dtype,
+    pub seed: u64,
+}
+
+/// Names that [`Spec::preset`] knows.
+pub const PRESETS: [&str; 6] = ["tiny", "130m", "370m", "790m", "1.4b", "2.8b"];
+
+#[derive(Clone, Copy)]
+enum Init {
+    Constant(f32),
+    /// Uniform in +-x.
+    Uniform(f32),
+    /// Normal, by its standard deviation.
+    Normal(f32),
+    /// ln(1 .. columns) in every row.
+    ALog,
+    DtBias,
+}
+
+/// A tensor to be written.
+struct Plan {
+    name: String,
+    shape: Vec<usize>,
+    init: Init,
+}
+
+impl Spec {
+    /// A Mamba-1 of the usual proportions: expand 2, d_state 16, d_conv 4, dt_rank d_model / 16.
+    pub fn new(n_layer: usize, d_model: usize, vocab_size: usize) -> Self {
+        Self {
+            arch: Arch::Mamba1,
+            n_layer,
+            d_model,
+            d_inner: 2 * d_model,
+            d_state: 16,
+            d_conv: 4,
+            dt_rank: d_model.div_ceil(16),
+            vocab_size,
+            tied: true,
+            use_bias: false,
+            use_conv_bias: true,
+            dtype: Dtype::F32,
+            seed: 0,
+        }
+    }
+
+    /// The shapes of the published Mamba models, and `tiny` (odd sizes, some kilobytes).
+    pub fn preset(name: &str) -> Option<Self> {
+        Some(match name {
+            "tiny" => Self { d_inner: 26, d_state: 5, d_conv: 3, dt_rank: 2, ..Self::new(2, 13, 37) },
+            "130m" => Self::new(24, 768, 50280),
+            "370m" => Self::new(48, 1024, 50280),
+            "790m" => Self::new(48, 1536, 50280),
+            "1.4b" => Self::new(48, 2048, 50280),
+            "2.8b" => Self::new(64, 2560, 50280),
+            _ => return None,
+        })
+    }
+
+    /// The `config.json` that goes with the weights.
+    pub fn config_json(&self) -> String {
+        let falcon = self.arch == Arch::FalconMamba;
+        let config = serde_json::json!({
+            "architectures": [if falcon { "FalconMambaForCausalLM" } else { "MambaForCausalLM" }],
+            "model_type": self.arch.to_string(),
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "conv_kernel": self.d_conv,
+            "hidden_act": "silu",
+            "hidden_size": self.d_model,
+            "intermediate_size": self.d_inner,
+            "expand": self.d_inner as f64 / self.d_model as f64,
+            "layer_norm_epsilon": 1e-5,
+            "num_hidden_layers": self.n_layer,
+            "state_size": self.d_state,
+            "tie_word_embeddings": self.tied,
+            "time_step_rank": self.dt_rank,
+            "use_bias": self.use_bias,
+            "use_conv_bias": self.use_conv_bias,
+            "vocab_size": self.vocab_size,
+        });
+        format!("{config:#}\n")
+    }
+
+    /// Bytes of the weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.plans().iter().map(|plan| plan.elements() * self.dtype.bytes() as u64).sum()
+    }
+
+    /// Writes the safetensors file piece by piece (memory does not grow with the model), telling `progress` the bytes of
+    /// weights done and in all.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn write_safetensors(&self, out: &mut dyn io::Write, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        let plans = self.plans();
+        let mut header = serde_json::Map::new();
+        let mut end = 0;
+        for plan in &plans {
+            let begin = end;
+            end += plan.elements() * self.dtype.bytes() as u64;
+            let dtype = self.dtype.to_string().to_uppercase();
+            let entry = serde_json::json!({ "dtype": dtype, "shape": plan.shape, "data_offsets": [begin, end] });
+            header.insert(plan.name.clone(), entry);
+        }
+        let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+        // The format asks for the data to start at a multiple of 8.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+
+        const BLOCK: u64 = 1 << 16;
+        let mut bytes = Vec::new();
+        let mut done = 0;
+        for (i, plan) in plans.iter().enumerate() {
+            // A stream of its own for every tensor: the values do not depend on what is written before.
+            let mut random = SplitMix64(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ (i as u64) << 32);
+            let columns = plan.shape.last().copied().unwrap_or(1).max(1) as u64;
+            for start in (0..plan.elements()).step_by(BLOCK as usize) {
+                bytes.clear();
+                for element in start..(start + BLOCK).min(plan.elements()) {
+                    let x = plan.init.value(element % columns, &mut random);
+                    match self.dtype {
+                        Dtype::F32 => bytes.extend(x.to_le_bytes()),
+                        Dtype::F16 => bytes.extend(f16::from_f32(x).to_le_bytes()),
+                        Dtype::BF16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
+                    }
+                }
+                out.write_all(&bytes)?;
+                done += bytes.len() as u64;
+                progress(done, end);
+            }
+        }
+        Ok(())
+    }
+
+    /// The model in memory.
+    ///
+    /// # Errors
+    /// [`LoadError::ZeroSize`] and the like if a dimension is 0.
+    pub fn checkpoint(&self) -> Result<Checkpoint, LoadError> {
+        let mut bytes = Vec::new();
+        self.write_safetensors(&mut bytes, &mut |_, _| {})
+            .map_err(|source| LoadError::Io { path: "synthetic/model.safetensors".into(), source })?;
+        Checkpoint::from_named_bytes("synthetic", self.config_json().as_bytes(), vec![Cow::Owned(bytes)], None)
+    }
+
+    fn plans(&self) -> Vec<Plan> {
+        let &Spec { d_model, d_inner, d_state, d_conv, dt_rank, vocab_size, .. } = self;
+        let linear = |inputs: usize| Init::Uniform(1.0 / (inputs as f32).sqrt());
+        let out_proj = Init::Uniform(1.0 / ((d_inner * self.n_layer) as f32).sqrt());
+        let mut plans = Vec::new();
+        let mut add = |name: String, shape: &[usize], init| plans.push(Plan { name, shape: shape.to_vec(), init });
+        add("backbone.embeddings.weight".into(), &[vocab_size, d_model], Init::Normal(0.02));
+        for i in 0..self.n_layer {
+            let mut layer = |name: &str, shape: &[usize], init| add(format!("backbone.layers.{i}.{name}"), shape, init);
+            layer("norm.weight", &[d_model], Init::Constant(1.0));
+            layer("mixer.in_proj.weight", &[2 * d_inner, d_model], linear(d_model));
+            layer("mixer.conv1d.weight", &[d_inner, 1, d_conv], linear(d_conv));
+            if self.use_conv_bias {
+                layer("mixer.conv1d.bias", &[d_inner], linear(d_conv));
+            }
+            layer("mixer.x_proj.weight", &[dt_rank + 2 * d_state, d_inner], linear(d_inner));
+            layer("mixer.dt_proj.weight", &[d_inner, dt_rank], linear(dt_rank));
+            layer("mixer.dt_proj.bias", &[d_inner], Init::DtBias);
+            layer("mixer.A_log", &[d_inner, d_state], Init::ALog);
+            layer("mixer.D", &[d_inner], Init::Constant(1.0));
+            layer("mixer.out_proj.weight", &[d_model, d_inner], out_proj);
+            if self.use_bias {
+                layer("mixer.in_proj.bias", &[2 * d_inner], Init::Uniform(0.02));
+                layer("mixer.out_proj.bias", &[d_model], Init::Uniform(0.02));
+            }
+        }
+        add("backbone.norm_f.weight".into(), &[d_model], Init::Constant(1.0));
+        if !self.tied {
+            add("lm_head.weight".into(), &[vocab_size, d_model], Init::Normal(0.02));
+        }
+        plans
+    }
+}
+
+impl Plan {
+    fn elements(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+}
+
+impl Init {
+    fn value(self, column: u64, random: &mut SplitMix64) -> f32 {
+        match self {
+            Init::Constant(x) => x,
+            Init::Uniform(bound) => (2.0 * random.uniform() - 1.0) * bound,
+            Init::Normal(deviation) => random.normal() * deviation,
+            Init::ALog => ((column + 1) as f32).ln(),
+            Init::DtBias => {
+                // delta is log-uniform in 0.001 ..= 0.1; its inverse softplus is delta + ln(1 - exp(-delta)).
+                let delta = (0.001f32.ln() + random.uniform() * 100f32.ln()).exp();
+                delta + (-(-delta).exp_m1()).ln()
+            }
+        }
+    }
+}
+
+/// Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In [0, 1).
+    fn uniform(&mut self) -> f32 {
+        (self.next() >> 40) as f32 * (1.0 / (1u64 << 24) as f32)
+    }
+
+    /// Nearly normal, mean 0, deviation 1: the sum of four 16-bit uniform numbers (bounded, and the same everywhere).
+    fn normal(&mut self) -> f32 {
+        let bits = self.next();
+        let sum: u64 = (0..4).map(|i| (bits >> (16 * i)) & 0xffff).sum();
+        (sum as f32 / 65535.0 - 2.0) * 3f32.sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_open_and_have_the_published_sizes() {
+        let tiny = Spec { use_bias: true, tied: false, ..Spec::preset("tiny").unwrap() };
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            for arch in [Arch::Mamba1, Arch::FalconMamba] {
+                let checkpoint = Spec { dtype, arch, ..tiny.clone() }.checkpoint().unwrap();
+                let c = checkpoint.config();
+                assert_eq!((c.arch, c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank), (arch, 13, 26, 5, 3, 2));
+                assert_eq!((c.n_layer, c.vocab_size, c.tie_embeddings), (2, 37, false));
+                assert!(checkpoint.warnings().is_empty(), "{:?}", checkpoint.warnings());
+                checkpoint.weights().for_each(|t| assert_eq!(t.to_f32().unwrap().len(), t.len()));
+            }
+        }
+        for (name, parameters) in PRESETS.iter().skip(1).zip([129.1e6, 371.5e6, 793.2e6, 1372e6, 2768e6]) {
+            let n = Spec::preset(name).unwrap().weight_bytes() as f64 / 4.0;
+            assert!((n / parameters - 1.0).abs() < 0.01, "{name}: {n}");
+        }
+    }
+
+    #[test]
+    fn dt_bias_is_the_inverse_of_softplus() {
+        let mut random = SplitMix64(1);
+        for _ in 0..1000 {
+            let delta = Init::DtBias.value(0, &mut random).exp().ln_1p();
+            assert!((0.00099..0.101).contains(&delta), "{delta}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Weights as the backends see them: views of the file's bytes, converted to f32 (or f16) as they are used.
+//!
+//! Shapes, row-major: embedding, lm_head (vocab_size, d_model); norm_f (d_model); a layer's in [`LayerWeights`].
+
+use super::LoadError;
+use half::{f16, slice::HalfFloatSliceExt};
+use std::ops::Range;
+
+/// The number formats that weights may be stored in, little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    F32,
+    F16,
+    BF16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+        }
+    }
+
+    pub(super) fn from_stored(dtype: safetensors::Dtype) -> Option<Self> {
+        match dtype {
+            safetensors::Dtype::F32 => Some(Dtype::F32),
+            safetensors::Dtype::F16 => Some(Dtype::F16),
+            safetensors::Dtype::BF16 => Some(Dtype::BF16),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::BF16 => "bf16",
+        })
+    }
+}
+
+/// One tensor in its file's bytes. `data` holds exactly `shape.iter().product()` elements and need not be aligned.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    /// Its name as stored.
+    pub name: &'a str,
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    pub data: &'a [u8],
+    /// The file it is in, for messages.
+    pub file: &'a str,
+}
+
+/// Elements converted between two checks for NaN and infinity: small enough to stay in the first cache.
+const BLOCK: usize = 1024;
+
+impl TensorView<'_> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements (no tensor of a [`ModelWeights`] is empty).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All elements, row-major.
+    ///
+    /// # Errors
+    /// [`LoadError::NonFinite`] at the first NaN or infinity.
+    pub fn to_f32(&self) -> Result<Vec<f32>, LoadError> {
+        self.elements_to_f32(0..self.len())
+    }
+
+    /// The rows `rows` of the first dimension: for embeddings too large to convert whole.
+    ///
+    /// # Errors
+    /// [`LoadError::Rows`] outside the tensor, [`LoadError::NonFinite`].
+    pub fn rows_to_f32(&self, rows: Range<usize>) -> Result<Vec<f32>, LoadError> {
+        self.elements_to_f32(self.elements(rows)?)
+    }
+
+    /// The rows `rows` of a tensor stored as f16, bit for bit.
+    ///
+    /// # Errors
+    /// [`LoadError::Dtype`] if it is stored in another format, [`LoadError::Rows`], [`LoadError::NonFinite`].
+    pub fn rows_to_f16(&self, rows: Range<usize>) -> Result<Vec<f16>, LoadError> {
+        if self.dtype != Dtype::F16 {
+            let dtype = self.dtype.to_string();
+            return Err(LoadError::Dtype { file: self.file.into(), tensor: self.name.into(), dtype, allowed: "f16" });
+        }
+        let elements = self.elements(rows)?;
+        let bytes = &self.data[elements.start * 2..elements.end * 2];
+        let out: Vec<f16> = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
+        match out.iter().position(|x| !x.is_finite()) {
+            Some(at) => Err(self.non_finite(elements.start + at, out[at].to_f32())),
+            None => Ok(out),
+        }
+    }
+
+    /// Elements of a range of rows.
+    fn elements(&self, rows: Range<usize>) -> Result<Range<usize>, LoadError> {
+        let n = self.shape.first().copied().unwrap_or(1);
+        if rows.start > rows.end || rows.end > n {
+            let (file, tensor) = (self.file.into(), self.name.into());
+            return Err(LoadError::Rows { file, tensor, start: rows.start, end: rows.end, rows: n });
+        }
+        let row: usize = self.shape.iter().skip(1).product();
+        Ok(rows.start * row..rows.end * row)
+    }
+
+    fn elements_to_f32(&self, elements: Range<usize>) -> Result<Vec<f32>, LoadError> {
+        let size = self.dtype.bytes();
+        let bytes = &self.data[elements.start * size..elements.end * size];
+        let mut out = vec![0.0f32; elements.len()];
+        let mut aligned = [f16::ZERO; BLOCK];
+        for (block, (to, from)) in out.chunks_mut(BLOCK).zip(bytes.chunks(BLOCK * size)).enumerate() {
+            match self.dtype {
+                Dtype::F32 => {
+                    for (x, b) in to.iter_mut().zip(from.chunks_exact(4)) {
+                        *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                    }
+                }
+                // bf16 is the upper half of an f32.
+                Dtype::BF16 => {
+                    for (x, b) in to.iter_mut().zip(from.chunks_exact(2)) {
+                        *x = f32::from_le_bytes([0, 0, b[0], b[1]]);
+                    }
+                }
+                Dtype::F16 => {
+                    let aligned = &mut aligned[..to.len()];
+                    for (x, b) in aligned.iter_mut().zip(from.chunks_exact(2)) {
+                        *x = f16::from_le_bytes([b[0], b[1]]);
+                    }
+                    aligned.convert_to_f32_slice(to);
+                }
+            }
+            // Branch-free, so that it is one pass of vector instructions.
+            if to.iter().fold(false, |bad, x| bad | !x.is_finite()) {
+                let at = to.iter().position(|x| !x.is_finite()).unwrap_or(0);
+                return Err(self.non_finite(elements.start + block * BLOCK + at, to[at]));
+            }
+        }
+        Ok(out)
+    }
+
+    fn non_finite(&self, index: usize, value: f32) -> LoadError {
+        LoadError::NonFinite { file: self.file.into(), tensor: self.name.into(), index, value }
+    }
+
+    /// Whether both hold the same numbers in the same shape. Bytes are compared, so that equal files cost a memcmp.
+    pub(super) fn same_values(&self, other: &TensorView<'_>) -> bool {
+        if self.shape != other.shape {
+            return false;
+        }
+        if self.dtype == other.dtype {
+            return self.data == other.data;
+        }
+        let rows = self.shape.first().copied().unwrap_or(0);
+        (0..rows).all(|i| match (self.rows_to_f32(i..i + 1), other.rows_to_f32(i..i + 1)) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        })
+    }
+}
+
+/// One layer. `Option`: a bias that the checkpoint may lack.
+#[derive(Debug, Clone)]
+pub struct LayerWeights<'a> {
+    pub norm: TensorView<'a>,                  // (d_model)
+    pub in_proj: TensorView<'a>,               // (2 d_inner, d_model)
+    pub in_proj_bias: Option<TensorView<'a>>,  // (2 d_inner)
+    pub conv1d: TensorView<'a>,                // (d_inner, 1, d_conv)
+    pub conv1d_bias: Option<TensorView<'a>>,   // (d_inner)
+    pub x_proj: TensorView<'a>,                // (dt_rank + 2 d_state, d_inner)
+    pub dt_proj: TensorView<'a>,               // (d_inner, dt_rank)
+    pub dt_proj_bias: TensorView<'a>,          // (d_inner)
+    pub a_log: TensorView<'a>,                 // (d_inner, d_state)
+    pub d: TensorView<'a>,                     // (d_inner)
+    pub out_proj: TensorView<'a>,              // (d_model, d_inner)
+    pub out_proj_bias: Option<TensorView<'a>>, // (d_model)
+}
+
+/// All weights of a model, every shape checked.
+#[derive(Debug, Clone)]
+pub struct ModelWeights<'a> {
+    pub embedding: TensorView<'a>, // (vocab_size, d_model)
+    pub layers: Vec<LayerWeights<'a>>,
+    pub norm_f: TensorView<'a>,          // (d_model)
+    pub lm_head: Option<TensorView<'a>>, // (vocab_size, d_model); None: tied to the embedding
+}
+
+impl<'a> ModelWeights<'a> {
+    /// Calls `f` with every tensor, in the order of the forward pass.
+    pub fn for_each(&self, mut f: impl FnMut(&TensorView<'a>)) {
+        f(&self.embedding);
+        for w in &self.layers {
+            let conv = [Some(&w.conv1d), w.conv1d_bias.as_ref(), Some(&w.x_proj), Some(&w.dt_proj), Some(&w.dt_proj_bias)];
+            let input = [Some(&w.norm), Some(&w.in_proj), w.in_proj_bias.as_ref()];
+            let output = [Some(&w.a_log), Some(&w.d), Some(&w.out_proj), w.out_proj_bias.as_ref()];
+            input.into_iter().chain(conv).chain(output).flatten().for_each(&mut f);
+        }
+        f(&self.norm_f);
+        self.lm_head.iter().for_each(f);
+    }
+
+    /// Bytes of all of them as stored.
+    pub fn total_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        self.for_each(|tensor| bytes += tensor.data.len() as u64);
+        bytes
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        let mut n = 0;
+        self.for_each(|tensor| n += tensor.len() as u64);
+        n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view<'a>(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> TensorView<'a> {
+        TensorView { name: "t", dtype, shape, data, file: "f" }
+    }
+
+    #[test]
+    fn every_f16_and_bf16_converts_exactly_and_non_finite_is_found() {
+        for bits in 0..=u16::MAX {
+            let bytes = bits.to_le_bytes();
+            for (dtype, expected) in [(Dtype::F16, f16::from_bits(bits).to_f32()), (Dtype::BF16, half::bf16::from_bits(bits).to_f32())] {
+                match view(dtype, &[1], &bytes).to_f32() {
+                    Ok(got) => assert_eq!(got[0].to_bits(), expected.to_bits()),
+                    Err(LoadError::NonFinite { index: 0, .. }) => assert!(!expected.is_finite()),
+                    Err(e) => panic!("{bits}: {e}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unaligned_rows_across_blocks() {
+        let (rows, columns) = (7, BLOCK / 2 + 1);
+        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        let mut bytes = vec![0xff];
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let shape = [rows, columns];
+        let t = view(Dtype::F32, &shape, &bytes[1..]);
+        assert_eq!(t.to_f32().unwrap(), values);
+        assert_eq!(t.rows_to_f32(2..5).unwrap(), &values[2 * columns..5 * columns]);
+        assert!(t.rows_to_f32(3..3).unwrap().is_empty());
+        assert!(matches!(t.rows_to_f32(0..8), Err(LoadError::Rows { rows: 7, .. })));
+        assert!(matches!(t.rows_to_f16(0..1), Err(LoadError::Dtype { .. })));
+    }
+
+    #[test]
+    fn the_index_of_a_nan_is_that_of_the_whole_tensor() {
+        let mut values = vec![1.0f32; 3 * BLOCK];
+        values[2 * BLOCK + 5] = f32::NAN;
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let shape = [3, BLOCK];
+        for result in [view(Dtype::F32, &shape, &bytes).to_f32(), view(Dtype::F32, &shape, &bytes).rows_to_f32(1..3)] {
+            assert!(matches!(result, Err(LoadError::NonFinite { index, .. }) if index == 2 * BLOCK + 5));
+        }
+        let halves: Vec<u8> = [1.0, f32::NEG_INFINITY].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+        assert!(matches!(view(Dtype::F16, &[2, 1], &halves).rows_to_f16(1..2), Err(LoadError::NonFinite { index: 1, .. })));
+    }
+}
