@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts beside it: sourced, not run. Leaves the shell in the repository's root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,17 +22,26 @@ as_root() {
     fi
 }
 
-apt_lists_are_fresh=
-# apt_install PACKAGE...: Debian and its kin. Fails, with a message, where apt is not to be had.
+# apt_install PACKAGE...: Debian and its kin. Fails, with a message, where apt is not to be had. What apt and dpkg print
+# is shown only if they fail.
 apt_install() {
     if ! has apt-get; then
         say "There is no apt-get here. Install what corresponds to these Debian packages: $*"
         return 1
     fi
-    say "Installing $* (apt)"
-    if [ -z "$apt_lists_are_fresh" ]; then
-        as_root apt-get update -qq >&2 || return 1
-        apt_lists_are_fresh=1
+    say "Installing with apt: $*"
+    local log
+    log="$(mktemp)"
+    if ! apt_install_loudly "$@" </dev/null >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        return 1
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2
+    rm -f "$log"
+}
+
+apt_install_loudly() {
+    # sudo asks for its password on the terminal, not on these streams.
+    as_root apt-get update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }

@@ -30,7 +30,7 @@ var<workgroup> prefix: array<f32, WG>;
 
 fn value(i: u32) -> f32 {
     var x = logits[i];
-    if (seen[i / 32u] >> (i % 32u) & 1u) == 1u {
+    if ((seen[i / 32u] >> (i % 32u)) & 1u) == 1u {
         x = select(x / p.repetition_penalty, x * p.repetition_penalty, x < 0.0);
     }
     return select(x / p.temperature, x, p.temperature == 0.0);

@@ -21,13 +21,6 @@ const NLL: f64 = 1e-4;
 
 fn quiet(_: usize, _: usize) {}
 
-/// (scan, chunk) of every model of one backend that must agree.
-fn all_ways() -> impl Iterator<Item = (Scan, usize)> {
-    SCANS
-        .into_iter()
-        .flat_map(|scan| CHUNKS.map(|chunk| (scan, chunk)))
-}
-
 fn assert_state(what: &str, got: &StateData, want: &StateData, (atol, rtol): (f64, f64)) {
     assert_close(
         &format!("{what}: conv_state"),

@@ -125,7 +125,6 @@ pub struct Needs {
 /// A complete shader, as the checks under tests/ put it through every compiler.
 #[derive(Debug, Clone)]
 pub struct ShaderVariant {
-    pub spec: ShaderSpec,
     pub label: String,
     /// Complete WGSL, includes and constants resolved.
     pub source: String,
@@ -137,7 +136,7 @@ pub struct ShaderVariant {
 
 /// Every variant of every kernel; for those with the number of states in them, a few numbers that matter
 /// (1, odd, 16 as published, 64).
-pub fn all_variants() -> Vec<ShaderVariant> {
+pub fn all_specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
     let formats = [WeightFormat::F32, WeightFormat::F16];
     specs.extend(formats.map(embedding::spec));
@@ -180,13 +179,17 @@ pub fn all_variants() -> Vec<ShaderVariant> {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
     }
+    specs
+}
+
+/// The same as complete sources.
+pub fn all_variants() -> Vec<ShaderVariant> {
     let variant = |spec: ShaderSpec| ShaderVariant {
         label: spec.label(),
         source: spec.source(),
         entry_point: "main",
         constants: Vec::new(),
         needs: Needs::default(),
-        spec,
     };
-    specs.into_iter().map(variant).collect()
+    all_specs().into_iter().map(variant).collect()
 }

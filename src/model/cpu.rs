@@ -11,12 +11,12 @@
 use std::sync::Arc;
 
 use super::{
-    types::{ModelOptions, Scan, Scores, StateData},
+    types::{check_length, check_tokens, ModelOptions, Scan, Scores, StateData},
     Arch, LayerWeights, ModelConfig, ModelWeights, TensorView,
 };
 use crate::{
     error::InputError,
-    generate::{GenerateError, SamplingParams},
+    generate::SamplingParams,
     reference::{
         argmax, conv1d, conv1d_state, conv1d_update, embedding, matmul, matvec, par, rms_norm,
         sample, scan_blelloch, scan_fused, scan_sequential, selective_state_update, token_nll,
@@ -68,8 +68,8 @@ impl CpuModel {
     /// # Errors
     /// A weight that is not finite; a chunk of 0.
     pub fn load(
-        weights: &ModelWeights<'_>,
         config: &ModelConfig,
+        weights: &ModelWeights<'_>,
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
@@ -97,23 +97,6 @@ impl CpuModel {
     /// The model's dimensions.
     pub fn config(&self) -> &ModelConfig {
         &self.weights.config
-    }
-
-    /// A new sequence, with a state of zeros.
-    pub fn session(&self) -> CpuSession {
-        let config = &self.weights.config;
-        let conv_len = config.n_layer * config.d_conv * config.d_inner;
-        let ssm_len = config.n_layer * config.d_inner * config.d_state;
-        CpuSession {
-            model: self.clone(),
-            state: StateData { conv: vec![0.0; conv_len], ssm: vec![0.0; ssm_len] },
-            work: Workspace::default(),
-            logits: vec![0.0; config.vocab_size],
-            ready: false,
-            params: SamplingParams::default(),
-            seen: vec![0; config.vocab_size.div_ceil(32)],
-            sampled: 0,
-        }
     }
 }
 
@@ -144,7 +127,6 @@ impl Layer {
 }
 
 /// A sequence in progress: its state, the logits of its last position and the sampler's memory.
-#[derive(Clone)]
 pub struct CpuSession {
     model: CpuModel,
     state: StateData,
@@ -160,7 +142,7 @@ pub struct CpuSession {
 }
 
 /// Activations of up to `rows` positions; grown to the largest chunk and kept, so that decoding allocates nothing.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Workspace {
     rows: usize,
     residual: Vec<f32>, // (rows, d_model)
@@ -198,6 +180,24 @@ enum Mode {
 }
 
 impl CpuSession {
+    /// A new sequence, with a state of zeros.
+    pub fn new(model: &CpuModel) -> Self {
+        let config = model.config();
+        Self {
+            model: model.clone(),
+            state: StateData {
+                conv: vec![0.0; config.n_layer * config.d_conv * config.d_inner],
+                ssm: vec![0.0; config.n_layer * config.d_inner * config.d_state],
+            },
+            work: Workspace::default(),
+            logits: vec![0.0; config.vocab_size],
+            ready: false,
+            params: SamplingParams::default(),
+            seen: vec![0; config.vocab_size.div_ceil(32)],
+            sampled: 0,
+        }
+    }
+
     /// Runs the model over `tokens`, chunk by chunk; `progress` hears of the positions done and of all.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ impl CpuSession {
         tokens: &[u32],
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
-        self.check(tokens)?;
+        check_tokens(tokens, self.model.config().vocab_size)?;
         let mut done = 0;
         for chunk in tokens.chunks(self.model.options.chunk) {
             self.forward(chunk, Mode::Prefill);
@@ -225,7 +225,7 @@ impl CpuSession {
     /// # Errors
     /// The token is out of range; the state is then unchanged.
     pub fn step(&mut self, token: u32) -> Result<()> {
-        self.check(&[token])?;
+        check_tokens(&[token], self.model.config().vocab_size)?;
         self.forward(&[token], Mode::Decode);
         self.last_logits(1);
         Ok(())
@@ -241,25 +241,23 @@ impl CpuSession {
     }
 
     /// Runs the model over `tokens` as [`Self::prefill`] does and says of each position what it predicts and, where there
-    /// is a target (the token that should follow; targets may be fewer than tokens), how well.
+    /// are targets (the token that should follow each), how well.
     ///
     /// # Errors
-    /// No tokens, tokens or targets out of range, more targets than tokens; the state is then unchanged. Logits that are
-    /// NaN.
+    /// No tokens, tokens or targets out of range, more or fewer targets than tokens; the state is then unchanged. Logits
+    /// that are NaN.
     pub fn score(
         &mut self,
         tokens: &[u32],
         targets: Option<&[u32]>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scores> {
-        self.check(tokens)?;
-        let targets = targets.unwrap_or_default();
-        self.check_range(targets)?;
-        if targets.len() > tokens.len() {
-            let (got, expected) = (targets.len(), tokens.len());
-            return Err(InputError::LengthMismatch { what: "targets", got, expected }.into());
-        }
         let vocab_size = self.model.config().vocab_size;
+        check_tokens(tokens, vocab_size)?;
+        if let Some(targets) = targets {
+            check_length("targets", targets.len(), tokens.len())?;
+            check_tokens(targets, vocab_size)?;
+        }
         let mut logits = vec![0.0; SCORE_ROWS.min(tokens.len()) * vocab_size];
         let mut rows = vec![(None, 0.0); SCORE_ROWS];
         let mut scores = Scores::default();
@@ -272,13 +270,13 @@ impl CpuSession {
                 let done = scores.argmax.len();
                 par::chunks_mut(&mut rows[..l], 1, |i, row| {
                     let logits = &logits[i * vocab_size..(i + 1) * vocab_size];
-                    let nll = targets.get(done + i).map_or(0.0, |&target| token_nll(logits, target));
+                    let nll = targets.map_or(0.0, |targets| token_nll(logits, targets[done + i]));
                     row[0] = (argmax(logits), nll);
                 });
                 for &(argmax, nll) in &rows[..l] {
-                    let argmax = argmax.ok_or(GenerateError::NotSampleable)?;
+                    let argmax = argmax.ok_or(InputError::NoTokenToChoose)?;
                     scores.argmax.push(argmax as u32);
-                    if scores.nll.len() < targets.len() {
+                    if targets.is_some() {
                         scores.nll.push(nll);
                     }
                 }
@@ -290,13 +288,13 @@ impl CpuSession {
         Ok(scores)
     }
 
-    /// Begins to draw tokens by `params`; the repetition penalty knows the tokens of `context`.
+    /// Begins to draw tokens by `params`; the repetition penalty counts the tokens of `context` as seen (those that the
+    /// vocabulary does not have are passed over).
     ///
     /// # Errors
-    /// A parameter or a token that is out of range.
+    /// A parameter that is out of range.
     pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
         params.validate()?;
-        self.check_range(context)?;
         self.params = params.clone();
         self.sampled = 0;
         self.seen.fill(0);
@@ -314,25 +312,32 @@ impl CpuSession {
     pub fn sample(&mut self) -> Result<u32> {
         self.check_ready()?;
         let token = sample(&self.logits, &self.seen, &self.params, self.sampled);
-        let token = token.ok_or(GenerateError::NotSampleable)?;
+        let token = token.ok_or(InputError::NoTokenToChoose)?;
         self.sampled = self.sampled.wrapping_add(1);
         self.mark_seen(token);
         Ok(token)
     }
 
-    /// A copy that continues on its own.
+    /// Another session at the same point of the text; both go on alone. Sampling begins anew in the clone.
     ///
     /// # Errors
     /// None on the CPU.
     pub fn try_clone(&self) -> Result<Self> {
-        Ok(self.clone())
+        let mut clone = Self::new(&self.model);
+        clone.state.clone_from(&self.state);
+        clone.logits.copy_from_slice(&self.logits);
+        clone.ready = self.ready;
+        Ok(clone)
     }
 
-    /// Back to the state of zeros, without logits.
+    /// Back to the state of zeros, without logits and without sampling parameters.
     pub fn reset(&mut self) {
         self.state.conv.fill(0.0);
         self.state.ssm.fill(0.0);
         self.ready = false;
+        self.params = SamplingParams::default();
+        self.sampled = 0;
+        self.seen.fill(0);
     }
 
     /// The state.
@@ -348,37 +353,11 @@ impl CpuSession {
     /// # Errors
     /// The state is another model's.
     pub fn set_state(&mut self, state: &StateData) -> Result<()> {
-        for (what, new, own) in [
-            ("conv state", &state.conv, &self.state.conv),
-            ("ssm state", &state.ssm, &self.state.ssm),
-        ] {
-            if new.len() != own.len() {
-                let (got, expected) = (new.len(), own.len());
-                return Err(InputError::StateShape { what, got, expected }.into());
-            }
-        }
+        state.check(self.model.config())?;
         self.state.conv.copy_from_slice(&state.conv);
         self.state.ssm.copy_from_slice(&state.ssm);
         self.ready = false;
         Ok(())
-    }
-
-    fn check(&self, tokens: &[u32]) -> Result<()> {
-        if tokens.is_empty() {
-            return Err(InputError::NoTokens.into());
-        }
-        self.check_range(tokens)
-    }
-
-    fn check_range(&self, tokens: &[u32]) -> Result<()> {
-        let vocab_size = self.model.config().vocab_size;
-        match tokens.iter().position(|&token| token as usize >= vocab_size) {
-            Some(position) => {
-                let token = tokens[position];
-                Err(InputError::TokenOutOfRange { token, position, vocab_size }.into())
-            }
-            None => Ok(()),
-        }
     }
 
     fn check_ready(&self) -> Result<()> {
@@ -390,7 +369,9 @@ impl CpuSession {
     }
 
     fn mark_seen(&mut self, token: u32) {
-        self.seen[token as usize / 32] |= 1 << (token % 32);
+        if let Some(word) = self.seen.get_mut(token as usize / 32) {
+            *word |= 1 << (token % 32);
+        }
     }
 
     /// Advances the state over `tokens`; leaves norm_f's output in `work.hidden`.

@@ -116,7 +116,12 @@ impl Table {
         let (stored, _) = &self.tensors[tensor];
         let (file, name) = (self.file(tensor).to_string(), stored.name.clone());
         if Dtype::from_stored(stored.dtype).is_none() {
-            return Err(LoadError::Dtype { file, tensor: name, dtype: stored.dtype.to_string(), allowed: "F32, F16 and BF16" });
+            return Err(LoadError::Dtype {
+                file,
+                tensor: name,
+                dtype: stored.dtype.to_string(),
+                allowed: "F32, F16 and BF16",
+            });
         }
         if stored.shape.contains(&0) {
             return Err(LoadError::ZeroSize { file, tensor: name, found: stored.shape.clone() });
@@ -166,7 +171,8 @@ impl Layout {
     pub fn new(table: &Table, names: &Names, embedding: usize) -> Result<(Self, Dims), LoadError> {
         let n_layer = names.n_layer(&table.place())?;
         let first = |name: &str| table.required(&names.layer(0, name));
-        let (a_log, conv1d, dt_proj) = (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
+        let (a_log, conv1d, dt_proj) =
+            (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
         let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
         let [d_inner, d_state] = table.dimensions(a_log, "(d_inner, d_state)")?;
         let [_, _, d_conv] = table.dimensions(conv1d, "(d_inner, 1, d_conv)")?;
@@ -255,7 +261,9 @@ impl Layout {
 impl Layer {
     fn new(table: &Table, names: &Names, layer: usize, dims: &Dims) -> Result<Self, LoadError> {
         let &Dims { d_model, d_inner, d_state, d_conv, dt_rank, .. } = dims;
-        let required = |name: &str, expected, shape: &[usize]| table.check(table.required(&names.layer(layer, name))?, expected, shape);
+        let required = |name: &str, expected, shape: &[usize]| {
+            table.check(table.required(&names.layer(layer, name))?, expected, shape)
+        };
         let optional = |name: &str, expected, shape: &[usize]| {
             table.optional(&names.layer(layer, name))?.map(|tensor| table.check(tensor, expected, shape)).transpose()
         };
@@ -265,7 +273,11 @@ impl Layer {
             in_proj_bias: optional("mixer.in_proj.bias", "(2 d_inner)", &[2 * d_inner])?,
             conv1d: required("mixer.conv1d.weight", "(d_inner, 1, d_conv)", &[d_inner, 1, d_conv])?,
             conv1d_bias: optional("mixer.conv1d.bias", "(d_inner)", &[d_inner])?,
-            x_proj: required("mixer.x_proj.weight", "(dt_rank + 2 d_state, d_inner)", &[dt_rank + 2 * d_state, d_inner])?,
+            x_proj: required(
+                "mixer.x_proj.weight",
+                "(dt_rank + 2 d_state, d_inner)",
+                &[dt_rank + 2 * d_state, d_inner],
+            )?,
             dt_proj: required("mixer.dt_proj.weight", "(d_inner, dt_rank)", &[d_inner, dt_rank])?,
             dt_proj_bias: required("mixer.dt_proj.bias", "(d_inner)", &[d_inner])?,
             a_log: required("mixer.A_log", "(d_inner, d_state)", &[d_inner, d_state])?,

@@ -87,11 +87,16 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
     let Some(data) = data else {
         return Err(bad(format!("it says that its header has {n} bytes, but the whole file has {length}")));
     };
-    let entries = entries(&bytes[LENGTH_BYTES..data]).map_err(|e| bad(format!("its header is not the JSON expected: {e}")))?;
+    let entries =
+        entries(&bytes[LENGTH_BYTES..data]).map_err(|e| bad(format!("its header is not the JSON expected: {e}")))?;
     let mut names = HashSet::new();
     for (name, info) in &entries {
         if !names.insert(name) {
-            return Err(LoadError::DuplicateTensor { file: file.into(), tensor: name.clone(), other: "the same file".into() });
+            return Err(LoadError::DuplicateTensor {
+                file: file.into(),
+                tensor: name.clone(),
+                other: "the same file".into(),
+            });
         }
         let (begin, end) = info.data_offsets;
         if begin > end || end > length - data {
@@ -114,7 +119,9 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
         use safetensors::SafeTensorError::{InvalidOffset, MetadataIncompleteBuffer};
         bad(match e {
             InvalidOffset(name) => format!("tensor `{name}` overlaps another, or leaves a gap before it"),
-            MetadataIncompleteBuffer => format!("bytes after the last tensor: the file has {length}, more than its header describes"),
+            MetadataIncompleteBuffer => {
+                format!("bytes after the last tensor: the file has {length}, more than its header describes")
+            }
             e => e.to_string(),
         })
     })?;

@@ -1,68 +1,76 @@
-//! What the backends share: options, states and scores.
+//! What both backends share: options, results, and the checks of a caller's tokens and states.
 
-use std::{fmt, str::FromStr};
+use super::ModelConfig;
+use crate::error::InputError;
+use std::fmt;
+use std::str::FromStr;
 
-/// How the selective scan is computed during prefill. All give the same numbers up to rounding.
+/// The rungs of the scan (docs/scan.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scan {
-    /// One position after the other.
+    /// One token after the other: the oracle.
     Sequential,
-    /// The textbook work-efficient parallel scan over materialised pairs.
+    /// The textbook work-efficient scan of materialised pairs.
     Blelloch,
-    /// Pairs formed in registers, Blelloch over the aggregates of chunks.
+    /// Discretised in registers, reduce-then-scan.
     #[default]
     Fused,
 }
 
 impl Scan {
-    /// Every variant, in the order in which they build on each other.
-    pub const ALL: [Self; 3] = [Self::Sequential, Self::Blelloch, Self::Fused];
+    pub const ALL: [Scan; 3] = [Scan::Sequential, Scan::Blelloch, Scan::Fused];
 }
 
 impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Sequential => "sequential",
-            Self::Blelloch => "blelloch",
-            Self::Fused => "fused",
+        f.write_str(match self {
+            Scan::Sequential => "sequential",
+            Scan::Blelloch => "blelloch",
+            Scan::Fused => "fused",
         })
     }
 }
 
-/// A name that no [`Scan`] has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scan '{0}': expected sequential, blelloch or fused")]
-pub struct UnknownScan(pub String);
-
 impl FromStr for Scan {
-    type Err = UnknownScan;
-
-    fn from_str(name: &str) -> Result<Self, UnknownScan> {
-        let scan = Self::ALL.into_iter().find(|scan| scan.to_string() == name);
-        scan.ok_or_else(|| UnknownScan(name.into()))
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let found = Scan::ALL.into_iter().find(|scan| scan.to_string() == s);
+        found.ok_or_else(|| format!("unknown scan {s:?}: one of sequential, blelloch, fused"))
     }
 }
 
-/// How the GPU holds the weights of the linear layers and of the embedding; the CPU backend holds f32.
+/// How weight matrices are held on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WeightDtype {
-    /// As the checkpoint has them where the adapter can: f16 if they are stored as f16, f32 otherwise.
+    /// As f16 what the checkpoint stores as f16, all else as f32: nothing is rounded.
     #[default]
     Auto,
-    /// 32-bit floats.
+    /// All as f32.
     F32,
-    /// 16-bit floats, for checkpoints stored as f16.
+    /// As [`WeightDtype::Auto`], said outright.
     F16,
 }
 
-/// How a model runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl FromStr for WeightDtype {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(WeightDtype::Auto),
+            "f32" => Ok(WeightDtype::F32),
+            "f16" => Ok(WeightDtype::F16),
+            _ => Err(format!(
+                "unknown weight format {s:?}: one of auto, f32, f16"
+            )),
+        }
+    }
+}
+
+/// How a model is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelOptions {
-    /// The scan of prefill.
     pub scan: Scan,
-    /// Positions that prefill handles at once: memory grows with it, not with the prompt.
+    /// Tokens of a prompt that go through at once: more is faster and takes more memory. At least 1.
     pub chunk: usize,
-    /// The weights on the GPU.
     pub weights: WeightDtype,
 }
 
@@ -76,34 +84,78 @@ impl Default for ModelOptions {
     }
 }
 
-/// How well a model predicts given tokens.
+/// What the model says of a given text.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Scores {
-    /// The most likely next token after each position.
+    /// The most likely successor after each token.
     pub argmax: Vec<u32>,
-    /// -ln p(target) at each position that has a target.
+    /// -log p (natural) of each target; empty without targets.
     pub nll: Vec<f32>,
 }
 
-/// A model's recurrent state: all it knows of the tokens so far.
+/// A text's recurrent state on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateData {
-    /// (n_layer, d_conv, d_inner), the last inputs of each layer's convolution, oldest first.
+    /// (n_layer, d_conv, d_inner): the last d_conv inputs of each convolution, oldest first.
     pub conv: Vec<f32>,
-    /// (n_layer, d_inner, d_state), h of each layer.
+    /// (n_layer, d_inner, d_state)
     pub ssm: Vec<f32>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl StateData {
+    /// Whether it is a state of such a model.
+    pub(crate) fn check(&self, c: &ModelConfig) -> Result<(), InputError> {
+        let check = |what, got: usize, expected: usize| {
+            if got == expected {
+                return Ok(());
+            }
+            Err(InputError::StateShape {
+                what,
+                got,
+                expected,
+            })
+        };
+        check(
+            "conv_state",
+            self.conv.len(),
+            c.n_layer * c.d_conv * c.d_inner,
+        )?;
+        check(
+            "ssm_state",
+            self.ssm.len(),
+            c.n_layer * c.d_inner * c.d_state,
+        )
+    }
+}
 
-    #[test]
-    fn scan_names_read_back() {
-        for scan in Scan::ALL {
-            assert_eq!(scan.to_string().parse(), Ok(scan));
-        }
-        let error = "Fused".parse::<Scan>().unwrap_err();
-        assert!(error.to_string().contains("'Fused'"));
+/// At least one token, and all of them in the vocabulary.
+pub(crate) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), InputError> {
+    if tokens.is_empty() {
+        return Err(InputError::NoTokens);
+    }
+    match tokens.iter().position(|&t| t as usize >= vocab_size) {
+        None => Ok(()),
+        Some(position) => Err(InputError::TokenOutOfRange {
+            token: tokens[position],
+            position,
+            vocab_size,
+        }),
+    }
+}
+
+/// Two lists of one length.
+pub(crate) fn check_length(
+    what: &'static str,
+    got: usize,
+    expected: usize,
+) -> Result<(), InputError> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(InputError::LengthMismatch {
+            what,
+            got,
+            expected,
+        })
     }
 }

@@ -200,7 +200,8 @@ impl<'a> ModelWeights<'a> {
     pub fn for_each(&self, mut f: impl FnMut(&TensorView<'a>)) {
         f(&self.embedding);
         for w in &self.layers {
-            let conv = [Some(&w.conv1d), w.conv1d_bias.as_ref(), Some(&w.x_proj), Some(&w.dt_proj), Some(&w.dt_proj_bias)];
+            let conv =
+                [Some(&w.conv1d), w.conv1d_bias.as_ref(), Some(&w.x_proj), Some(&w.dt_proj), Some(&w.dt_proj_bias)];
             let input = [Some(&w.norm), Some(&w.in_proj), w.in_proj_bias.as_ref()];
             let output = [Some(&w.a_log), Some(&w.d), Some(&w.out_proj), w.out_proj_bias.as_ref()];
             input.into_iter().chain(conv).chain(output).flatten().for_each(&mut f);
@@ -236,7 +237,9 @@ mod tests {
     fn every_f16_and_bf16_converts_exactly_and_non_finite_is_found() {
         for bits in 0..=u16::MAX {
             let bytes = bits.to_le_bytes();
-            for (dtype, expected) in [(Dtype::F16, f16::from_bits(bits).to_f32()), (Dtype::BF16, half::bf16::from_bits(bits).to_f32())] {
+            for (dtype, expected) in
+                [(Dtype::F16, f16::from_bits(bits).to_f32()), (Dtype::BF16, half::bf16::from_bits(bits).to_f32())]
+            {
                 match view(dtype, &[1], &bytes).to_f32() {
                     Ok(got) => assert_eq!(got[0].to_bits(), expected.to_bits()),
                     Err(LoadError::NonFinite { index: 0, .. }) => assert!(!expected.is_finite()),
@@ -271,6 +274,9 @@ mod tests {
             assert!(matches!(result, Err(LoadError::NonFinite { index, .. }) if index == 2 * BLOCK + 5));
         }
         let halves: Vec<u8> = [1.0, f32::NEG_INFINITY].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
-        assert!(matches!(view(Dtype::F16, &[2, 1], &halves).rows_to_f16(1..2), Err(LoadError::NonFinite { index: 1, .. })));
+        assert!(matches!(
+            view(Dtype::F16, &[2, 1], &halves).rows_to_f16(1..2),
+            Err(LoadError::NonFinite { index: 1, .. })
+        ));
     }
 }

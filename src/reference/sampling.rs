@@ -44,6 +44,11 @@ pub fn sample<T: Real>(
     params: &SamplingParams,
     step: u32,
 ) -> Option<u32> {
+    if params.temperature == 0.0 && params.repetition_penalty == 1.0 {
+        let best = argmax(logits)?;
+        let found = logits[best] > T::neg_infinity();
+        return found.then_some(best).and_then(|best| u32::try_from(best).ok());
+    }
     let mut logits = logits.to_vec();
     penalise(&mut logits, seen, T::from_f32(params.repetition_penalty));
     let best = argmax(&logits)?;

@@ -1,7 +1,7 @@
 //! Every variant compiles on the adapter, with the run-time checks and without them.
 
 use mamba_wgpu::gpu::{Gpu, GpuOptions, LimitMode};
-use mamba_wgpu::kernels::all_variants;
+use mamba_wgpu::kernels::all_specs;
 
 #[test]
 fn every_variant_compiles_on_the_adapter() {
@@ -13,10 +13,10 @@ fn every_variant_compiles_on_the_adapter() {
                 ..Default::default()
             };
             let gpu = pollster::block_on(Gpu::new(&options)).expect("an adapter");
-            for variant in all_variants() {
-                gpu.pipeline(&variant.spec);
+            for spec in all_specs() {
+                gpu.pipeline(&spec);
                 gpu.check()
-                    .unwrap_or_else(|e| panic!("{}: {e}", variant.label));
+                    .unwrap_or_else(|e| panic!("{}: {e}", spec.label()));
             }
         }
     }

@@ -118,7 +118,7 @@ pub fn spirv_val(jobs: &[Job]) -> Vec<Verdict> {
     jobs.iter().map(check).collect()
 }
 
-/// glslangValidator: all shaders in one process. Its messages begin with "ERROR: FILE:LINE:".
+/// glslangValidator: all shaders in one process. It prints each file's name, then the file's messages.
 pub fn glslang(jobs: &[Job]) -> Vec<Verdict> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let names: Vec<String> = (0..jobs.len()).map(|i| format!("{i:04}.comp")).collect();
@@ -129,19 +129,29 @@ pub fn glslang(jobs: &[Job]) -> Vec<Verdict> {
         .args(&names)
         .current_dir(folder.path()));
     let words = words_of(&output);
-    let verdict = |name: &String| {
-        let own: Vec<&str> = words
-            .lines()
-            .filter(|l| l.contains("ERROR") && l.contains(name.as_str()))
-            .collect();
-        own.is_empty().then_some(()).ok_or_else(|| own.join("\n"))
+    let mut messages: Vec<Option<String>> = vec![None; jobs.len()];
+    let mut current = None;
+    for line in words.lines() {
+        if let Some(place) = names.iter().position(|name| name == line) {
+            current = Some(place);
+            messages[place] = Some(String::new());
+        } else if let Some(message) = current.and_then(|place: usize| messages[place].as_mut()) {
+            message.push_str(line);
+            message.push('\n');
+        }
+    }
+    // Not every message is an error, but a shader without errors has none.
+    let verdict = |message: Option<String>| match message {
+        None => Err("glslangValidator does not name this file".into()),
+        Some(message) if message.trim().is_empty() => Ok(()),
+        Some(message) => Err(message),
     };
-    let verdicts: Vec<Verdict> = names.iter().map(verdict).collect();
-    let any_refused = verdicts.iter().any(Verdict::is_err);
+    let verdicts: Vec<Verdict> = messages.into_iter().map(verdict).collect();
+    let accepted = verdicts.iter().all(Verdict::is_ok);
     assert_eq!(
         output.status.success(),
-        !any_refused,
-        "glslangValidator: {}, but it says:\n{words}",
+        accepted,
+        "glslangValidator: {}:\n{words}",
         output.status
     );
     verdicts
@@ -191,7 +201,7 @@ fn by_script(command: &mut Command, jobs: &[Job]) -> Vec<Verdict> {
         .collect()
 }
 
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     let program = command.get_program().to_string_lossy().into_owned();
     command
         .output()

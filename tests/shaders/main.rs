@@ -114,16 +114,11 @@ fn all_accepted(
     );
 }
 
-/// The checker accepts the first job and refuses the second with a message that holds `expected`.
-fn only_second_refused(
-    checker: impl Fn(&[Job]) -> Vec<Verdict>,
-    good: Job,
-    bad: Job,
-    expected: &str,
-) {
-    let verdicts = checker(&[good, bad]);
-    assert_eq!(verdicts.len(), 2);
-    assert_eq!(verdicts[0], Ok(()));
+/// The checker refuses the bad job with a message that holds `expected`, and accepts the good one before and after it.
+fn only_bad_refused(checker: impl Fn(&[Job]) -> Vec<Verdict>, good: Job, bad: Job, expected: &str) {
+    let verdicts = checker(&[good.clone(), bad, good]);
+    assert_eq!(verdicts.len(), 3);
+    assert_eq!([&verdicts[0], &verdicts[2]], [&Ok(()), &Ok(())]);
     let message = verdicts[1]
         .as_ref()
         .expect_err("the broken shader was accepted");
@@ -131,6 +126,14 @@ fn only_second_refused(
         message.contains(expected),
         "{message:?} does not say {expected:?}"
     );
+}
+
+#[test]
+#[should_panic(expected = "scripts/setup-tests.sh")]
+fn a_missing_checker_fails_and_names_the_script() {
+    checkers::run(&mut std::process::Command::new(
+        "mamba-wgpu-no-such-checker",
+    ));
 }
 
 #[test]
@@ -245,7 +248,6 @@ fn a_shader_left_out_is_noticed() {
 #[test]
 fn spirv_val_accepts_every_variant() {
     for runtime in [Runtime::Trusted, Runtime::Checked] {
-        // 1.0 is what Vulkan 1.0 and 1.1 devices... get; subgroups need 1.3.
         for version in translate::SPIRV_VERSIONS {
             all_accepted(spirv_val, |variant, resolved| {
                 (version >= resolved.least_spirv()).then(|| {
@@ -268,7 +270,7 @@ fn spirv_val_refuses_a_corrupted_word() {
         .unwrap();
     let mut corrupted = words.clone();
     corrupted[words.len() / 2] ^= 0x0101;
-    only_second_refused(
+    only_bad_refused(
         spirv_val,
         Job::spirv("good", version, &words),
         Job::spirv("corrupted", version, &corrupted),
@@ -299,20 +301,21 @@ fn dxc_refuses_broken_hlsl() {
     let (entry, text) = translate::resolve(&variant).unwrap().hlsl().unwrap();
     let broken = text.replacen("float ", "floaty ", 1);
     assert_ne!(text, broken);
-    only_second_refused(
+    only_bad_refused(
         dxc,
         Job::hlsl(&variant, &entry, &text),
         Job::hlsl(&variant, &entry, &broken),
         "unknown type name 'floaty'",
     );
-    // 16-bit types are off for a shader that does not need them.
+    // float16_t is a type only where 16-bit types were asked for.
+    let text = text.replace("half", "float16_t");
     let mut plain = variant.clone();
     plain.needs.f16 = false;
-    only_second_refused(
+    only_bad_refused(
         dxc,
         Job::hlsl(&variant, &entry, &text),
         Job::hlsl(&plain, &entry, &text),
-        "16-bit",
+        "float16_t",
     );
 }
 
@@ -337,7 +340,7 @@ fn glslang_refuses_broken_glsl() {
     let text = translate::resolve(&variant).unwrap().glsl().unwrap();
     let broken = text.replacen("float", "floaty", 1);
     assert_ne!(text, broken);
-    only_second_refused(
+    only_bad_refused(
         glslang,
         Job::glsl("good", &text),
         Job::glsl("broken", &broken),
@@ -370,7 +373,7 @@ fn tint_refuses_a_barrier_in_non_uniform_control_flow() {
         translate::resolve(&bad).is_ok(),
         "naga now sees this too: good news, and this sample needs another"
     );
-    only_second_refused(tint, Job::wgsl(&good), Job::wgsl(&bad), "uniform");
+    only_bad_refused(tint, Job::wgsl(&good), Job::wgsl(&bad), "uniform");
 }
 
 #[test]
@@ -378,8 +381,8 @@ fn tint_refuses_extensions_and_sizes_beyond_the_default_device() {
     let sample = extensions_sample();
     let mut without = extensions_sample();
     without.needs = Needs::default();
-    only_second_refused(tint, Job::wgsl(&sample), Job::wgsl(&without), "f16");
+    only_bad_refused(tint, Job::wgsl(&sample), Job::wgsl(&without), "f16");
     let mut large = extensions_sample();
     large.constants = vec![("WG".into(), 512.0)];
-    only_second_refused(tint, Job::wgsl(&sample), Job::wgsl(&large), "512");
+    only_bad_refused(tint, Job::wgsl(&sample), Job::wgsl(&large), "512");
 }

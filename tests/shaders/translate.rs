@@ -35,6 +35,7 @@ impl Runtime {
 }
 
 /// A variant, validated and with its `override` constants in place.
+#[derive(Debug)]
 pub struct Resolved {
     pub module: Module,
     pub info: ModuleInfo,

@@ -69,7 +69,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .sum();
     let logits = session.logits().await?;
     if args.json {
-        print_json(&Numbers { argmax: scores.argmax, last_logits: logits, nll_sum })?;
+        print_json(&Numbers {
+            argmax: scores.argmax,
+            last_logits: logits,
+            nll_sum,
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     // Token ids alone do not need a tokenizer: without one the predictions have no text.

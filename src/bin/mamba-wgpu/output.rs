@@ -33,7 +33,9 @@ pub fn show_warnings() {
 /// Mesa's device-select layer asks the desktop for its preferred GPU, and prints "error: XDG_RUNTIME_DIR is invalid"
 /// where there is no desktop. Adapters are ranked here anyway, so it is switched off, unless the user steers it.
 pub fn quieten_vulkan() {
-    if std::env::var_os("MESA_VK_DEVICE_SELECT").is_none() && std::env::var_os("NODEVICE_SELECT").is_none() {
+    if std::env::var_os("MESA_VK_DEVICE_SELECT").is_none()
+        && std::env::var_os("NODEVICE_SELECT").is_none()
+    {
         // No other thread runs yet that could read the environment.
         std::env::set_var("NODEVICE_SELECT", "1");
     }
