@@ -116,7 +116,7 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
             checkpoint.source()
         )
     })?;
-    Tokenizer::from_bytes(json.as_ref(), checkpoint.config().vocab_size)
+    Tokenizer::from_bytes(json, checkpoint.config().vocab_size)
         .map_err(Error::from)
         .with_context(|| format!("{}, tokenizer.json", checkpoint.source()))
 }

@@ -43,7 +43,7 @@ fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
             .iter()
             .map(|&size| size as u64)
             .product::<u64>();
-        bytes += tensor.bytes as u64;
+        bytes += tensor.bytes;
         tensors.push(json!({
             "name": tensor.name, "dtype": tensor.dtype.to_string(), "shape": tensor.shape, "bytes": tensor.bytes,
             "file": tensor.file,
