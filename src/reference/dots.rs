@@ -48,7 +48,9 @@ pub(super) fn avx2<const L: usize, const N: usize>(
     xs: [&[f32]; L],
     ws: [&[f32]; N],
 ) -> [[f32; N]; L] {
-    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
     let k = xs.iter().chain(&ws).map(|row| row.len()).min().unwrap_or(0);
     let whole = k - k % LANES;
     let mut sums = [[_mm256_setzero_ps(); N]; L];
@@ -100,7 +102,10 @@ mod tests {
                     for (w, got) in w.iter().zip(got) {
                         let terms = x.iter().zip(*w).map(|(&x, &w)| f64::from(x) * f64::from(w));
                         let expected: f64 = terms.sum();
-                        assert!((f64::from(got) - expected).abs() < 1e-6, "{k}: {got} {expected}");
+                        assert!(
+                            (f64::from(got) - expected).abs() < 1e-6,
+                            "{k}: {got} {expected}"
+                        );
                     }
                 }
             }

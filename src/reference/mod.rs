@@ -49,10 +49,7 @@ pub trait Real: Float + NumAssign + Send + Sync + Debug + Default + 'static {
     /// 2 units in the last place (results below the smallest normal number are 0), in `f64` the standard library's.
     fn exp_lane(self) -> Self;
     /// The dot product of each of `xs` with each of `ws`, all of one length, summed in eight interleaved partial sums.
-    fn dots<const L: usize, const N: usize>(
-        xs: [&[Self]; L],
-        ws: [&[Self]; N],
-    ) -> [[Self; N]; L] {
+    fn dots<const L: usize, const N: usize>(xs: [&[Self]; L], ws: [&[Self]; N]) -> [[Self; N]; L] {
         dots::portable(xs, ws)
     }
 }
