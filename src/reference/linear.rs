@@ -1,13 +1,11 @@
 //! Twins of `shaders/matmul.wgsl` (prefill, tiled) and `shaders/matvec.wgsl` (decode).
 //!
 //! y = epilogue(x W^T + bias), W (n, k) as checkpoints store it: both operands of every dot product are contiguous. A dot
-//! product is summed in [`LANES`] interleaved partial sums, which the compiler turns into vector registers; matmul and
-//! matvec sum in the same order and agree to the last bit.
+//! product is summed in eight interleaved partial sums ([`Real::dots`]), one vector register; matmul and matvec sum in the
+//! same order and agree to the last bit.
 
 use super::{discretise::softplus, par, Real};
 
-/// Partial sums of a dot product.
-const LANES: usize = 8;
 /// Rows of W that one thread takes at a time: W's block then stays in the second-level cache while all of x passes.
 const BLOCK_N: usize = 64;
 
@@ -85,7 +83,7 @@ pub fn matmul<T: Real>(
             let j = (i * each + j) * BLOCK_N;
             let width = y[0].len();
             let bias = bias.map(|bias| &bias[j..j + width]);
-            run_block(
+            block(
                 y,
                 x,
                 x_stride,
@@ -116,7 +114,7 @@ pub fn matvec<T: Real>(
         let j = i * size;
         let width = y.len();
         let bias = bias.map(|bias| &bias[j..j + width]);
-        run_block(
+        block(
             &mut [y],
             x,
             k,
@@ -154,48 +152,9 @@ fn check<T>(y: &[T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear) {
     );
 }
 
-/// A block of y: `y[t]` is row t's columns, `w` their rows of W.
-fn run_block<T: Real>(
-    y: &mut [&mut [T]],
-    x: &[T],
-    x_stride: usize,
-    w: &[T],
-    bias: Option<&[T]>,
-    k: usize,
-    epilogue: Epilogue,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if has_avx2_fma() {
-        // SAFETY: the processor has the features that the function is compiled for.
-        return unsafe { block_avx2(y, x, x_stride, w, bias, k, epilogue) };
-    }
-    block::<T, false>(y, x, x_stride, w, bias, k, epilogue);
-}
-
-/// Whether this processor has AVX2 and fused multiply-add; looked up once by the standard library.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn has_avx2_fma() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn block_avx2<T: Real>(
-    y: &mut [&mut [T]],
-    x: &[T],
-    x_stride: usize,
-    w: &[T],
-    bias: Option<&[T]>,
-    k: usize,
-    epilogue: Epilogue,
-) {
-    block::<T, true>(y, x, x_stride, w, bias, k, epilogue);
-}
-
-/// Tiles of 4 x 2 elements of y, so that each loaded vector serves several dot products.
-#[inline(always)]
-fn block<T: Real, const FMA: bool>(
+/// A block of y: `y[t]` is row t's columns, `w` their rows of W. Tiles of 4 x 2 elements of y (1 x 4 for rows left over), so
+/// that each loaded vector serves several dot products.
+fn block<T: Real>(
     y: &mut [&mut [T]],
     x: &[T],
     x_stride: usize,
@@ -220,7 +179,7 @@ fn block<T: Real, const FMA: bool>(
         let xs = [x_row(t), x_row(t + 1), x_row(t + 2), x_row(t + 3)];
         let mut j = 0;
         while j + 2 <= width {
-            let sums = dots::<T, FMA, 4, 2>(xs, [w_row(j), w_row(j + 1)]);
+            let sums = T::dots(xs, [w_row(j), w_row(j + 1)]);
             for (dt, sums) in sums.into_iter().enumerate() {
                 put(&mut y[t + dt][j], j, sums[0]);
                 put(&mut y[t + dt][j + 1], j + 1, sums[1]);
@@ -228,7 +187,7 @@ fn block<T: Real, const FMA: bool>(
             j += 2;
         }
         if j < width {
-            let sums = dots::<T, FMA, 4, 1>(xs, [w_row(j)]);
+            let sums = T::dots(xs, [w_row(j)]);
             for (dt, [sum]) in sums.into_iter().enumerate() {
                 put(&mut y[t + dt][j], j, sum);
             }
@@ -240,14 +199,14 @@ fn block<T: Real, const FMA: bool>(
         let mut j = 0;
         while j + 4 <= width {
             let ws = [w_row(j), w_row(j + 1), w_row(j + 2), w_row(j + 3)];
-            let [sums] = dots::<T, FMA, 1, 4>(xs, ws);
+            let [sums] = T::dots(xs, ws);
             for (dj, sum) in sums.into_iter().enumerate() {
                 put(&mut y[t][j + dj], j + dj, sum);
             }
             j += 4;
         }
         while j < width {
-            let [[sum]] = dots::<T, FMA, 1, 1>(xs, [w_row(j)]);
+            let [[sum]] = T::dots(xs, [w_row(j)]);
             put(&mut y[t][j], j, sum);
             j += 1;
         }
@@ -255,69 +214,10 @@ fn block<T: Real, const FMA: bool>(
     }
 }
 
-/// The dot products of each of `xs` with each of `ws`, all of one length.
-#[inline(always)]
-fn dots<T: Real, const FMA: bool, const L: usize, const N: usize>(
-    xs: [&[T]; L],
-    ws: [&[T]; N],
-) -> [[T; N]; L] {
-    let k = xs[0].len();
-    let whole = k - k % LANES;
-    let mut sums = [[[T::zero(); LANES]; N]; L];
-    let mut i = 0;
-    while i < whole {
-        let x: [&[T; LANES]; L] = xs.map(|x| lanes(x, i));
-        let w: [&[T; LANES]; N] = ws.map(|w| lanes(w, i));
-        for l in 0..L {
-            for n in 0..N {
-                for lane in 0..LANES {
-                    let sum = &mut sums[l][n][lane];
-                    *sum = multiply_add::<T, FMA>(x[l][lane], w[n][lane], *sum);
-                }
-            }
-        }
-        i += LANES;
-    }
-    let mut out = [[T::zero(); N]; L];
-    for l in 0..L {
-        for n in 0..N {
-            let mut sum = add_lanes(sums[l][n]);
-            for i in whole..k {
-                sum = multiply_add::<T, FMA>(xs[l][i], ws[n][i], sum);
-            }
-            out[l][n] = sum;
-        }
-    }
-    out
-}
-
-#[inline(always)]
-fn lanes<T>(x: &[T], start: usize) -> &[T; LANES] {
-    match x[start..].first_chunk() {
-        Some(lanes) => lanes,
-        None => unreachable!("start is below the last whole group of lanes"),
-    }
-}
-
-#[inline(always)]
-fn multiply_add<T: Real, const FMA: bool>(a: T, b: T, sum: T) -> T {
-    // Without the instruction, mul_add is a slow call into the maths library.
-    if FMA {
-        a.mul_add(b, sum)
-    } else {
-        a * b + sum
-    }
-}
-
-#[inline(always)]
-fn add_lanes<T: Real>(s: [T; LANES]) -> T {
-    ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]))
-}
-
 /// The dot product of two slices of one length.
 pub(super) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     debug_assert_eq!(a.len(), b.len());
-    let [[sum]] = dots::<T, false, 1, 1>([a], [b]);
+    let [[sum]] = T::dots([a], [b]);
     sum
 }
 

@@ -13,6 +13,7 @@ use num_traits::{Float, NumAssign};
 
 mod conv;
 mod discretise;
+mod dots;
 mod embedding;
 mod linear;
 mod norm;
@@ -47,4 +48,8 @@ pub trait Real: Float + NumAssign + Send + Sync + Debug + Default + 'static {
     /// e to the power of `self`, without branches, so that a loop over it becomes vector instructions: in `f32` within
     /// 2 units in the last place (results below the smallest normal number are 0), in `f64` the standard library's.
     fn exp_lane(self) -> Self;
+    /// The dot product of each of `xs` with each of `ws`, all of one length, summed in eight interleaved partial sums.
+    fn dots<const L: usize, const N: usize>(xs: [&[Self]; L], ws: [&[Self]; N]) -> [[Self; N]; L] {
+        dots::portable(xs, ws)
+    }
 }

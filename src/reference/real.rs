@@ -1,5 +1,7 @@
 //! [`Real`] for `f32` and `f64`.
 
+#[cfg(target_arch = "x86_64")]
+use super::dots;
 use super::Real;
 
 impl Real for f64 {
@@ -57,6 +59,16 @@ impl Real for f32 {
             0.0
         } else {
             y
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn dots<const L: usize, const N: usize>(xs: [&[f32]; L], ws: [&[f32]; N]) -> [[f32; N]; L] {
+        if dots::has_avx2_fma() {
+            // SAFETY: the processor has the features that the function is compiled for.
+            unsafe { dots::avx2(xs, ws) }
+        } else {
+            dots::portable(xs, ws)
         }
     }
 }

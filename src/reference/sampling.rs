@@ -47,7 +47,9 @@ pub fn sample<T: Real>(
     if params.temperature == 0.0 && params.repetition_penalty == 1.0 {
         let best = argmax(logits)?;
         let found = logits[best] > T::neg_infinity();
-        return found.then_some(best).and_then(|best| u32::try_from(best).ok());
+        return found
+            .then_some(best)
+            .and_then(|best| u32::try_from(best).ok());
     }
     let mut logits = logits.to_vec();
     penalise(&mut logits, seen, T::from_f32(params.repetition_penalty));
@@ -285,7 +287,7 @@ mod tests {
         // Of what top-k leaves (1/2, 1/4, 1/4), 0.49 is covered by the first.
         let both = SamplingParams {
             top_p: 0.49,
-            ..top_2.clone()
+            ..top_2
         };
         assert_shares(&logits, &both, &[0.0, 1.0, 0.0, 0.0, 0.0]);
         assert_shares(

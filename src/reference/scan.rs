@@ -318,7 +318,7 @@ pub(super) fn advance<T: Real>(
     shape: &ScanShape,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if super::linear::has_avx2_fma() {
+    if super::dots::has_avx2_fma() {
         // SAFETY: the processor has the features that the function is compiled for.
         return unsafe { advance_avx2(y, h, delta_sum, times, first, input, shape) };
     }
