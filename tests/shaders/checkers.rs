@@ -101,11 +101,13 @@ impl Job {
 
 /// spirv-val of SPIRV-Tools: one process a module, which is all it can take.
 pub fn spirv_val(jobs: &[Job]) -> Vec<Verdict> {
+    let program = root().join(".tools/wheels/cmeel.prefix/bin/spirv-val");
+    installed(&program, "spirv-val");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("module.spv");
     let check = |job: &Job| {
         fs::write(&file, &job.text).expect("a temporary file");
-        let output = run(Command::new("spirv-val")
+        let output = run(Command::new(&program)
             .arg("--target-env")
             .arg(job.option("environment"))
             .arg(&file));
@@ -159,7 +161,7 @@ pub fn glslang(jobs: &[Job]) -> Vec<Verdict> {
 
 /// Microsoft's DirectX shader compiler, by tests/tools/dxc-check.py.
 pub fn dxc(jobs: &[Job]) -> Vec<Verdict> {
-    let library = root().join(".tools/dxc/compushady/backends/libdxcompiler_x86_64.so");
+    let library = root().join(".tools/wheels/compushady/backends/libdxcompiler_x86_64.so");
     installed(&library, "DXC");
     by_script(
         Command::new("python3")

@@ -8,11 +8,26 @@
 mod checkers;
 mod limits;
 mod sources;
+mod spirv;
 mod translate;
 
 use checkers::{dxc, glslang, spirv_val, tint, Job, Verdict};
+use mamba_wgpu::gpu::shader::ShaderSpec;
 use mamba_wgpu::kernels::{all_variants, Needs, ShaderVariant};
 use translate::{Resolved, Runtime};
+
+/// A shader of no special needs, from text.
+fn plain(label: &str, source: &str) -> ShaderVariant {
+    ShaderVariant {
+        label: label.into(),
+        // Of no file: the checks look at the text alone.
+        spec: ShaderSpec::new("sample"),
+        source: source.into(),
+        entry_point: "main",
+        constants: Vec::new(),
+        needs: Needs::default(),
+    }
+}
 
 /// WGSL that uses all that variants may: f16, subgroups, `override` constants in sizes. It keeps those paths of the
 /// checks alive whatever the library's own variants need.
@@ -30,35 +45,38 @@ fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_size) size: u
     y[i] = partial[WG - 1u - i];
 }
 "#;
-    ShaderVariant {
-        label: "sample: f16, subgroups, override".into(),
-        source: source.into(),
-        entry_point: "main",
-        constants: vec![("WG".into(), 64.0)],
-        needs: Needs {
-            f16: true,
-            subgroups: true,
-            cooperative_matrix: false,
-        },
-    }
+    let mut sample = plain("sample: f16, subgroups, override", source);
+    sample.constants = vec![("WG".into(), 64.0)];
+    (sample.needs.f16, sample.needs.subgroups) = (true, true);
+    sample
+}
+
+/// WGSL that multiplies cooperative matrices, for what is native only.
+fn cooperative_sample() -> ShaderVariant {
+    let source = r#"
+enable f16;
+enable wgpu_cooperative_matrix;
+@group(0) @binding(0) var<storage, read> a: array<f16>;
+@group(0) @binding(1) var<storage, read> b: array<f16>;
+@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@compute @workgroup_size(32)
+fn main() {
+    let x = coopLoadT<coop_mat16x16<f16, A>>(&a[0], 16u);
+    let y = coopLoadT<coop_mat16x16<f16, B>>(&b[0], 16u);
+    let z = coopLoadT<coop_mat16x16<f32, C>>(&c[0], 16u);
+    coopStoreT(coopMultiplyAdd(x, y, z), &c[0], 16u);
+}
+"#;
+    let mut sample = plain("sample: cooperative matrix", source);
+    (sample.needs.f16, sample.needs.cooperative_matrix) = (true, true);
+    sample
 }
 
 fn variants() -> Vec<ShaderVariant> {
     let mut variants = all_variants();
     assert!(variants.len() > 1, "the library lists no shader");
-    variants.push(extensions_sample());
+    variants.extend([extensions_sample(), cooperative_sample()]);
     variants
-}
-
-/// A shader of no special needs, for the negative samples.
-fn plain(label: &str, source: &str) -> ShaderVariant {
-    ShaderVariant {
-        label: label.into(),
-        source: source.into(),
-        entry_point: "main",
-        constants: Vec::new(),
-        needs: Needs::default(),
-    }
 }
 
 /// Runs `check` over all variants and reports every failure, not only the first.
@@ -250,13 +268,32 @@ fn spirv_val_accepts_every_variant() {
     for runtime in [Runtime::Trusted, Runtime::Checked] {
         for version in translate::SPIRV_VERSIONS {
             all_accepted(spirv_val, |variant, resolved| {
-                (version >= resolved.least_spirv()).then(|| {
-                    resolved
-                        .spirv(version, runtime)
-                        .map(|words| Job::spirv(&variant.label, version, &words))
-                })
+                (version >= resolved.least_spirv() && !variant.needs.cooperative_matrix).then(
+                    || {
+                        resolved
+                            .spirv(version, runtime)
+                            .map(|words| Job::spirv(&variant.label, version, &words))
+                    },
+                )
             });
         }
+    }
+}
+
+/// naga 30 declares the capability of cooperative matrices without the extension and the memory model that go with it:
+/// drivers take that, spirv-val does not. So such a variant is written but not judged; this test says when that is over.
+#[test]
+fn cooperative_matrices_are_written_but_not_yet_valid() {
+    for variant in variants().iter().filter(|v| v.needs.cooperative_matrix) {
+        let words = translate::resolve(variant)
+            .unwrap()
+            .spirv((1, 6), Runtime::Trusted)
+            .unwrap();
+        let verdicts = spirv_val(&[Job::spirv(&variant.label, (1, 6), &words)]);
+        let message = verdicts[0]
+            .as_ref()
+            .expect_err("valid now: judge these like the others");
+        assert!(message.contains("CooperativeMatrixKHR"), "{message}");
     }
 }
 

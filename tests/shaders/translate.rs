@@ -133,6 +133,7 @@ impl Resolved {
             entry_point: self.entry_point.clone(),
         };
         spv::write_vec(&self.module, &self.info, &options, Some(&pipeline))
+            .map(|words| crate::spirv::without_layouts_outside_buffers(&words))
             .map_err(|e| format!("SPIR-V: {e}"))
     }
 
