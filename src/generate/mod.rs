@@ -1,3 +1,63 @@
-//! generate
-#[derive(Debug, thiserror::Error)]
-pub enum GenerateError {}
+//! From a model that predicts tokens to streamed text.
+//!
+//! ```text
+//! text --Tokenizer--> tokens --Session--> logits --sample--> token --TextStream--> pieces of text
+//!                              ^                                |
+//!                              +--------------- step -----------+
+//! ```
+//!
+//! * [`sampler`]: what to draw from the logits with (the drawing itself is done by the backends).
+//! * [`tokenizer`]: text to tokens and back; [`detokenize`]: back one token at a time, without a broken character.
+//! * [`stop`]: stop strings, also those that fall across several tokens.
+//! * [`stream`]: the loop that ties them together.
+
+pub mod detokenize;
+pub mod sampler;
+pub mod stop;
+pub mod stream;
+pub mod tokenizer;
+
+pub use detokenize::DecodeStream;
+pub use sampler::SamplingParams;
+pub use stop::StopMatcher;
+pub use stream::{FinishReason, GenerateOptions, Generator, Piece, Stats, TextStream, TokenSource};
+pub use tokenizer::Tokenizer;
+
+/// Text generation was asked for something that makes no sense, or the tokenizer and the model do not fit.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// A sampling or generation option out of its range; `parameter` is the field's name.
+    #[error("{parameter} is {value}: it must be {expected}")]
+    InvalidParameter {
+        parameter: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    /// An empty stop string would end every text before its first character.
+    #[error("stop string {index} is empty: it would end every text at once")]
+    EmptyStop { index: usize },
+    /// Nothing to continue: the model needs one token at least.
+    #[error("the prompt is empty: the model needs at least one token to continue from")]
+    EmptyPrompt,
+    /// `tokenizer.json` is not what the `tokenizers` crate can read.
+    #[error("the tokenizer cannot be read (a tokenizer.json of Hugging Face's `tokenizers` is expected): {message}")]
+    BadTokenizer { message: String },
+    /// A text the tokenizer refuses.
+    #[error("the text cannot be tokenized: {message}")]
+    Encode { message: String },
+    /// Tokens that the tokenizer's decoder refuses.
+    #[error("the tokens cannot be turned into text: {message}")]
+    Decode { message: String },
+    /// The tokenizer is larger than the model and the text uses one of the tokens which the model does not have.
+    #[error(
+        "the tokenizer does not fit the model: token {token_text:?} has the id {token}, but the model's vocabulary has \
+         {model_vocab_size} entries (the tokenizer's {tokenizer_vocab_size})"
+    )]
+    TokenBeyondModel {
+        token: u32,
+        token_text: String,
+        model_vocab_size: usize,
+        tokenizer_vocab_size: usize,
+    },
+}

@@ -1,3 +1,88 @@
-//! gpu
-#[derive(Debug, thiserror::Error)]
-pub enum GpuError {}
+//! The GPU: which adapter, what it allows, and how a list of kernels becomes one command buffer.
+//!
+//! - [`context`]: adapter choice, limits, features, errors and memory of one device.
+//! - [`shader`]: WGSL sources with includes and variants; the pipeline cache's key.
+//! - [`buffer`]: storage buffers with a label, views into them, and their sizes' accounting.
+//! - [`plan`]: a forward pass as a list of dispatches with their bindings, recorded again and again.
+//! - [`readback`]: the way back to the host, the same code natively and in wasm.
+//! - [`selftest`]: every kernel variant that an adapter would use against its CPU twin.
+
+pub mod adapter;
+pub mod buffer;
+pub mod context;
+pub mod plan;
+pub mod readback;
+pub mod selftest;
+pub mod shader;
+
+pub use adapter::{list_adapters, AdapterChoice, AdapterSummary};
+pub use buffer::Tensor;
+pub use context::{Gpu, GpuOptions, LimitMode};
+pub use plan::{Plan, PlanBuilder};
+pub use readback::Readback;
+
+/// What can go wrong between the host and a device.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// No adapter on any of the backends asked for.
+    #[error("no GPU adapter found on {backends} (a software Vulkan such as Mesa's lavapipe counts; `--backend cpu` needs none)")]
+    NoAdapter { backends: String },
+    /// The adapter named on the command line or by the caller is not there.
+    #[error("no adapter {wanted}; there are: {}", available.join(", "))]
+    UnknownAdapter {
+        wanted: String,
+        available: Vec<String>,
+    },
+    /// The adapter has no compute shaders.
+    #[error("adapter {adapter} has no compute shaders")]
+    NoCompute { adapter: String },
+    /// The driver refused the device.
+    #[error("adapter {adapter} refused a device: {message}")]
+    Device { adapter: String, message: String },
+    /// A buffer larger than the adapter allows.
+    #[error(
+        "buffer {label}: {bytes} bytes are over the adapter's limit of {limit} bytes a buffer"
+    )]
+    BufferTooLarge {
+        label: String,
+        bytes: u64,
+        limit: u64,
+    },
+    /// A view larger than the adapter lets a shader see at once.
+    #[error("kernel {kernel}, binding {label}: {bytes} bytes are over the adapter's limit of {limit} bytes a binding")]
+    BindingTooLarge {
+        kernel: String,
+        label: String,
+        bytes: u64,
+        limit: u64,
+    },
+    /// A grid larger than the adapter can dispatch.
+    #[error("kernel {kernel}: a grid of {x} x {y} workgroups is over the adapter's limit of {limit} a dimension")]
+    GridTooLarge {
+        kernel: String,
+        x: u64,
+        y: u64,
+        limit: u32,
+    },
+    /// The device's memory is full.
+    #[error("out of GPU memory ({allocated} bytes were allocated): {message}")]
+    OutOfMemory { allocated: u64, message: String },
+    /// A shader or a call that the driver rejected: a fault of this crate or of the driver.
+    #[error("the device rejected a call: {message}")]
+    Validation { message: String },
+    /// The device is gone: reset, unplugged or timed out. Load the model again.
+    #[error("the device was lost: {message}")]
+    Lost { message: String },
+    /// The result could not be read.
+    #[error("reading {label} back failed: {message}")]
+    Readback { label: String, message: String },
+    /// A model dimension that a kernel cannot hold.
+    #[error("kernel {kernel}: {what} is {value}, at most {limit} can be run")]
+    Unsupported {
+        kernel: &'static str,
+        what: &'static str,
+        value: usize,
+        limit: usize,
+    },
+}

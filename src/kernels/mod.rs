@@ -1,1 +1,192 @@
-//! kernels
+//! The kernels: for each WGSL file in shaders/ a module with its parameters, bindings and grid.
+//!
+//! A kernel function adds dispatches to a [`PlanBuilder`](crate::gpu::PlanBuilder). Each has a CPU twin of the same
+//! name in [`reference`](crate::reference).
+
+mod conv1d;
+mod embedding;
+mod linear;
+mod norm;
+mod sampling;
+mod scan_blelloch;
+mod scan_fused;
+mod scan_sequential;
+
+pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d, ConvShape};
+pub use embedding::embedding;
+pub use linear::{linear, matmul, matvec, Linear, WeightMatrix};
+pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
+pub use sampling::{argmax, sample, token_nll, SampleBuffers};
+pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
+pub use scan_fused::{scan_fused, FusedWorkspace};
+pub use scan_sequential::{scan_sequential, selective_state_update};
+
+use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::{GpuError, Tensor};
+
+/// The sizes of a selective scan (all row-major).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanShape {
+    /// Tokens.
+    pub l: usize,
+    pub d_inner: usize,
+    pub d_state: usize,
+    /// Columns of x_dbl, and where B and C begin in it.
+    pub x_dbl_stride: usize,
+    pub b_offset: usize,
+    pub c_offset: usize,
+    /// Columns of xz, and where z begins in it.
+    pub xz_stride: usize,
+    pub z_offset: usize,
+}
+
+/// The tensors of a selective scan.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanBuffers<'a> {
+    /// (L, d_inner)
+    pub u: &'a Tensor,
+    /// (L, d_inner), after softplus
+    pub delta: &'a Tensor,
+    /// (d_inner, d_state)
+    pub a: &'a Tensor,
+    /// (L, x_dbl_stride)
+    pub x_dbl: &'a Tensor,
+    /// (d_inner)
+    pub d: &'a Tensor,
+    /// (L, xz_stride)
+    pub xz: &'a Tensor,
+    /// (d_inner, d_state): initial state in, final state out
+    pub ssm_state: &'a Tensor,
+    /// (L, d_inner)
+    pub y: &'a Tensor,
+}
+
+/// shared/scan.wgsl: Params.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct ScanParams {
+    l: u32,
+    d_inner: u32,
+    d_state: u32,
+    x_dbl_stride: u32,
+    b_offset: u32,
+    c_offset: u32,
+    xz_stride: u32,
+    z_offset: u32,
+    t0: u32,
+    chunk: u32,
+    n_chunks: u32,
+    n_blocks: u32,
+}
+
+impl ScanShape {
+    fn params(&self) -> ScanParams {
+        ScanParams {
+            l: self.l as u32,
+            d_inner: self.d_inner as u32,
+            d_state: self.d_state as u32,
+            x_dbl_stride: self.x_dbl_stride as u32,
+            b_offset: self.b_offset as u32,
+            c_offset: self.c_offset as u32,
+            xz_stride: self.xz_stride as u32,
+            z_offset: self.z_offset as u32,
+            t0: 0,
+            chunk: 0,
+            n_chunks: 0,
+            n_blocks: 0,
+        }
+    }
+
+    /// Kernels that keep a channel's states in registers set this much aside; beyond it they would not fit any GPU.
+    const MAX_STATES: usize = 256;
+
+    fn with_states(&self, kernel: &'static str) -> Result<ShaderSpec, GpuError> {
+        if self.d_state > Self::MAX_STATES {
+            let (what, value, limit) = ("d_state", self.d_state, Self::MAX_STATES);
+            return Err(GpuError::Unsupported {
+                kernel,
+                what,
+                value,
+                limit,
+            });
+        }
+        Ok(ShaderSpec::new(kernel).constant("D_STATE", self.d_state as u32))
+    }
+}
+
+/// What a shader variant needs beyond WebGPU's defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    pub f16: bool,
+    pub subgroups: bool,
+    pub cooperative_matrix: bool,
+}
+
+/// A complete shader, as the checks under tests/ put it through every compiler.
+#[derive(Debug, Clone)]
+pub struct ShaderVariant {
+    pub spec: ShaderSpec,
+    pub label: String,
+    /// Complete WGSL, includes and constants resolved.
+    pub source: String,
+    pub entry_point: &'static str,
+    /// Values for `override` constants.
+    pub constants: Vec<(String, f64)>,
+    pub needs: Needs,
+}
+
+/// Every variant of every kernel; for those with the number of states in them, a few numbers that matter
+/// (1, odd, 16 as published, 64).
+pub fn all_variants() -> Vec<ShaderVariant> {
+    let mut specs = Vec::new();
+    let formats = [WeightFormat::F32, WeightFormat::F16];
+    specs.extend(formats.map(embedding::spec));
+    for name in ["matmul", "matvec"] {
+        for format in formats {
+            for bias in [false, true] {
+                specs.extend(
+                    [false, true].map(|softplus| linear::spec(name, format, bias, softplus)),
+                );
+            }
+        }
+    }
+    for bias in [false, true] {
+        specs.extend([conv1d::spec(bias), conv1d::update_spec(bias)]);
+    }
+    specs.extend([false, true].map(norm::rms_norm_spec));
+    specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
+    specs.extend([
+        sampling::argmax_spec(),
+        sampling::token_nll_spec(),
+        sampling::sample_spec(),
+    ]);
+    specs.extend(
+        [
+            "discretise",
+            "scan_blelloch",
+            "scan_blelloch_add",
+            "scan_output",
+        ]
+        .map(ShaderSpec::new),
+    );
+    for d_state in [1, 5, 16, 64] {
+        for name in [
+            "scan_sequential",
+            "selective_state_update",
+            "scan_fused_reduce",
+            "scan_fused_carry",
+            "scan_fused_apply",
+        ] {
+            specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
+        }
+    }
+    let variant = |spec: ShaderSpec| ShaderVariant {
+        label: spec.label(),
+        source: spec.source(),
+        entry_point: "main",
+        constants: Vec::new(),
+        needs: Needs::default(),
+        spec,
+    };
+    specs.into_iter().map(variant).collect()
+}

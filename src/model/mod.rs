@@ -5,16 +5,24 @@
 
 mod checkpoint;
 mod config;
+mod cpu;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
+#[cfg(feature = "embedded-model")]
+pub mod golden;
+mod gpu;
 mod layout;
+mod lm;
 mod load_error;
 mod names;
 mod shard;
 pub mod synthetic;
+mod types;
 mod weights;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Arch, ModelConfig};
+pub use lm::{Backend, LanguageModel, Session};
 pub use load_error::LoadError;
+pub use types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
 pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};

@@ -1,1 +1,50 @@
-//! reference
+//! The CPU twins of the GPU kernels: one function a kernel, under the kernel's name.
+//!
+//! A twin says in plain Rust what its WGSL file computes, over row-major slices, and is generic over [`Real`]: in `f64` it
+//! is the oracle that the tests and the self-test hold kernels against, in `f32` it is the CPU backend
+//! ([`crate::model::cpu`]). Lengths are the caller's duty: they are checked by `debug_assert!`, and a slice that is too short
+//! panics. Data never makes a twin panic: NaN and infinities flow through as IEEE arithmetic has them.
+//!
+//! Shapes: `L` positions, then the paper's names (`d_model`, `d_inner`, `d_state`, `d_conv`, `dt_rank`).
+
+use std::fmt::Debug;
+
+use num_traits::{Float, NumAssign};
+
+mod conv;
+mod discretise;
+mod embedding;
+mod linear;
+mod norm;
+pub(crate) mod par;
+mod real;
+mod sampling;
+mod scan;
+mod threefry;
+mod update;
+
+pub use conv::{conv1d, conv1d_state, conv1d_update, ConvShape};
+pub use discretise::{discretise, silu, softplus};
+pub use embedding::embedding;
+pub use linear::{matmul, matvec, Epilogue, Linear};
+pub use norm::{rms_norm, x_dbl_norm};
+pub use sampling::{argmax, sample, token_nll};
+pub use scan::{
+    blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput,
+    ScanShape,
+};
+pub use threefry::{threefry2x32, uniform};
+pub use update::selective_state_update;
+
+/// The number a twin computes in: `f32` as on the GPU, `f64` as the oracle.
+pub trait Real: Float + NumAssign + Send + Sync + Debug + Default + 'static {
+    /// The value of `x`, exact for both implementations.
+    fn from_f32(x: f32) -> Self;
+    /// The value nearest to `x`.
+    fn from_f64(x: f64) -> Self;
+    /// This value, exact for both implementations.
+    fn as_f64(self) -> f64;
+    /// e to the power of `self`, without branches, so that a loop over it becomes vector instructions: in `f32` within
+    /// 2 units in the last place (results below the smallest normal number are 0), in `f64` the standard library's.
+    fn exp_lane(self) -> Self;
+}

@@ -1,1 +1,58 @@
-fn main() {}
+//! The command line. Each subcommand has a file of its own; `main` only picks one and turns its outcome into an exit
+//! code: 0 done, 1 failed, 2 asked for something that makes no sense, 130 after Ctrl-C.
+
+mod adapters;
+mod common;
+mod completions;
+mod doctor;
+mod errors;
+mod generate;
+mod inspect_model;
+mod logits;
+mod output;
+mod score;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Run Mamba language models on any GPU, or on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "mamba-wgpu", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Logits(logits::Args),
+    Score(score::Args),
+    Doctor(doctor::Args),
+    Adapters(adapters::Args),
+    InspectModel(inspect_model::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    // Misused flags, --help and --version end here, with codes 2, 0 and 0.
+    let cli = Cli::parse();
+    output::show_warnings();
+    output::quieten_vulkan();
+    run(cli).unwrap_or_else(|error| errors::report(&error))
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    pollster::block_on(async {
+        match cli.command {
+            Command::Generate(args) => generate::run(args).await,
+            Command::Logits(args) => logits::run(args).await,
+            Command::Score(args) => score::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Adapters(args) => adapters::run(args).await,
+            Command::InspectModel(args) => inspect_model::run(args),
+            Command::Completions(args) => completions::run(args),
+        }
+    })
+}

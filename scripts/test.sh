@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Sets this machine up and runs every check: format, lints, documentation, tests. Arguments go to `cargo test`.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+bash scripts/setup-tests.sh
+
+step() {
+    say "== $*"
+    "$@"
+}
+
+step cargo fmt --check
+step cargo clippy --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps
+
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+status=0
+# --no-fail-fast: one run shows every failure.
+step cargo test --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+
+# cargo closes with the last test binary's line alone; this one is for all of them.
+awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
+     END { printf "total: %d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$log"
+exit "$status"

@@ -1,0 +1,8 @@
+struct Params {
+    l: u32,        // tokens
+    d_inner: u32,
+    d_conv: u32,
+    x_stride: u32, // columns of xz
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> xz: array<f32>; // (L, x_stride)

@@ -1,0 +1,110 @@
+//! `mamba-wgpu score`: how well the model predicts a text.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use mamba_wgpu::model::{LanguageModel, ModelConfig};
+use serde_json::json;
+
+use crate::common::{at_least_one, backend_name, tokenizer, BackendArgs, ModelArgs};
+use crate::errors::misuse;
+use crate::output::{print_json, print_line, Progress};
+
+/// Score a text: bits a byte and nats a token
+///
+/// A beginning-of-text token comes first, then the file's tokens, each predicted from those before it. The state is
+/// reset after each window.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The text, in UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// How many tokens are predicted before the state is reset
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = at_least_one)]
+    window: usize,
+    /// The token before the text [default: the model's beginning-of-text token, its end-of-text token, or 0]
+    #[arg(long, value_name = "ID")]
+    bos: Option<u32>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Print one JSON object: tokens, bytes, nll_per_token, bits_per_byte
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let name = format!("--text {}", args.text.display());
+    let file = std::fs::read(&args.text).with_context(|| name.clone())?;
+    let text = std::str::from_utf8(&file)
+        .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.valid_up_to())))?;
+    if text.is_empty() {
+        return Err(misuse(format!(
+            "{name}: the file is empty, there is nothing to score"
+        )));
+    }
+    let checkpoint = args.model.open()?;
+    let tokens = tokenizer(&checkpoint)?.encode(text)?;
+    if tokens.is_empty() {
+        return Err(misuse(format!(
+            "{name}: the tokenizer makes no tokens of it, there is nothing to score"
+        )));
+    }
+    let bos = beginning(args.bos, checkpoint.config())?;
+    let model = args.backend.load(&checkpoint).await?;
+    let stream: Vec<u32> = [&[bos], tokens.as_slice()].concat();
+    let nll_sum = nll_sum(&model, &stream, args.window).await?;
+
+    let nll_per_token = nll_sum / tokens.len() as f64;
+    let bits_per_byte = nll_sum / std::f64::consts::LN_2 / file.len() as f64;
+    if args.json {
+        print_json(&json!({
+            "tokens": tokens.len(), "bytes": file.len(), "nll_per_token": nll_per_token, "bits_per_byte": bits_per_byte,
+        }))?;
+    } else {
+        print_line(&format!(
+            "{} tokens, {} bytes, on {}",
+            tokens.len(),
+            file.len(),
+            backend_name(&model)
+        ))?;
+        print_line(&format!(
+            "{bits_per_byte:.4} bits a byte, {nll_per_token:.4} nats a token"
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The token before the text.
+fn beginning(wanted: Option<u32>, config: &ModelConfig) -> anyhow::Result<u32> {
+    let known = || config.bos_token_id.or(config.eos_token_id.first().copied());
+    let bos = wanted.or_else(known).unwrap_or(0);
+    match (bos as usize) < config.vocab_size {
+        true => Ok(bos),
+        false => Err(misuse(format!(
+            "--bos {bos}: out of range, the vocabulary has {} entries",
+            config.vocab_size
+        ))),
+    }
+}
+
+/// Sum of -log p (natural) of each token of `stream` but the first, from a zero state every `window` of them.
+async fn nll_sum(model: &LanguageModel, stream: &[u32], window: usize) -> anyhow::Result<f64> {
+    let (inputs, targets) = (&stream[..stream.len() - 1], &stream[1..]);
+    let bar = Progress::tokens("scoring");
+    let mut session = model.session()?;
+    let mut sum = 0.0;
+    let mut before = 0;
+    for (inputs_of, targets_of) in inputs.chunks(window).zip(targets.chunks(window)) {
+        session.reset();
+        let mut progress = |done: usize, _| bar.set((before + done) as u64, inputs.len() as u64);
+        let scores = session
+            .score(inputs_of, Some(targets_of), &mut progress)
+            .await?;
+        sum += scores.nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
+        before += inputs_of.len();
+    }
+    Ok(sum)
+}

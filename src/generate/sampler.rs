@@ -1,0 +1,174 @@
+//! How the next token is drawn from the logits. The drawing itself is `reference::sample` and `shaders/sample*.wgsl`.
+
+use super::GenerateError;
+
+/// Parameters of sampling, applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+///
+/// The default is greedy decoding: the most likely token, the lowest id where several are equal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SamplingParams {
+    /// Logits are divided by it; 0 takes the most likely token (and ignores `top_k`, `top_p`, `min_p` and `seed`).
+    pub temperature: f32,
+    /// Keep the `top_k` most likely tokens (and those equal to the last of them); 0 keeps all.
+    pub top_k: u32,
+    /// Keep the most likely tokens whose probabilities add up to `top_p` (nucleus sampling, Holtzman et al. 2020,
+    /// arXiv:1904.09751); 1 keeps all. In (0, 1].
+    pub top_p: f32,
+    /// Keep tokens at least `min_p` times as likely as the most likely one (arXiv:2407.01082); 0 keeps all. In [0, 1].
+    pub min_p: f32,
+    /// Logits of tokens seen before (prompt or generated) are divided by it when positive, multiplied when negative
+    /// (CTRL, arXiv:1909.05858, section 4.1); 1 leaves them alone.
+    pub repetition_penalty: f32,
+    /// Same seed, same logits: same tokens.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+impl SamplingParams {
+    /// Whether the most likely token is always taken.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0
+    }
+
+    /// Checks every value; the error names the field and the value.
+    ///
+    /// # Errors
+    /// [`GenerateError::InvalidParameter`] for NaN, infinite, negative or out-of-range values.
+    pub fn validate(&self) -> Result<(), GenerateError> {
+        // Written so that NaN fails each of them.
+        let checks = [
+            (
+                "temperature",
+                self.temperature,
+                self.temperature >= 0.0 && self.temperature.is_finite(),
+                "a finite number, 0 (greedy) or more",
+            ),
+            (
+                "top_p",
+                self.top_p,
+                self.top_p > 0.0 && self.top_p <= 1.0,
+                "above 0 and at most 1",
+            ),
+            (
+                "min_p",
+                self.min_p,
+                (0.0..=1.0).contains(&self.min_p),
+                "between 0 and 1",
+            ),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
+                "a finite number above 0 (1 is no penalty)",
+            ),
+        ];
+        for (parameter, value, ok, expected) in checks {
+            if !ok {
+                return Err(GenerateError::InvalidParameter {
+                    parameter,
+                    value: value.to_string(),
+                    expected,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_is_valid_and_greedy() {
+        assert!(SamplingParams::default().is_greedy());
+        SamplingParams::default().validate().unwrap();
+        let lively = SamplingParams {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repetition_penalty: 1.1,
+            seed: u64::MAX,
+        };
+        assert!(!lively.is_greedy());
+        lively.validate().unwrap();
+    }
+
+    #[test]
+    fn the_edges_of_each_range_are_accepted() {
+        let ok = SamplingParams::default();
+        for params in [
+            SamplingParams {
+                temperature: -0.0,
+                ..ok
+            },
+            SamplingParams {
+                temperature: 1e30,
+                ..ok
+            },
+            SamplingParams {
+                top_p: f32::MIN_POSITIVE,
+                ..ok
+            },
+            SamplingParams { min_p: 1.0, ..ok },
+            SamplingParams {
+                top_k: u32::MAX,
+                ..ok
+            },
+        ] {
+            params.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_bad_value_is_refused_by_name() {
+        let ok = SamplingParams::default();
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.5];
+        let refuse = |name: &str, value: f32, params: SamplingParams| {
+            let message = params.validate().unwrap_err().to_string();
+            assert!(
+                message.contains(name) && message.contains(&value.to_string()),
+                "{message}"
+            );
+        };
+        for value in bad {
+            refuse(
+                "temperature",
+                value,
+                SamplingParams {
+                    temperature: value,
+                    ..ok
+                },
+            );
+        }
+        for value in bad.into_iter().chain([0.0, 1.5]) {
+            refuse("top_p", value, SamplingParams { top_p: value, ..ok });
+        }
+        for value in bad.into_iter().chain([1.5]) {
+            refuse("min_p", value, SamplingParams { min_p: value, ..ok });
+        }
+        for value in bad.into_iter().chain([0.0]) {
+            refuse(
+                "repetition_penalty",
+                value,
+                SamplingParams {
+                    repetition_penalty: value,
+                    ..ok
+                },
+            );
+        }
+    }
+}

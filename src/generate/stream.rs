@@ -1,0 +1,362 @@
+//! The loop of generation: prompt in, pieces of text out, one token at a time.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use super::{DecodeStream, GenerateError, SamplingParams, StopMatcher, Tokenizer};
+use crate::error::Result;
+
+/// What [`Generator`] needs of a model. `model::lm::Session` is the one of this crate; tests use a scripted one.
+pub trait TokenSource {
+    /// Feeds tokens, after those fed before.
+    fn prefill(&mut self, tokens: &[u32]) -> impl Future<Output = Result<()>>;
+    /// Feeds one token.
+    fn step(&mut self, token: u32) -> impl Future<Output = Result<()>>;
+    /// Starts sampling anew: seeds it, and marks the tokens of `context` as seen (for the repetition penalty).
+    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()>;
+    /// Draws a token from the logits after the last token fed; does not feed it.
+    fn sample(&mut self) -> impl Future<Output = Result<u32>>;
+}
+
+impl<T: TokenSource> TokenSource for &mut T {
+    async fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
+        (**self).prefill(tokens).await
+    }
+    async fn step(&mut self, token: u32) -> Result<()> {
+        (**self).step(token).await
+    }
+    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        (**self).begin_sampling(params, context)
+    }
+    async fn sample(&mut self) -> Result<u32> {
+        (**self).sample().await
+    }
+}
+
+/// How long to generate, and how.
+#[derive(Debug, Clone)]
+pub struct GenerateOptions {
+    /// At most so many tokens; at least 1.
+    pub max_tokens: usize,
+    /// How to draw them.
+    pub params: SamplingParams,
+    /// The text ends before the first of these.
+    pub stop: Vec<String>,
+    /// Tokens that end the text; they are neither text nor counted as generated.
+    pub eos: Vec<u32>,
+    /// Goes on after an end-of-text token (which then counts as generated and has no text).
+    pub ignore_eos: bool,
+    /// The prompt is fed in pieces of so many tokens, and the cancel flag is looked at between them. The model's own
+    /// chunk (or a multiple of it) costs nothing.
+    pub prefill_chunk: usize,
+    /// Set it to `true` from anywhere to end the text at once.
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 128,
+            params: SamplingParams::default(),
+            stop: Vec::new(),
+            eos: Vec::new(),
+            ignore_eos: false,
+            prefill_chunk: 512,
+            cancel: Arc::default(),
+        }
+    }
+}
+
+impl GenerateOptions {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// [`GenerateError::InvalidParameter`] and [`GenerateError::EmptyStop`].
+    pub fn validate(&self) -> Result<(), GenerateError> {
+        let at_least_one = |parameter, value: usize| match value {
+            0 => Err(GenerateError::InvalidParameter {
+                parameter,
+                value: "0".into(),
+                expected: "1 or more",
+            }),
+            _ => Ok(()),
+        };
+        at_least_one("max_tokens", self.max_tokens)?;
+        at_least_one("prefill_chunk", self.prefill_chunk)?;
+        self.params.validate()?;
+        StopMatcher::new(self.stop.clone()).map(|_| ())
+    }
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// A stop string came.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+    /// The model ended the text.
+    Eos,
+    /// The cancel flag was set.
+    Cancelled,
+}
+
+impl std::fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Eos => "eos",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// One step of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The text that became certain: empty while a character or a possible stop string is unfinished.
+    pub text: String,
+    /// The token generated in this step; `None` for the piece that only hands out what was held back at the end.
+    pub token: Option<u32>,
+}
+
+/// Counts of one text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tokens of the prompt that were fed (all of them unless cancelled).
+    pub prompt_tokens: usize,
+    /// Tokens generated, those of a stop string included, an ending end-of-text token not.
+    pub generated_tokens: usize,
+    /// Generated tokens that the tokenizer does not know (a model's padding rows): they have no text.
+    pub unknown_tokens: usize,
+}
+
+/// The text side of generation: tokens in, text out that is neither half a character nor part of a stop string.
+#[derive(Debug, Clone)]
+pub struct TextStream {
+    decode: DecodeStream,
+    stop: StopMatcher,
+}
+
+impl TextStream {
+    /// `context` are the tokens before (see [`Tokenizer::decode_stream`]).
+    ///
+    /// # Errors
+    /// [`GenerateError::EmptyStop`].
+    pub fn new(
+        tokenizer: &Tokenizer,
+        context: &[u32],
+        stop: Vec<String>,
+    ) -> Result<Self, GenerateError> {
+        Ok(Self {
+            decode: tokenizer.decode_stream(context),
+            stop: StopMatcher::new(stop)?,
+        })
+    }
+
+    /// Text that became certain with this token.
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`].
+    pub fn push(&mut self, token: u32) -> Result<String, GenerateError> {
+        let text = self.decode.push(token)?;
+        Ok(self.stop.push(&text))
+    }
+
+    /// Text that was held back, at the end.
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`].
+    pub fn finish(&mut self) -> Result<String, GenerateError> {
+        let rest = self.decode.finish()?;
+        let mut text = self.stop.push(&rest);
+        text += &self.stop.finish();
+        Ok(text)
+    }
+
+    /// Whether a stop string came.
+    pub fn stopped(&self) -> bool {
+        self.stop.stopped()
+    }
+
+    /// Tokens so far that the tokenizer does not know.
+    pub fn unknown(&self) -> usize {
+        self.decode.unknown()
+    }
+}
+
+/// A text being generated. [`next`](Self::next) gives its pieces until `None`.
+///
+/// # What the source has consumed
+/// Let `p` be the prompt and `t_1, t_2, ...` the tokens of the pieces so far. After a piece with token `t_n` the source
+/// has consumed `p, t_1, ..., t_(n-1)`: `t_n` is drawn but not fed, so that its text comes out before the next step is
+/// computed and no step is computed for nothing. [`pending`](Self::pending) is that `t_n`; [`settle`](Self::settle)
+/// feeds it, and leaves the source ready for more text. An end-of-text token that ended the text is not pending. After
+/// a stop string the tokens it was made of are consumed (all but the pending one): clone the state before if it must
+/// be taken back. When cancelled during the prompt the source has consumed the first
+/// [`Stats::prompt_tokens`] tokens of it. An error leaves the source wherever the failing call left it.
+///
+/// Dropping the generator at any time is fine; it owns nothing but the source (or a `&mut` of it).
+#[derive(Debug)]
+pub struct Generator<S> {
+    source: S,
+    prompt: Vec<u32>,
+    text: TextStream,
+    options: GenerateOptions,
+    eos: HashSet<u32>,
+    pending: Option<u32>,
+    prompt_done: bool,
+    finish: Option<FinishReason>,
+    stats: Stats,
+}
+
+impl<S: TokenSource> Generator<S> {
+    /// Continues `prompt`, which is fed to the source (after what it consumed before) by the first call of
+    /// [`next`](Self::next) or by [`prefill`](Self::prefill).
+    ///
+    /// # Errors
+    /// [`GenerateError`] for an empty prompt or an option out of range.
+    pub fn new(
+        source: S,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<Self, GenerateError> {
+        options.validate()?;
+        if prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        Ok(Self {
+            source,
+            prompt: prompt.to_vec(),
+            text: TextStream::new(tokenizer, prompt, options.stop.clone())?,
+            eos: options.eos.iter().copied().collect(),
+            options,
+            pending: None,
+            prompt_done: false,
+            finish: None,
+            stats: Stats::default(),
+        })
+    }
+
+    /// Feeds the prompt, with progress in tokens (done, total). Does nothing the second time.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub async fn prefill(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        if self.prompt_done || self.finish.is_some() {
+            return Ok(());
+        }
+        self.source
+            .begin_sampling(&self.options.params, &self.prompt)?;
+        let total = self.prompt.len();
+        progress(0, total);
+        while self.stats.prompt_tokens < total {
+            if self.cancelled() {
+                self.finish = Some(FinishReason::Cancelled);
+                return Ok(());
+            }
+            let start = self.stats.prompt_tokens;
+            let end = total.min(start.saturating_add(self.options.prefill_chunk));
+            self.source.prefill(&self.prompt[start..end]).await?;
+            self.stats.prompt_tokens = end;
+            progress(end, total);
+        }
+        self.prompt_done = true;
+        Ok(())
+    }
+
+    /// The next piece, or `None` after the last one.
+    ///
+    /// # Errors
+    /// Those of the model and of the tokenizer's decoder.
+    pub async fn next(&mut self) -> Result<Option<Piece>> {
+        if self.finish.is_none() && self.cancelled() {
+            return self.end(FinishReason::Cancelled);
+        }
+        self.prefill(&mut |_, _| {}).await?;
+        if self.finish.is_some() {
+            return Ok(None);
+        }
+        if let Some(token) = self.pending {
+            self.source.step(token).await?;
+            self.pending = None;
+            if self.cancelled() {
+                return self.end(FinishReason::Cancelled);
+            }
+        }
+        let token = self.source.sample().await?;
+        if self.eos.contains(&token) && !self.options.ignore_eos {
+            return self.end(FinishReason::Eos);
+        }
+        self.pending = Some(token);
+        self.stats.generated_tokens += 1;
+        let mut text = self.text.push(token)?;
+        self.stats.unknown_tokens = self.text.unknown();
+        if !self.text.stopped() && self.stats.generated_tokens >= self.options.max_tokens {
+            self.finish = Some(FinishReason::Length);
+            text += &self.text.finish()?;
+        }
+        if self.text.stopped() {
+            self.finish = Some(FinishReason::Stop);
+        }
+        Ok(Some(Piece {
+            text,
+            token: Some(token),
+        }))
+    }
+
+    /// Ends the text with what was held back, as a piece of its own if there is any.
+    fn end(&mut self, reason: FinishReason) -> Result<Option<Piece>> {
+        self.finish = Some(reason);
+        let text = self.text.finish()?;
+        // What was held back may end with a stop string only when broken bytes became U+FFFD, a stop string too.
+        if self.text.stopped() {
+            self.finish = Some(FinishReason::Stop);
+        }
+        Ok((!text.is_empty()).then_some(Piece { text, token: None }))
+    }
+
+    fn cancelled(&self) -> bool {
+        self.options.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Why the text ended; `None` while it goes on.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// Counts so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// The last token generated, while the source has not consumed it.
+    pub fn pending(&self) -> Option<u32> {
+        self.pending
+    }
+
+    /// Feeds the pending token, so that the source has consumed the prompt and every generated token.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub async fn settle(&mut self) -> Result<()> {
+        if let Some(token) = self.pending {
+            self.source.step(token).await?;
+            self.pending = None;
+        }
+        Ok(())
+    }
+
+    /// Gives the source back.
+    pub fn into_source(self) -> S {
+        self.source
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Encoding and decoding, whole and token by token.
+
+use super::*;
+use crate::generate::detokenize::byte_level_bytes;
+use proptest::prelude::*;
+
+const AUSTEN: &[u8] = include_bytes!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/models/austen-4m/tokenizer.json"
+));
+
+fn austen() -> Tokenizer {
+    Tokenizer::from_bytes(AUSTEN, 4096).unwrap()
+}
+
+/// SentencePiece as published with Mistral-like models: `▁` for spaces, bytes as `<0xE2>`, one leading space dropped.
+fn sentence_piece() -> Tokenizer {
+    let mut vocab: Vec<String> = [
+        "<unk>",
+        "</s>",
+        "\u{2581}hello",
+        "\u{2581}world",
+        "lo",
+        "\u{2581}",
+    ]
+    .map(String::from)
+    .to_vec();
+    vocab.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
+    let vocab: serde_json::Map<_, _> = vocab
+        .into_iter()
+        .enumerate()
+        .map(|(id, token)| (token, serde_json::Value::from(id)))
+        .collect();
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u{2581}"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                  "vocab": vocab, "merges": []},
+    });
+    Tokenizer::from_bytes(json.to_string().as_bytes(), 262).unwrap()
+}
+
+/// Pieces of each token, and the rest as the last one.
+fn stream(tokenizer: &Tokenizer, context: &[u32], tokens: &[u32]) -> Vec<String> {
+    let mut stream = tokenizer.decode_stream(context);
+    let mut pieces: Vec<String> = tokens
+        .iter()
+        .map(|&token| stream.push(token).unwrap())
+        .collect();
+    pieces.push(stream.finish().unwrap());
+    pieces
+}
+
+#[test]
+fn byte_characters_are_the_tokenizers_own() {
+    // The table of `byte_level_bytes` against the library's decoder, for each character it may contain.
+    let tokenizer = austen();
+    for id in 0..4096 {
+        let token = tokenizer.token(id).unwrap();
+        if !tokenizer.is_special(id) {
+            let text = String::from_utf8_lossy(&byte_level_bytes(&token)).into_owned();
+            assert_eq!(
+                text,
+                tokenizer.decode(&[id]).unwrap(),
+                "token {id} {token:?}"
+            );
+        }
+    }
+    let mut bytes: Vec<u8> = (0x21..0x180)
+        .filter_map(char::from_u32)
+        .filter(|c| !c.is_ascii_control()) // DEL stands for itself, as any text does
+        .filter_map(|c| match &*byte_level_bytes(&c.to_string()) {
+            [byte] => Some(*byte),
+            _ => None,
+        })
+        .collect();
+    bytes.sort_unstable();
+    assert_eq!(bytes, (0..=255).collect::<Vec<u8>>(), "each byte once");
+    assert_eq!(
+        &*byte_level_bytes("  "),
+        b"  ",
+        "an added token is text as it stands"
+    );
+}
+
+#[test]
+fn encodes_what_transformers_encodes() {
+    let tokenizer = austen();
+    let tokens = tokenizer
+        .encode("It is a truth universally acknowledged, that")
+        .unwrap();
+    assert_eq!(
+        tokens,
+        [841, 341, 259, 1492, 512, 73, 1286, 765, 3907, 1050, 12, 329]
+    );
+    assert_eq!(tokenizer.encode("").unwrap(), Vec::<u32>::new());
+    assert_eq!(tokenizer.encode("<|endoftext|>").unwrap(), [0]);
+    assert!(tokenizer.is_special(0) && !tokenizer.is_special(841) && !tokenizer.is_special(99_999));
+    assert_eq!(tokenizer.token_to_id("<|endoftext|>"), Some(0));
+}
+
+#[test]
+fn an_emoji_comes_out_whole() {
+    let tokenizer = austen();
+    let tokens = tokenizer.encode("a🦀é").unwrap();
+    assert!(
+        tokens.len() > 3,
+        "the test needs a character of several tokens: {tokens:?}"
+    );
+    let pieces = stream(&tokenizer, &[], &tokens);
+    assert!(
+        pieces.iter().all(|piece| !piece.contains('\u{fffd}')),
+        "{pieces:?}"
+    );
+    assert_eq!(pieces.concat(), "a🦀é");
+    // Cut within the crab: what is left comes out at the end, once, as one broken character.
+    let pieces = stream(&tokenizer, &[], &tokens[..2]);
+    assert_eq!(pieces, ["a", "", "\u{fffd}"]);
+}
+
+#[test]
+fn special_and_unknown_tokens_have_no_text() {
+    for tokenizer in [austen(), sentence_piece()] {
+        let mut decode = tokenizer.decode_stream(&[]);
+        let end = tokenizer
+            .token_to_id("<|endoftext|>")
+            .or(tokenizer.token_to_id("</s>"))
+            .unwrap();
+        for token in [end, 5000, u32::MAX] {
+            assert_eq!(decode.push(token).unwrap(), "");
+        }
+        assert_eq!(decode.unknown(), 2);
+        assert_eq!(decode.finish().unwrap(), "");
+    }
+}
+
+#[test]
+fn a_token_the_model_does_not_have_is_named() {
+    let tokenizer = Tokenizer::from_bytes(AUSTEN, 1000).unwrap();
+    tokenizer.encode("It is a").unwrap();
+    let message = tokenizer.encode("It is a truth").unwrap_err().to_string();
+    for part in ["1492", "truth", "1000", "4096"] {
+        assert!(message.contains(part), "{part} in: {message}");
+    }
+}
+
+#[test]
+fn what_is_no_tokenizer_is_refused() {
+    for bytes in [&b""[..], b"{}", b"[1]", b"\xff\xfe", b"{\"model\": 1}"] {
+        let error = Tokenizer::from_bytes(bytes, 10).unwrap_err();
+        assert!(
+            matches!(error, GenerateError::BadTokenizer { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_continuation_keeps_its_first_space() {
+    let tokenizer = sentence_piece();
+    let (hello, world) = (
+        tokenizer.token_to_id("▁hello").unwrap(),
+        tokenizer.token_to_id("▁world").unwrap(),
+    );
+    let end = tokenizer.token_to_id("</s>").unwrap();
+    assert_eq!(
+        stream(&tokenizer, &[], &[hello, world]),
+        ["hello", " world", ""]
+    );
+    assert_eq!(
+        stream(&tokenizer, &[hello], &[end, world, world]),
+        ["", " world", " world", ""]
+    );
+}
+
+#[test]
+fn byte_tokens_come_out_whole() {
+    let tokenizer = sentence_piece();
+    let byte = |byte: u8| tokenizer.token_to_id(&format!("<0x{byte:02X}>")).unwrap();
+    let hello = tokenizer.token_to_id("▁hello").unwrap();
+    let mut tokens = vec![hello];
+    tokens.extend("é🦀é".bytes().map(byte));
+    tokens.push(hello);
+    let pieces = stream(&tokenizer, &[], &tokens);
+    assert_eq!(pieces.concat(), "helloé🦀é hello");
+    assert!(
+        pieces.iter().all(|piece| !piece.contains('\u{fffd}')),
+        "{pieces:?}"
+    );
+    // Bytes that never become a character neither block the stream nor grow it for ever.
+    let broken = stream(
+        &tokenizer,
+        &[],
+        &[vec![byte(0x80); 100], vec![hello]].concat(),
+    );
+    assert!(
+        broken.concat().ends_with(" hello")
+            && broken[20].is_empty() | broken[20].contains('\u{fffd}')
+    );
+    assert!(broken.iter().take(16).any(|piece| !piece.is_empty()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn text_survives_token_by_token(text in "([a-zA-Z ,.\n]{0,6}|[éàñüß]{0,3}|[语言模型]{0,3}|[🦀👩‍🚀🇫🇷]{0,2}|\\PC{0,4}){0,6}") {
+        let tokenizer = austen();
+        let tokens = tokenizer.encode(&text).unwrap();
+        prop_assert_eq!(tokenizer.decode(&tokens).unwrap(), text.clone());
+        let pieces = stream(&tokenizer, &[], &tokens);
+        prop_assert_eq!(pieces.concat(), text.clone());
+        // Nothing is handed out that must be taken back: each piece adds whole characters of the text.
+        if !text.contains('\u{fffd}') {
+            prop_assert!(pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)));
+        }
+    }
+
+    #[test]
+    fn any_tokens_stream_as_they_decode(tokens in prop::collection::vec(prop_oneof![0u32..4096, 94u32..256], 0..24)) {
+        // Mostly invalid UTF-8: bytes of characters in the wrong order.
+        let tokenizer = austen();
+        prop_assert_eq!(stream(&tokenizer, &[], &tokens).concat(), tokenizer.decode(&tokens).unwrap());
+    }
+}

@@ -1,0 +1,135 @@
+//! Storage buffers with a name, counted, and views into them.
+
+use super::context::Memory;
+use super::{Gpu, GpuError};
+use std::sync::Arc;
+
+struct Allocation {
+    buffer: wgpu::Buffer,
+    label: String,
+    memory: Arc<Memory>,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        self.memory.remove(self.buffer.size());
+    }
+}
+
+/// A run of 32-bit elements in a storage buffer. Cheap to clone: clones and views share the buffer.
+#[derive(Clone)]
+pub struct Tensor {
+    allocation: Arc<Allocation>,
+    offset: u64,
+    bytes: u64,
+}
+
+/// The smallest binding that every kernel accepts: one quad of 32-bit values.
+const MIN_BYTES: u64 = 16;
+
+impl Tensor {
+    /// A zeroed buffer of `elements` 32-bit values.
+    ///
+    /// # Errors
+    /// Over the adapter's limit a buffer. A full memory shows in [`Gpu::check`].
+    pub fn zeros(gpu: &Gpu, label: &str, elements: usize) -> Result<Self, GpuError> {
+        let bytes = (elements as u64 * 4)
+            .next_multiple_of(MIN_BYTES)
+            .max(MIN_BYTES);
+        let limit = gpu.limits().max_buffer_size;
+        if bytes > limit {
+            return Err(GpuError::BufferTooLarge {
+                label: label.into(),
+                bytes,
+                limit,
+            });
+        }
+        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        gpu.memory().add(bytes);
+        let allocation = Allocation {
+            buffer,
+            label: label.into(),
+            memory: gpu.memory().clone(),
+        };
+        Ok(Self {
+            allocation: Arc::new(allocation),
+            offset: 0,
+            bytes: elements as u64 * 4,
+        })
+    }
+
+    /// A buffer with these values (of 4 bytes each: f32, u32, packed pairs of f16).
+    pub fn new<T: bytemuck::Pod>(gpu: &Gpu, label: &str, values: &[T]) -> Result<Self, GpuError> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let tensor = Self::zeros(gpu, label, bytes.len().div_ceil(4))?;
+        tensor.write(gpu, 0, values);
+        Ok(tensor)
+    }
+
+    /// Writes values from element `at` on (before all that is submitted later). Their bytes are a multiple of 4.
+    pub fn write<T: bytemuck::Pod>(&self, gpu: &Gpu, at: usize, values: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if !bytes.is_empty() {
+            gpu.queue()
+                .write_buffer(&self.allocation.buffer, self.offset + at as u64 * 4, bytes);
+        }
+    }
+
+    /// A view of `elements` values from element `at` on. To be bound, `at` must be a multiple of 64 (256 bytes).
+    pub fn slice(&self, at: usize, elements: usize) -> Self {
+        debug_assert!(
+            (at + elements) as u64 * 4 <= self.bytes,
+            "{}: view outside",
+            self.label()
+        );
+        Self {
+            allocation: self.allocation.clone(),
+            offset: self.offset + at as u64 * 4,
+            bytes: elements as u64 * 4,
+        }
+    }
+
+    pub fn label(&self) -> &str {
+        &self.allocation.label
+    }
+    /// 32-bit values in this view.
+    pub fn elements(&self) -> usize {
+        (self.bytes / 4) as usize
+    }
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.allocation.buffer
+    }
+    /// Bytes from the buffer's begin.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The view as a binding, never empty.
+    pub(super) fn binding(&self) -> (wgpu::BufferBinding<'_>, u64) {
+        let end = (self.offset + self.bytes.next_multiple_of(MIN_BYTES).max(MIN_BYTES))
+            .min(self.allocation.buffer.size());
+        let bytes = end - self.offset;
+        let size = std::num::NonZeroU64::new(bytes);
+        (
+            wgpu::BufferBinding {
+                buffer: &self.allocation.buffer,
+                offset: self.offset,
+                size,
+            },
+            bytes,
+        )
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({}, {} elements)", self.label(), self.elements())
+    }
+}

@@ -1,0 +1,298 @@
+//! One device: its limits and features, its pipelines, its memory, and the first error it reported.
+
+use super::adapter::{self, AdapterChoice, AdapterSummary};
+use super::selftest::Variant;
+use super::shader::ShaderSpec;
+use super::GpuError;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Which limits a device is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LimitMode {
+    /// WebGPU's defaults, with buffer and binding sizes raised to what the adapter has.
+    #[default]
+    Full,
+    /// WebGPU's defaults and no feature at all: what any browser must offer. For tests and for finding faults.
+    WebGpuDefaults,
+}
+
+/// How to open a device. The default takes the best adapter there is.
+#[derive(Debug, Clone)]
+pub struct GpuOptions {
+    /// Only this backend; `None` for any.
+    pub backend: Option<wgpu::Backend>,
+    /// Only this adapter; `None` for the best.
+    pub adapter: Option<AdapterChoice>,
+    /// Which of several GPUs comes first.
+    pub power_preference: wgpu::PowerPreference,
+    pub limits: LimitMode,
+    /// Compile shaders with every run-time check (bounds, loops, divisions): slower, for tests.
+    pub checked_shaders: bool,
+    /// The name of a kernel whose arithmetic is to be spoilt by one per cent: shows that the self-test finds it.
+    #[doc(hidden)]
+    pub fault: Option<String>,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            adapter: None,
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            limits: LimitMode::Full,
+            checked_shaders: false,
+            fault: None,
+        }
+    }
+}
+
+/// Bytes of buffers that this crate holds on a device.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Memory {
+    pub(super) fn add(&self, bytes: u64) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+    pub(super) fn remove(&self, bytes: u64) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    summary: AdapterSummary,
+    checked_shaders: bool,
+    spoilt: Option<String>,
+    switched_off: Mutex<HashSet<Variant>>,
+    pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
+    memory: Arc<Memory>,
+    fault: Arc<Mutex<Option<GpuError>>>,
+}
+
+/// A device and all that is shared by the models on it. Cheap to clone.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({})", self.0.summary.line())
+    }
+}
+
+/// A poisoned lock holds data that is still whole: each is changed in one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Gpu {
+    /// Opens a device on the adapter that the options ask for.
+    ///
+    /// # Errors
+    /// No such adapter, no compute shaders, or a driver that refuses.
+    pub async fn new(options: &GpuOptions) -> Result<Self, GpuError> {
+        let found = adapter::find(options.backend, options.power_preference).await;
+        let (adapter, summary) =
+            adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
+
+        let available = adapter.limits();
+        let mut limits = wgpu::Limits::defaults().or_worse_values_from(&available);
+        let mut features = wgpu::Features::empty();
+        if options.limits == LimitMode::Full {
+            limits.max_buffer_size = available.max_buffer_size;
+            limits.max_storage_buffer_binding_size = available.max_storage_buffer_binding_size;
+            features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        }
+        let refused = |e: wgpu::RequestDeviceError| GpuError::Device {
+            adapter: summary.line(),
+            message: e.to_string(),
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("mamba-wgpu"),
+                required_features: features,
+                required_limits: limits,
+                experimental_features: wgpu::ExperimentalFeatures::disabled(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                trace: wgpu::Trace::Off,
+            })
+            .await
+            .map_err(refused)?;
+
+        let memory = Arc::new(Memory::default());
+        let fault = Arc::new(Mutex::new(None));
+        let keep_first = |fault: &Mutex<Option<GpuError>>, e| {
+            lock(fault).get_or_insert(e);
+        };
+        let (m, f) = (memory.clone(), fault.clone());
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            let message = e.to_string();
+            keep_first(
+                &f,
+                match e {
+                    wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory {
+                        allocated: m.now.load(Ordering::Relaxed),
+                        message,
+                    },
+                    _ => GpuError::Validation { message },
+                },
+            );
+        }));
+        let f = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep_first(&f, GpuError::Lost { message });
+            }
+        });
+        Ok(Self(Arc::new(Inner {
+            device,
+            queue,
+            summary,
+            checked_shaders: options.checked_shaders,
+            spoilt: options.fault.clone(),
+            switched_off: Mutex::default(),
+            pipelines: Mutex::default(),
+            memory,
+            fault,
+        })))
+    }
+
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+    /// The adapter behind the device.
+    pub fn adapter_summary(&self) -> &AdapterSummary {
+        &self.0.summary
+    }
+    pub fn limits(&self) -> wgpu::Limits {
+        self.0.device.limits()
+    }
+    /// The most bytes that one binding may show to a shader.
+    pub fn max_binding(&self) -> u64 {
+        let limits = self.limits();
+        limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size)
+    }
+    /// Bytes of buffers held now, and the most there ever were.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        (
+            self.0.memory.now.load(Ordering::Relaxed),
+            self.0.memory.peak.load(Ordering::Relaxed),
+        )
+    }
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.0.memory
+    }
+
+    /// The first error that the device reported outside any call, if there was one. Called wherever a caller waits.
+    /// A loss stays (the device is gone for good); anything else is reported once.
+    pub fn check(&self) -> Result<(), GpuError> {
+        let mut fault = lock(&self.0.fault);
+        match &*fault {
+            None => Ok(()),
+            Some(lost @ GpuError::Lost { .. }) => Err(lost.clone()),
+            Some(_) => fault.take().map_or(Ok(()), Err),
+        }
+    }
+
+    /// Models loaded and plans made on this device from now on do without a variant.
+    pub fn switch_off(&self, variant: Variant) {
+        lock(&self.0.switched_off).insert(variant);
+    }
+    /// Whether a variant may be used on this device.
+    pub fn allows(&self, variant: Variant) -> bool {
+        !lock(&self.0.switched_off).contains(&variant)
+    }
+
+    /// The pipeline of a shader variant; compiled once a device. A variant that the driver rejects shows in [`Gpu::check`].
+    pub fn pipeline(&self, spec: &ShaderSpec) -> wgpu::ComputePipeline {
+        if let Some(pipeline) = lock(&self.0.pipelines).get(spec) {
+            return pipeline.clone();
+        }
+        let label = spec.label();
+        let mut source = spec.source();
+        if self.0.spoilt.as_deref() == Some(spec.name) {
+            for (exact, spoilt) in [
+                (" fma(", " 1.01 * fma("),
+                ("dot(", "1.01 * dot("),
+                (" exp(", " 1.01 * exp("),
+                ("= weight4(", "= 1.01 * weight4("),
+            ] {
+                source = source.replace(exact, spoilt);
+            }
+        }
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        let module = if self.0.checked_shaders {
+            self.0.device.create_shader_module(descriptor)
+        } else {
+            let checks = wgpu::ShaderRuntimeChecks {
+                force_loop_bounding: false,
+                ..wgpu::ShaderRuntimeChecks::checked()
+            };
+            // SAFETY: only loop bounding is off, and every loop in shaders/ is bounded by a uniform or a constant.
+            // It costs more than half of a matmul's time; the other checks cost nothing that could be measured.
+            unsafe {
+                self.0
+                    .device
+                    .create_shader_module_trusted(descriptor, checks)
+            }
+        };
+        let pipeline = self
+            .0
+            .device
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &[],
+                    // Every kernel writes its workgroup memory before it reads it.
+                    zero_initialize_workgroup_memory: self.0.checked_shaders,
+                },
+                cache: None,
+            });
+        lock(&self.0.pipelines).insert(spec.clone(), pipeline.clone());
+        pipeline
+    }
+
+    /// Submits, and waits until the device has done it.
+    pub async fn submit_and_wait(&self, commands: wgpu::CommandBuffer) -> Result<(), GpuError> {
+        self.0.queue.submit([commands]);
+        let (tx, rx) = futures_channel::oneshot::channel();
+        self.0.queue.on_submitted_work_done(move || {
+            let _ = tx.send(());
+        });
+        self.drive()?;
+        rx.await.map_err(|_| GpuError::Lost {
+            message: "the queue never finished".into(),
+        })?;
+        self.check()
+    }
+
+    /// Natively, runs the callbacks of all that was submitted; in a browser its event loop does.
+    pub(super) fn drive(&self) -> Result<(), GpuError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.check()?;
+            return Err(GpuError::Lost {
+                message: e.to_string(),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! Every kernel variant that an adapter would use, on that adapter, against its CPU twin: what `mamba-wgpu doctor`
+//! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
+
+pub mod data;
+pub mod linear;
+pub mod pointwise;
+pub mod sampling;
+pub mod scan;
+
+use super::shader::WeightFormat;
+use super::{Gpu, GpuError};
+use crate::kernels::RmsNorm;
+pub use data::CheckError;
+use data::Random;
+use linear::LinearCase;
+use scan::{Rung, ScanCase};
+use serde::Serialize;
+use std::fmt;
+
+/// A kernel variant that something plainer can stand in for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// Weights held as f16. Instead: as f32.
+    F16Weights,
+    /// matvec for one token. Instead: matmul.
+    Matvec,
+    /// conv1d_update and selective_state_update for one token. Instead: the parallel kernels with a length of one.
+    Step,
+    /// The textbook scan. Instead: the sequential one.
+    BlellochScan,
+    /// The fused scan. Instead: the sequential one.
+    FusedScan,
+}
+
+impl Variant {
+    pub const ALL: [Variant; 5] = [
+        Variant::F16Weights,
+        Variant::Matvec,
+        Variant::Step,
+        Variant::BlellochScan,
+        Variant::FusedScan,
+    ];
+
+    /// What runs where this variant is switched off.
+    pub fn fallback(self) -> &'static str {
+        match self {
+            Variant::F16Weights => "weights as f32",
+            Variant::Matvec => "matmul",
+            Variant::Step => "the parallel kernels",
+            Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Variant::F16Weights => "f16 weights",
+            Variant::Matvec => "matvec",
+            Variant::Step => "recurrent step",
+            Variant::BlellochScan => "blelloch scan",
+            Variant::FusedScan => "fused scan",
+        })
+    }
+}
+
+/// One check's outcome.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// The kernels checked.
+    pub name: String,
+    /// Why it did not pass.
+    pub failure: Option<String>,
+    /// What was switched off for it; `None` for a kernel that nothing can stand in for.
+    pub switched_off: Option<Variant>,
+}
+
+/// What the self-test found on a device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    /// Nothing failed.
+    pub fn passed(&self) -> bool {
+        self.outcomes.iter().all(|o| o.failure.is_none())
+    }
+    /// Whatever failed has something to stand in for it.
+    pub fn usable(&self) -> bool {
+        self.outcomes
+            .iter()
+            .all(|o| o.failure.is_none() || o.switched_off.is_some())
+    }
+}
+
+/// Runs all checks, tells `progress` checks done and in all, and switches off on this device what fails and can be.
+///
+/// # Errors
+/// Only a lost device: everything else is an outcome.
+pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Report, GpuError> {
+    use WeightFormat::{F16, F32};
+    let all = [
+        Check::Embedding(F32),
+        Check::Embedding(F16),
+        Check::RmsNorm,
+        Check::XDblNorm,
+        Check::Matmul(F32),
+        Check::Matmul(F16),
+        Check::Matvec(F32),
+        Check::Matvec(F16),
+        Check::Conv1d,
+        Check::Conv1dUpdate,
+        Check::Scan(Rung::Sequential),
+        Check::Scan(Rung::Blelloch),
+        Check::Scan(Rung::Fused),
+        Check::Scan(Rung::Update),
+        Check::Rows,
+        Check::Sample,
+    ];
+    let mut report = Report {
+        outcomes: Vec::new(),
+    };
+    for (i, check) in all.into_iter().enumerate() {
+        let result = check.run(gpu).await;
+        if let Err(CheckError::Gpu(lost @ GpuError::Lost { .. })) = result {
+            return Err(lost);
+        }
+        let failure = result.err().map(|e| e.to_string());
+        let switched_off = failure.as_ref().and(check.variant());
+        switched_off.iter().for_each(|v| gpu.switch_off(*v));
+        report.outcomes.push(Outcome {
+            name: check.name(),
+            failure,
+            switched_off,
+        });
+        progress(i + 1, all.len());
+    }
+    Ok(report)
+}
+
+/// A kernel, or the few that always run together.
+#[derive(Debug, Clone, Copy)]
+enum Check {
+    Embedding(WeightFormat),
+    RmsNorm,
+    XDblNorm,
+    Matmul(WeightFormat),
+    Matvec(WeightFormat),
+    Conv1d,
+    Conv1dUpdate,
+    Scan(Rung),
+    Rows,
+    Sample,
+}
+
+fn format_name(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::F32 => "f32",
+        WeightFormat::F16 => "f16",
+    }
+}
+
+impl Check {
+    fn name(self) -> String {
+        match self {
+            Check::Embedding(f) => format!("embedding {}", format_name(f)),
+            Check::RmsNorm => "rms_norm".into(),
+            Check::XDblNorm => "x_dbl_norm".into(),
+            Check::Matmul(f) => format!("matmul {}", format_name(f)),
+            Check::Matvec(f) => format!("matvec {}", format_name(f)),
+            Check::Conv1d => "conv1d, conv1d_state".into(),
+            Check::Conv1dUpdate => "conv1d_update".into(),
+            Check::Scan(Rung::Sequential) => "scan_sequential".into(),
+            Check::Scan(Rung::Blelloch) => {
+                "discretise, scan_blelloch, scan_blelloch_add, scan_output".into()
+            }
+            Check::Scan(Rung::Fused) => {
+                "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into()
+            }
+            Check::Scan(Rung::Update) => "selective_state_update".into(),
+            Check::Rows => "argmax, token_nll".into(),
+            Check::Sample => "sample".into(),
+        }
+    }
+
+    /// What can be switched off if this fails.
+    fn variant(self) -> Option<Variant> {
+        match self {
+            Check::Embedding(WeightFormat::F16) | Check::Matmul(WeightFormat::F16) => {
+                Some(Variant::F16Weights)
+            }
+            Check::Matvec(_) => Some(Variant::Matvec),
+            Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
+            Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
+            Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            _ => None,
+        }
+    }
+
+    async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
+        let random = &mut Random(0x6d61_6d62_61);
+        match self {
+            Check::Embedding(format) => {
+                pointwise::embedding(gpu, format, (101, 27, 64), random).await
+            }
+            Check::RmsNorm => {
+                for add in [false, true] {
+                    pointwise::rms_norm(
+                        gpu,
+                        RmsNorm {
+                            rows: 3,
+                            row0: 1,
+                            d: 257,
+                            eps: 1e-5,
+                        },
+                        add,
+                        random,
+                    )
+                    .await?;
+                }
+                Ok(())
+            }
+            Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
+            Check::Matmul(format) => {
+                for (softplus, bias) in [(false, false), (false, true), (true, true)] {
+                    linear::linear(
+                        gpu,
+                        false,
+                        LinearCase {
+                            l: 65,
+                            k: 130,
+                            n: 67,
+                            format,
+                            bias,
+                            softplus,
+                        },
+                        random,
+                    )
+                    .await?;
+                }
+                Ok(())
+            }
+            Check::Matvec(format) => {
+                for (softplus, bias) in [(false, false), (false, true), (true, true)] {
+                    linear::linear(
+                        gpu,
+                        true,
+                        LinearCase {
+                            l: 1,
+                            k: 773,
+                            n: 67,
+                            format,
+                            bias,
+                            softplus,
+                        },
+                        random,
+                    )
+                    .await?;
+                }
+                Ok(())
+            }
+            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), true, false, random).await,
+            Check::Conv1dUpdate => pointwise::conv1d(gpu, (5, 65, 4), true, true, random).await,
+            Check::Scan(rung) => {
+                let length = if rung == Rung::Update { 1 } else { 300 };
+                for (d_inner, d_state) in [(65, 16), (33, 5)] {
+                    let case = ScanCase::random((length, d_inner, d_state), (1e-4, 5.0), random);
+                    scan::scan(gpu, rung, &case, &case.expected()).await?;
+                }
+                Ok(())
+            }
+            Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
+            Check::Sample => {
+                for params in sampling::settings() {
+                    sampling::sample(gpu, 333, &params, 3, random).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The three rungs of the scan and the single step, against the sequential twin in f64.
+//!
+//! mamba-ssm's own tests allow f32 scans rtol 6e-4 and atol 2e-3; here it is far less (docs/precision.md).
+
+use super::data::{close, f64s, poisoned, run, tensor, CheckError, Random};
+use crate::gpu::Gpu;
+use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, ScanBuffers, ScanShape};
+use crate::reference;
+
+/// Absolute, for a largest state of one or less, and relative.
+const ATOL: f64 = 1e-4;
+const RTOL: f64 = 2e-5;
+
+/// A kernel that does the selective scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    Sequential,
+    Blelloch,
+    Fused,
+    /// selective_state_update: one token.
+    Update,
+}
+
+/// A scan's inputs, and its initial state.
+#[derive(Debug, Clone)]
+pub struct ScanCase {
+    pub shape: ScanShape,
+    pub u: Vec<f32>,
+    pub delta: Vec<f32>,
+    pub a: Vec<f32>,
+    pub x_dbl: Vec<f32>,
+    pub d: Vec<f32>,
+    pub xz: Vec<f32>,
+    pub ssm_state: Vec<f32>,
+}
+
+impl ScanCase {
+    /// Inputs like a trained model's: delta from `range`, evenly in its logarithm; A about -(1..=d_state).
+    pub fn random(
+        (l, d_inner, d_state): (usize, usize, usize),
+        range: (f64, f64),
+        random: &mut Random,
+    ) -> Self {
+        let dt_rank = 3;
+        let shape = ScanShape {
+            l,
+            d_inner,
+            d_state,
+            x_dbl_stride: dt_rank + 2 * d_state,
+            b_offset: dt_rank,
+            c_offset: dt_rank + d_state,
+            xz_stride: 2 * d_inner,
+            z_offset: d_inner,
+        };
+        let a = |i: usize, r: &mut Random| -(1.0 + (i % d_state) as f32) * (0.5 + r.unit() as f32);
+        Self {
+            u: random.vec(l * d_inner, -1.0, 1.0),
+            delta: random.log_vec(l * d_inner, range.0, range.1),
+            a: (0..d_inner * d_state).map(|i| a(i, random)).collect(),
+            x_dbl: random.vec(l * shape.x_dbl_stride, -1.0, 1.0),
+            d: random.vec(d_inner, -1.0, 1.0),
+            xz: random.vec(l * shape.xz_stride, -2.0, 2.0),
+            ssm_state: random.vec(d_inner * d_state, -1.0, 1.0),
+            shape,
+        }
+    }
+
+    /// Tokens t0..t1 of it, from another initial state.
+    pub fn part(&self, t0: usize, t1: usize, ssm_state: Vec<f32>) -> Self {
+        let s = self.shape;
+        let rows = |v: &[f32], width: usize| v[t0 * width..t1 * width].to_vec();
+        Self {
+            shape: ScanShape { l: t1 - t0, ..s },
+            u: rows(&self.u, s.d_inner),
+            delta: rows(&self.delta, s.d_inner),
+            x_dbl: rows(&self.x_dbl, s.x_dbl_stride),
+            xz: rows(&self.xz, s.xz_stride),
+            a: self.a.clone(),
+            d: self.d.clone(),
+            ssm_state,
+        }
+    }
+
+    /// (y, final state) by the sequential twin in f64.
+    pub fn expected(&self) -> (Vec<f64>, Vec<f64>) {
+        let s = &self.shape;
+        let (mut y, mut state) = (vec![0.0; s.l * s.d_inner], f64s(&self.ssm_state));
+        let (u, delta, a) = (f64s(&self.u), f64s(&self.delta), f64s(&self.a));
+        let (x_dbl, d, xz) = (f64s(&self.x_dbl), f64s(&self.d), f64s(&self.xz));
+        let input = reference::ScanInput {
+            u: &u,
+            delta: &delta,
+            a: &a,
+            x_dbl: &x_dbl,
+            d: &d,
+            xz: &xz,
+        };
+        let shape = reference::ScanShape {
+            l: s.l,
+            d_inner: s.d_inner,
+            d_state: s.d_state,
+            x_dbl_stride: s.x_dbl_stride,
+            b_offset: s.b_offset,
+            c_offset: s.c_offset,
+            xz_stride: s.xz_stride,
+            z_offset: s.z_offset,
+        };
+        reference::scan_sequential(&mut y, &mut state, &input, &shape);
+        (y, state)
+    }
+
+    /// (y, final state) by a kernel.
+    pub async fn run(&self, gpu: &Gpu, rung: Rung) -> Result<(Vec<f32>, Vec<f32>), CheckError> {
+        let s = self.shape;
+        let t = |v: &[f32]| tensor(gpu, v);
+        let (u, delta, a, x_dbl) = (t(&self.u)?, t(&self.delta)?, t(&self.a)?, t(&self.x_dbl)?);
+        let (d, xz, ssm_state) = (t(&self.d)?, t(&self.xz)?, t(&self.ssm_state)?);
+        let y = poisoned(gpu, s.l * s.d_inner)?;
+        let b = ScanBuffers {
+            u: &u,
+            delta: &delta,
+            a: &a,
+            x_dbl: &x_dbl,
+            d: &d,
+            xz: &xz,
+            ssm_state: &ssm_state,
+            y: &y,
+        };
+        run(gpu, |plan| match rung {
+            Rung::Sequential => kernels::scan_sequential(plan, &b, s),
+            Rung::Blelloch => {
+                let workspace = BlellochWorkspace::new(gpu, s.l, s.d_inner, s.d_state)?;
+                kernels::scan_blelloch(plan, &workspace, &b, s)
+            }
+            Rung::Fused => {
+                let workspace = FusedWorkspace::new(gpu, s.l, s.d_inner, s.d_state)?;
+                kernels::scan_fused(plan, &workspace, &b, s)
+            }
+            Rung::Update => kernels::selective_state_update(plan, &b, s),
+        })
+        .await?;
+        Ok((y.read(gpu).await?, ssm_state.read(gpu).await?))
+    }
+}
+
+/// A rung against what was expected of a case.
+pub async fn scan(
+    gpu: &Gpu,
+    rung: Rung,
+    case: &ScanCase,
+    (y, state): &(Vec<f64>, Vec<f64>),
+) -> Result<(), CheckError> {
+    let (got_y, got_state) = case.run(gpu, rung).await?;
+    let scale = state.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+    let s = case.shape;
+    let what = format!(
+        "{rung:?} scan, l {} d_inner {} d_state {}",
+        s.l, s.d_inner, s.d_state
+    );
+    close(&format!("{what}: y"), &got_y, y, ATOL * scale, RTOL)?;
+    close(
+        &format!("{what}: state"),
+        &got_state,
+        state,
+        ATOL * scale,
+        RTOL,
+    )
+}

@@ -1,0 +1,192 @@
+//! The WGSL sources: includes, flags and constants, put together by a concatenator of a few lines.
+//!
+//! A file may hold, on lines of their own:
+//! - `#include "shared/math.wgsl"`: that file, the first time it is named;
+//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`];
+//! - `#if FLAG`, `#else`, `#endif`: kept or left out by the variant's flags (not nested).
+//!
+//! Constants that size arrays outside workgroup memory (which `override` cannot) are put before the file as `const`.
+
+/// How weight matrices lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    F32,
+    /// Two values a word, unpacked by `unpack2x16float`: no feature needed.
+    F16,
+}
+
+/// One variant of a kernel: the file's name without its ending, and what it is put together with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ShaderSpec {
+    pub name: &'static str,
+    pub weight: Option<WeightFormat>,
+    pub flags: Vec<&'static str>,
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+macro_rules! sources {
+    ($($file:literal),* $(,)?) => {
+        /// Every file under shaders/, by its path there.
+        pub const SOURCES: &[(&str, &str)] = &[$(($file, include_str!(concat!("../../shaders/", $file)))),*];
+    };
+}
+
+sources![
+    "argmax.wgsl",
+    "conv1d.wgsl",
+    "conv1d_state.wgsl",
+    "conv1d_update.wgsl",
+    "discretise.wgsl",
+    "embedding.wgsl",
+    "matmul.wgsl",
+    "matvec.wgsl",
+    "rms_norm.wgsl",
+    "sample.wgsl",
+    "scan_blelloch.wgsl",
+    "scan_blelloch_add.wgsl",
+    "scan_fused_apply.wgsl",
+    "scan_fused_carry.wgsl",
+    "scan_fused_reduce.wgsl",
+    "scan_output.wgsl",
+    "scan_sequential.wgsl",
+    "selective_state_update.wgsl",
+    "shared/argmax.wgsl",
+    "shared/conv.wgsl",
+    "shared/grid.wgsl",
+    "shared/linear.wgsl",
+    "shared/math.wgsl",
+    "shared/ordered.wgsl",
+    "shared/reduce.wgsl",
+    "shared/scan.wgsl",
+    "shared/scan_fused.wgsl",
+    "shared/scan_op.wgsl",
+    "shared/scan_sequential.wgsl",
+    "shared/threefry.wgsl",
+    "shared/weight_f16.wgsl",
+    "shared/weight_f32.wgsl",
+    "token_nll.wgsl",
+    "x_dbl_norm.wgsl",
+];
+
+fn file(path: &str) -> &'static str {
+    SOURCES
+        .iter()
+        .find(|(name, _)| *name == path)
+        .map_or("", |(_, text)| text)
+}
+
+impl ShaderSpec {
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            weight: None,
+            flags: Vec::new(),
+            constants: Vec::new(),
+        }
+    }
+    pub fn weight(mut self, format: WeightFormat) -> Self {
+        self.weight = Some(format);
+        self
+    }
+    /// Sets a flag for `#if`, if the condition holds.
+    pub fn flag(mut self, name: &'static str, on: bool) -> Self {
+        if on {
+            self.flags.push(name);
+        }
+        self
+    }
+    pub fn constant(mut self, name: &'static str, value: u32) -> Self {
+        self.constants.push((name, value));
+        self
+    }
+
+    /// "matmul f16 BIAS", "scan_sequential D_STATE=16": the name that errors, doctor and timings show.
+    pub fn label(&self) -> String {
+        let mut label = self.name.to_owned();
+        match self.weight {
+            Some(WeightFormat::F32) => label.push_str(" f32"),
+            Some(WeightFormat::F16) => label.push_str(" f16"),
+            None => {}
+        }
+        for flag in &self.flags {
+            label.push(' ');
+            label.push_str(flag);
+        }
+        for (name, value) in &self.constants {
+            label.push_str(&format!(" {name}={value}"));
+        }
+        label
+    }
+
+    /// The complete WGSL.
+    pub fn source(&self) -> String {
+        let mut out = String::new();
+        for (name, value) in &self.constants {
+            out.push_str(&format!("const {name}: u32 = {value}u;\n"));
+        }
+        self.expand(&format!("{}.wgsl", self.name), &mut Vec::new(), &mut out);
+        out
+    }
+
+    fn expand(&self, path: &str, included: &mut Vec<String>, out: &mut String) {
+        let mut keep = true;
+        for line in file(path).lines() {
+            let word = line.trim();
+            if let Some(flag) = word.strip_prefix("#if ") {
+                keep = self.flags.contains(&flag.trim());
+            } else if word == "#else" {
+                keep = !keep;
+            } else if word == "#endif" {
+                keep = true;
+            } else if let (true, Some(name)) = (keep, word.strip_prefix("#include ")) {
+                let weight = match self.weight {
+                    Some(WeightFormat::F16) => "shared/weight_f16.wgsl",
+                    _ => "shared/weight_f32.wgsl",
+                };
+                let name = name.trim_matches('"').replace("${weight}", weight);
+                if !included.contains(&name) {
+                    included.push(name.clone());
+                    self.expand(&name, included, out);
+                }
+            } else if keep {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn includes_come_once_and_flags_choose() {
+        let plain = ShaderSpec::new("conv1d").source();
+        let bias = ShaderSpec::new("conv1d").flag("BIAS", true).source();
+        assert!(!plain.contains("bias: array") && bias.contains("bias: array"));
+        let fused = ShaderSpec::new("scan_fused_reduce")
+            .constant("D_STATE", 4)
+            .source();
+        assert!(fused.starts_with("const D_STATE: u32 = 4u;"));
+        assert_eq!(fused.matches("struct Params").count(), 1);
+        let update = ShaderSpec::new("selective_state_update").source();
+        assert_eq!(update.matches("fn flat_index").count(), 1);
+    }
+
+    #[test]
+    fn every_include_names_a_file() {
+        for (path, text) in SOURCES {
+            for line in text
+                .lines()
+                .filter_map(|l| l.trim().strip_prefix("#include "))
+            {
+                let name = line.trim_matches('"');
+                assert!(
+                    name == "${weight}" || !file(name).is_empty(),
+                    "{path} includes {name}"
+                );
+            }
+        }
+    }
+}

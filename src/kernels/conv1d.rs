@@ -1,0 +1,114 @@
+//! conv1d.wgsl, conv1d_state.wgsl and conv1d_update.wgsl.
+
+use crate::gpu::shader::ShaderSpec;
+use crate::gpu::{GpuError, PlanBuilder, Tensor};
+
+/// Sizes of a causal depthwise convolution.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvShape {
+    /// Tokens.
+    pub l: usize,
+    pub d_inner: usize,
+    pub d_conv: usize,
+    /// Columns of xz, whose first d_inner are x.
+    pub x_stride: usize,
+}
+
+/// The tensors of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv1d<'a> {
+    /// (L, x_stride)
+    pub xz: &'a Tensor,
+    /// (d_conv, d_inner): the last d_conv inputs, oldest first
+    pub conv_state: &'a Tensor,
+    /// (d_inner, d_conv)
+    pub weight: &'a Tensor,
+    /// (d_inner)
+    pub bias: Option<&'a Tensor>,
+    /// (L, d_inner)
+    pub u: &'a Tensor,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    l: u32,
+    d_inner: u32,
+    d_conv: u32,
+    x_stride: u32,
+}
+
+impl ConvShape {
+    fn params(&self) -> Params {
+        Params {
+            l: self.l as u32,
+            d_inner: self.d_inner as u32,
+            d_conv: self.d_conv as u32,
+            x_stride: self.x_stride as u32,
+        }
+    }
+}
+
+impl<'a> Conv1d<'a> {
+    fn bindings(&self) -> Vec<(u32, &'a Tensor)> {
+        let mut bindings = vec![
+            (1, self.xz),
+            (2, self.conv_state),
+            (3, self.weight),
+            (4, self.u),
+        ];
+        bindings.extend(self.bias.map(|b| (5, b)));
+        bindings
+    }
+}
+
+pub(super) fn spec(bias: bool) -> ShaderSpec {
+    ShaderSpec::new("conv1d").flag("BIAS", bias)
+}
+pub(super) fn state_spec() -> ShaderSpec {
+    ShaderSpec::new("conv1d_state")
+}
+pub(super) fn update_spec(bias: bool) -> ShaderSpec {
+    ShaderSpec::new("conv1d_update").flag("BIAS", bias)
+}
+
+/// u = silu(conv(x) + bias) over a chunk; conv_state is read only: [`conv1d_state`] follows.
+pub fn conv1d(
+    plan: &mut PlanBuilder<'_>,
+    conv: &Conv1d<'_>,
+    shape: ConvShape,
+) -> Result<(), GpuError> {
+    let items = shape.l * shape.d_inner;
+    plan.dispatch_flat(
+        spec(conv.bias.is_some()),
+        &shape.params(),
+        &conv.bindings(),
+        items,
+        256,
+    )
+}
+
+/// conv_state becomes the last d_conv inputs after the chunk.
+pub fn conv1d_state(
+    plan: &mut PlanBuilder<'_>,
+    conv: &Conv1d<'_>,
+    shape: ConvShape,
+) -> Result<(), GpuError> {
+    let bindings = [(1, conv.xz), (2, conv.conv_state)];
+    plan.dispatch_flat(state_spec(), &shape.params(), &bindings, shape.d_inner, 64)
+}
+
+/// Both for one token.
+pub fn conv1d_update(
+    plan: &mut PlanBuilder<'_>,
+    conv: &Conv1d<'_>,
+    shape: ConvShape,
+) -> Result<(), GpuError> {
+    plan.dispatch_flat(
+        update_spec(conv.bias.is_some()),
+        &shape.params(),
+        &conv.bindings(),
+        shape.d_inner,
+        64,
+    )
+}

@@ -1,0 +1,246 @@
+//! matmul.wgsl and matvec.wgsl, and the weight matrices they read.
+
+use crate::gpu::selftest::Variant;
+use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use std::ops::Range;
+
+/// A run of a matrix's rows, as large as one binding may be.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub tensor: Tensor,
+    pub row_start: usize,
+    pub rows: usize,
+}
+
+/// A weight matrix (n, k) on the device: rows padded with zeros to quads, split by rows where it is larger than the
+/// adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against 128 MiB).
+#[derive(Debug, Clone)]
+pub struct WeightMatrix {
+    parts: Vec<Part>,
+    n: usize,
+    k: usize,
+    format: WeightFormat,
+}
+
+/// Bytes of f32 that an upload turns over at once.
+const UPLOAD_BYTES: usize = 16 << 20;
+
+impl WeightMatrix {
+    /// Uploads n rows of k values, asking `rows` for some of them at a time.
+    ///
+    /// # Errors
+    /// Those of `rows`, and a row larger than the adapter's limit a binding.
+    pub fn upload<E: From<GpuError>>(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        format: WeightFormat,
+        mut rows: impl FnMut(Range<usize>) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let k4 = k.div_ceil(4);
+        let words = match format {
+            WeightFormat::F32 => 4 * k4,
+            WeightFormat::F16 => 2 * k4,
+        };
+        let limit = gpu.max_binding();
+        let bytes = words as u64 * 4;
+        if bytes > limit {
+            let (kernel, label) = ("matmul".to_owned(), label.to_owned());
+            return Err(GpuError::BindingTooLarge {
+                kernel,
+                label,
+                bytes,
+                limit,
+            }
+            .into());
+        }
+        let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
+        let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
+        let mut parts = Vec::new();
+        for row_start in (0..n).step_by(part_rows) {
+            let in_part = part_rows.min(n - row_start);
+            let tensor = Tensor::zeros(gpu, label, in_part * words)?;
+            for at in (0..in_part).step_by(batch) {
+                let count = batch.min(in_part - at);
+                let values = rows(row_start + at..row_start + at + count)?;
+                match format {
+                    WeightFormat::F32 => tensor.write(gpu, at * words, &pad(&values, k, k4, |x| x)),
+                    WeightFormat::F16 => {
+                        tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32))
+                    }
+                }
+            }
+            parts.push(Part {
+                tensor,
+                row_start,
+                rows: in_part,
+            });
+        }
+        Ok(Self {
+            parts,
+            n,
+            k,
+            format,
+        })
+    }
+
+    /// A matrix that is in memory already.
+    pub fn new(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        format: WeightFormat,
+        w: &[f32],
+    ) -> Result<Self, GpuError> {
+        Self::upload(gpu, label, (n, k), format, |rows| {
+            Ok(w[rows.start * k..rows.end * k].to_vec())
+        })
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+    /// Quads a row.
+    pub fn k4(&self) -> usize {
+        self.k.div_ceil(4)
+    }
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+}
+
+/// Rows of k values to rows of 4 k4, zeros behind.
+fn pad<T: Clone + Default>(
+    values: &[f32],
+    k: usize,
+    k4: usize,
+    convert: impl Fn(f32) -> T,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(values.len() / k.max(1) * 4 * k4);
+    for row in values.chunks_exact(k.max(1)) {
+        out.extend(row.iter().map(|&x| convert(x)));
+        out.resize(out.len().next_multiple_of(4), T::default());
+    }
+    out
+}
+
+/// Where a linear layer reads and writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// Tokens.
+    pub l: usize,
+    /// Columns of x, and the element where its first row begins.
+    pub x_stride: usize,
+    pub x_offset: usize,
+    /// Columns of y.
+    pub y_stride: usize,
+    /// Whether softplus comes after the bias (dt_proj).
+    pub softplus: bool,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    l: u32,
+    k: u32,
+    n: u32,
+    k4: u32,
+    x_stride: u32,
+    x_offset: u32,
+    y_stride: u32,
+    y_offset: u32,
+    bias_offset: u32,
+}
+
+pub(super) fn spec(
+    name: &'static str,
+    format: WeightFormat,
+    bias: bool,
+    softplus: bool,
+) -> ShaderSpec {
+    ShaderSpec::new(name)
+        .weight(format)
+        .flag("BIAS", bias)
+        .flag("SOFTPLUS", softplus)
+}
+
+fn record(
+    plan: &mut PlanBuilder<'_>,
+    name: &'static str,
+    (x, w, bias, y): (&Tensor, &WeightMatrix, Option<&Tensor>, &Tensor),
+    shape: Linear,
+    groups: impl Fn(&Part, u32) -> [u64; 2],
+) -> Result<(), GpuError> {
+    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
+    for part in &w.parts {
+        let params = Params {
+            l: shape.l as u32,
+            k: w.k as u32,
+            n: part.rows as u32,
+            k4: w.k4() as u32,
+            x_stride: shape.x_stride as u32,
+            x_offset: shape.x_offset as u32,
+            y_stride: shape.y_stride as u32,
+            y_offset: part.row_start as u32,
+            bias_offset: part.row_start as u32,
+        };
+        let mut bindings = vec![(1, &part.tensor), (2, x), (3, y)];
+        bindings.extend(bias.map(|b| (4, b)));
+        let spec = spec(name, w.format, bias.is_some(), shape.softplus);
+        plan.dispatch(spec, &params, &bindings, groups(part, limit))?;
+    }
+    Ok(())
+}
+
+/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens.
+pub fn matmul(
+    plan: &mut PlanBuilder<'_>,
+    x: &Tensor,
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+    shape: Linear,
+) -> Result<(), GpuError> {
+    record(plan, "matmul", (x, w, bias, y), shape, |part, _| {
+        [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
+    })
+}
+
+/// The same for one token (`shape.l` is 1).
+pub fn matvec(
+    plan: &mut PlanBuilder<'_>,
+    x: &Tensor,
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+    shape: Linear,
+) -> Result<(), GpuError> {
+    record(plan, "matvec", (x, w, bias, y), shape, |part, limit| {
+        crate::gpu::plan::grid(part.rows, 4, limit)
+    })
+}
+
+/// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.
+pub fn linear(
+    plan: &mut PlanBuilder<'_>,
+    x: &Tensor,
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+    shape: Linear,
+) -> Result<(), GpuError> {
+    if shape.l == 1 && plan.gpu().allows(Variant::Matvec) {
+        matvec(plan, x, w, bias, y, shape)
+    } else {
+        matmul(plan, x, w, bias, y, shape)
+    }
+}

@@ -1,0 +1,88 @@
+//! rms_norm.wgsl and x_dbl_norm.wgsl.
+
+use crate::gpu::shader::ShaderSpec;
+use crate::gpu::{GpuError, PlanBuilder, Tensor};
+
+const WG: u32 = 256;
+
+/// Rows, width and eps of [`rms_norm`].
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNorm {
+    /// Tokens to normalise, from `row0` of residual and hidden on.
+    pub rows: usize,
+    pub row0: usize,
+    pub d: usize,
+    pub eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    d: u32,
+    row0: u32,
+    eps: f32,
+}
+
+pub(super) fn rms_norm_spec(add_hidden: bool) -> ShaderSpec {
+    ShaderSpec::new("rms_norm")
+        .constant("WG", WG)
+        .flag("ADD_HIDDEN", add_hidden)
+}
+
+/// residual += hidden (if given), then y (rows, d) = RMSNorm(residual) * weight (d).
+pub fn rms_norm(
+    plan: &mut PlanBuilder<'_>,
+    residual: &Tensor,
+    hidden: Option<&Tensor>,
+    weight: &Tensor,
+    y: &Tensor,
+    shape: RmsNorm,
+) -> Result<(), GpuError> {
+    let params = Params {
+        rows: shape.rows as u32,
+        d: shape.d as u32,
+        row0: shape.row0 as u32,
+        eps: shape.eps,
+    };
+    let mut bindings = vec![(1, residual), (2, weight), (3, y)];
+    bindings.extend(hidden.map(|h| (4, h)));
+    plan.dispatch_flat(
+        rms_norm_spec(hidden.is_some()),
+        &params,
+        &bindings,
+        shape.rows,
+        1,
+    )
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct DblParams {
+    l: u32,
+    dt_rank: u32,
+    d_state: u32,
+    eps: f32,
+}
+
+pub(super) fn x_dbl_norm_spec() -> ShaderSpec {
+    ShaderSpec::new("x_dbl_norm").constant("WG", 64)
+}
+
+/// Falcon-Mamba: RMSNorm without weights on dt, B and C, each alone, in place in x_dbl (L, dt_rank + 2 d_state).
+pub fn x_dbl_norm(
+    plan: &mut PlanBuilder<'_>,
+    x_dbl: &Tensor,
+    l: usize,
+    dt_rank: usize,
+    d_state: usize,
+    eps: f32,
+) -> Result<(), GpuError> {
+    let params = DblParams {
+        l: l as u32,
+        dt_rank: dt_rank as u32,
+        d_state: d_state as u32,
+        eps,
+    };
+    plan.dispatch_flat(x_dbl_norm_spec(), &params, &[(1, x_dbl)], 3 * l, 1)
+}

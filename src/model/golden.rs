@@ -1,0 +1,71 @@
+//! The embedded model's expected values, so that an installed program can check itself (`mamba-wgpu doctor`).
+
+use super::lm::{Backend, LanguageModel};
+use super::types::ModelOptions;
+use super::{embedded, LoadError};
+use crate::error::Result;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    prompts: Vec<Prompt>,
+}
+
+#[derive(Deserialize)]
+struct Prompt {
+    tokens: Vec<u32>,
+    greedy_tokens: Vec<u32>,
+    /// `last_logits` holds every `logits_step`-th.
+    logits_step: usize,
+    last_logits: Vec<f32>,
+}
+
+/// Tolerance on a logit, absolute: transformers' own f32 differs by its order of summation.
+const TOLERANCE: f32 = 1e-3;
+
+/// Runs the embedded model on a backend against transformers' values (PyTorch, CPU, float32): some of the last
+/// prompt token's logits, and a greedy continuation of 16 tokens, for each prompt.
+///
+/// `Ok(None)`: equal. `Ok(Some(_))`: what differs, in words.
+///
+/// # Errors
+/// Those of loading and running the model.
+pub async fn check(backend: &Backend) -> Result<Option<String>> {
+    let golden: Golden = serde_json::from_str(include_str!("../../models/austen-4m/golden.json"))
+        .map_err(|e| LoadError::ConfigSyntax {
+        file: "models/austen-4m/golden.json".into(),
+        reason: e.to_string(),
+    })?;
+    let model = LanguageModel::load(
+        &embedded::checkpoint()?,
+        backend,
+        ModelOptions::default(),
+        &mut |_, _| {},
+    )
+    .await?;
+    for (i, prompt) in golden.prompts.iter().enumerate() {
+        let mut session = model.session()?;
+        session.prefill(&prompt.tokens, &mut |_, _| {}).await?;
+        let logits = session.logits().await?;
+        let some = logits.iter().step_by(prompt.logits_step.max(1));
+        for (j, (got, want)) in some.zip(&prompt.last_logits).enumerate() {
+            // Written so that NaN differs.
+            if !((got - want).abs() <= TOLERANCE) {
+                let token = j * prompt.logits_step;
+                return Ok(Some(format!(
+                    "prompt {i}: the logit of token {token} is {got}, expected {want}"
+                )));
+            }
+        }
+        for (j, &want) in prompt.greedy_tokens.iter().enumerate() {
+            let got = session.sample().await?;
+            if got != want {
+                return Ok(Some(format!(
+                    "prompt {i}: greedy token {j} is {got}, expected {want}"
+                )));
+            }
+            session.step(got).await?;
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,827 @@
+//! Mamba-1 and Falcon-Mamba on a GPU: the weights there, and sessions that run them.
+
+use super::types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
+use super::{Arch, Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
+use crate::error::{InputError, Result};
+use crate::generate::SamplingParams;
+use crate::gpu::selftest::Variant;
+use crate::gpu::shader::WeightFormat;
+use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
+use crate::kernels::{
+    self, BlellochWorkspace, FusedWorkspace, RmsNorm, SampleBuffers, ScanBuffers, ScanShape,
+    WeightMatrix,
+};
+use std::sync::Arc;
+
+/// Rows of logits that [`GpuSession::score`] holds at once; also what aligns its results' views (64 x 4 bytes).
+const SCORE_ROWS: usize = 64;
+/// Plans of other lengths than the last few are built again.
+const MAX_PLANS: usize = 6;
+
+struct Layer {
+    norm: Tensor,                  // (d_model)
+    in_proj: WeightMatrix,         // (2 d_inner, d_model)
+    in_proj_bias: Option<Tensor>,  // (2 d_inner)
+    conv1d: Tensor,                // (d_inner, d_conv)
+    conv1d_bias: Option<Tensor>,   // (d_inner)
+    x_proj: WeightMatrix,          // (dt_rank + 2 d_state, d_inner)
+    dt_proj: WeightMatrix,         // (d_inner, dt_rank)
+    dt_proj_bias: Tensor,          // (d_inner)
+    a: Tensor,                     // (d_inner, d_state), -exp(A_log)
+    d: Tensor,                     // (d_inner)
+    out_proj: WeightMatrix,        // (d_model, d_inner)
+    out_proj_bias: Option<Tensor>, // (d_model)
+}
+
+/// A model's weights on a device.
+pub struct GpuModel {
+    gpu: Gpu,
+    config: ModelConfig,
+    options: ModelOptions,
+    embedding: WeightMatrix, // (vocab_size, d_model)
+    layers: Vec<Layer>,
+    norm_f: Tensor,                // (d_model)
+    lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
+}
+
+/// Uploads tensors and counts their bytes.
+struct Loader<'a> {
+    gpu: &'a Gpu,
+    weights: WeightDtype,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Loader<'_> {
+    fn count(&mut self, view: &TensorView<'_>) -> Result<()> {
+        self.done += view.data.len() as u64;
+        (self.progress)(self.done, self.total);
+        Ok(self.gpu.check()?)
+    }
+
+    fn tensor(&mut self, view: &TensorView<'_>) -> Result<Tensor> {
+        self.mapped(view, |x| x)
+    }
+
+    fn mapped(&mut self, view: &TensorView<'_>, f: impl Fn(f32) -> f32) -> Result<Tensor> {
+        let mut values = view.to_f32()?;
+        values.iter_mut().for_each(|x| *x = f(*x));
+        let tensor = Tensor::new(self.gpu, view.name, &values)?;
+        self.count(view)?;
+        Ok(tensor)
+    }
+
+    fn bias(&mut self, view: &Option<TensorView<'_>>) -> Result<Option<Tensor>> {
+        view.as_ref().map(|v| self.tensor(v)).transpose()
+    }
+
+    /// A (n, k) matrix. What is stored as f16 stays f16 on the device, bit for bit, unless f32 was asked for.
+    fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
+        let format = match (self.weights, view.dtype) {
+            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16)
+                if self.gpu.allows(Variant::F16Weights) =>
+            {
+                WeightFormat::F16
+            }
+            _ => WeightFormat::F32,
+        };
+        let (n, k) = (view.shape[0], view.shape[1]);
+        let gpu = self.gpu;
+        let matrix =
+            WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<Vec<f32>> {
+                gpu.check()?;
+                Ok(view.rows_to_f32(rows)?)
+            })?;
+        self.count(view)?;
+        Ok(matrix)
+    }
+
+    fn layer(&mut self, w: &LayerWeights<'_>) -> Result<Layer> {
+        Ok(Layer {
+            norm: self.tensor(&w.norm)?,
+            in_proj: self.matrix(&w.in_proj)?,
+            in_proj_bias: self.bias(&w.in_proj_bias)?,
+            conv1d: self.tensor(&w.conv1d)?,
+            conv1d_bias: self.bias(&w.conv1d_bias)?,
+            x_proj: self.matrix(&w.x_proj)?,
+            dt_proj: self.matrix(&w.dt_proj)?,
+            dt_proj_bias: self.tensor(&w.dt_proj_bias)?,
+            a: self.mapped(&w.a_log, |x| -x.exp())?,
+            d: self.tensor(&w.d)?,
+            out_proj: self.matrix(&w.out_proj)?,
+            out_proj_bias: self.bias(&w.out_proj_bias)?,
+        })
+    }
+}
+
+impl GpuModel {
+    /// Uploads the weights, telling `progress` bytes done and in all.
+    ///
+    /// # Errors
+    /// Non-finite weights, matrices whose rows exceed the adapter's limits, a full GPU memory.
+    pub async fn load(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        options: ModelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        if options.chunk == 0 {
+            return Err(InputError::ZeroChunk.into());
+        }
+        let total = weights.total_bytes();
+        let mut loader = Loader {
+            gpu,
+            weights: options.weights,
+            done: 0,
+            total,
+            progress,
+        };
+        let model = Self {
+            gpu: gpu.clone(),
+            config: config.clone(),
+            options,
+            embedding: loader.matrix(&weights.embedding)?,
+            layers: weights
+                .layers
+                .iter()
+                .map(|l| loader.layer(l))
+                .collect::<Result<_>>()?,
+            norm_f: loader.tensor(&weights.norm_f)?,
+            lm_head: weights
+                .lm_head
+                .as_ref()
+                .map(|h| loader.matrix(h))
+                .transpose()?,
+        };
+        // The uploads are staged: let them reach the device, and hear of a full memory now.
+        gpu.submit_and_wait(
+            gpu.device()
+                .create_command_encoder(&Default::default())
+                .finish(),
+        )
+        .await?;
+        Ok(model)
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The rung asked for, or the sequential one where the self-test switched it off.
+    fn scan(&self) -> Scan {
+        match self.options.scan {
+            Scan::Fused if !self.gpu.allows(Variant::FusedScan) => Scan::Sequential,
+            Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
+            scan => scan,
+        }
+    }
+
+    /// Columns of x_dbl.
+    fn x_dbl_width(&self) -> usize {
+        self.config.dt_rank + 2 * self.config.d_state
+    }
+
+    /// The prefill's chunk: what was asked for, or as much of it as the activations' widest rows let into one binding.
+    fn chunk(&self) -> usize {
+        let c = &self.config;
+        let widest = (2 * c.d_inner).max(c.d_model).max(self.x_dbl_width());
+        let room = (self.gpu.max_binding() / (widest as u64 * 4)) as usize;
+        self.options.chunk.min(room.max(1))
+    }
+}
+
+enum ScanWorkspace {
+    Sequential,
+    Blelloch(BlellochWorkspace),
+    Fused(FusedWorkspace),
+}
+
+/// The activations of a chunk of up to `capacity` tokens.
+struct Workspace {
+    capacity: usize,
+    tokens: Tensor,   // (L), u32
+    residual: Tensor, // (L, d_model)
+    normed: Tensor,   // (L, d_model)
+    xz: Tensor,       // (L, 2 d_inner)
+    u: Tensor,        // (L, d_inner)
+    x_dbl: Tensor,    // (L, dt_rank + 2 d_state)
+    delta: Tensor,    // (L, d_inner)
+    y: Tensor,        // (L, d_inner)
+    hidden: Tensor,   // (L, d_model)
+    scan: ScanWorkspace,
+}
+
+impl Workspace {
+    fn new(model: &GpuModel, l: usize, scan: Option<Scan>) -> Result<Self, GpuError> {
+        let (gpu, c) = (&model.gpu, &model.config);
+        let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
+        Ok(Self {
+            capacity: l,
+            tokens: rows("tokens", 1)?,
+            residual: rows("residual", c.d_model)?,
+            normed: rows("normed", c.d_model)?,
+            xz: rows("xz", 2 * c.d_inner)?,
+            u: rows("u", c.d_inner)?,
+            x_dbl: rows("x_dbl", model.x_dbl_width())?,
+            delta: rows("delta", c.d_inner)?,
+            y: rows("y", c.d_inner)?,
+            hidden: rows("hidden", c.d_model)?,
+            scan: match scan {
+                None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
+                Some(Scan::Blelloch) => {
+                    ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?)
+                }
+                Some(Scan::Fused) => {
+                    ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?)
+                }
+            },
+        })
+    }
+}
+
+/// The recurrent state of all layers. Each layer's part begins at a multiple of 64 elements, so that it can be bound.
+struct State {
+    conv: Tensor, // n_layer x (d_conv, d_inner)
+    ssm: Tensor,  // n_layer x (d_inner, d_state)
+}
+
+impl State {
+    fn new(model: &GpuModel) -> Result<Self, GpuError> {
+        let (c, n) = (&model.config, model.config.n_layer);
+        Ok(Self {
+            conv: Tensor::zeros(&model.gpu, "conv_state", n * Self::conv_stride(c))?,
+            ssm: Tensor::zeros(&model.gpu, "ssm_state", n * Self::ssm_stride(c))?,
+        })
+    }
+    fn conv_stride(c: &ModelConfig) -> usize {
+        (c.d_conv * c.d_inner).next_multiple_of(64)
+    }
+    fn ssm_stride(c: &ModelConfig) -> usize {
+        (c.d_inner * c.d_state).next_multiple_of(64)
+    }
+    fn conv_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
+        self.conv
+            .slice(layer * Self::conv_stride(c), c.d_conv * c.d_inner)
+    }
+    fn ssm_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
+        self.ssm
+            .slice(layer * Self::ssm_stride(c), c.d_inner * c.d_state)
+    }
+}
+
+/// What a plan ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// Nothing: a chunk in the middle of a prompt.
+    None,
+    /// The last token's logits.
+    Last,
+    /// Every token's most likely successor, and with targets their -log p.
+    Score { nll: bool },
+}
+
+/// What [`GpuSession::score`] writes: a block of logits at a time, and its results for a whole chunk.
+struct ScoreBuffers {
+    logits: Tensor,  // (SCORE_ROWS, vocab_size)
+    argmax: Tensor,  // (L), u32
+    targets: Tensor, // (L), u32
+    nll: Tensor,     // (L)
+}
+
+/// One text's state on the device, with the buffers and plans to go on from it.
+pub struct GpuSession {
+    model: Arc<GpuModel>,
+    state: State,
+    logits: Tensor, // (vocab_size), the last token's
+    has_logits: bool,
+    sampling: SampleBuffers,
+    sample_plan: Option<Plan>,
+    sampled: Readback,
+    logits_back: Readback,
+    decode: Option<(Workspace, Plan)>,
+    prefill: Option<Workspace>,
+    score: Option<ScoreBuffers>,
+    plans: Vec<((usize, Head), Plan)>,
+}
+
+impl GpuSession {
+    /// A text at its begin.
+    pub fn new(model: &Arc<GpuModel>) -> Result<Self> {
+        let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
+        let session = Self {
+            state: State::new(model)?,
+            logits: Tensor::zeros(gpu, "logits", vocab_size)?,
+            has_logits: false,
+            sampling: SampleBuffers::new(gpu, vocab_size)?,
+            sample_plan: None,
+            sampled: Readback::new(gpu, "sampled token", 2),
+            logits_back: Readback::new(gpu, "logits", vocab_size),
+            decode: None,
+            prefill: None,
+            score: None,
+            plans: Vec::new(),
+            model: model.clone(),
+        };
+        gpu.check()?;
+        Ok(session)
+    }
+
+    /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).
+    /// `step`: the recurrent kernels for one token instead of the parallel ones.
+    fn layers(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        w: &Workspace,
+        l: usize,
+        step: bool,
+    ) -> Result<(), GpuError> {
+        let c = &self.model.config;
+        kernels::embedding(plan, &self.model.embedding, &w.tokens, &w.residual, l)?;
+        for (i, layer) in self.model.layers.iter().enumerate() {
+            let norm = RmsNorm {
+                rows: l,
+                row0: 0,
+                d: c.d_model,
+                eps: c.norm_eps,
+            };
+            kernels::rms_norm(
+                plan,
+                &w.residual,
+                (i > 0).then_some(&w.hidden),
+                &layer.norm,
+                &w.normed,
+                norm,
+            )?;
+            let linear = |x_stride, y_stride| kernels::Linear {
+                l,
+                x_stride,
+                x_offset: 0,
+                y_stride,
+                softplus: false,
+            };
+            let bias = layer.in_proj_bias.as_ref();
+            kernels::linear(
+                plan,
+                &w.normed,
+                &layer.in_proj,
+                bias,
+                &w.xz,
+                linear(c.d_model, 2 * c.d_inner),
+            )?;
+
+            let conv_state = self.state.conv_layer(c, i);
+            let conv = kernels::Conv1d {
+                xz: &w.xz,
+                conv_state: &conv_state,
+                weight: &layer.conv1d,
+                bias: layer.conv1d_bias.as_ref(),
+                u: &w.u,
+            };
+            let shape = kernels::ConvShape {
+                l,
+                d_inner: c.d_inner,
+                d_conv: c.d_conv,
+                x_stride: 2 * c.d_inner,
+            };
+            if step {
+                kernels::conv1d_update(plan, &conv, shape)?;
+            } else {
+                kernels::conv1d(plan, &conv, shape)?;
+                kernels::conv1d_state(plan, &conv, shape)?;
+            }
+
+            let width = self.model.x_dbl_width();
+            kernels::linear(
+                plan,
+                &w.u,
+                &layer.x_proj,
+                None,
+                &w.x_dbl,
+                linear(c.d_inner, width),
+            )?;
+            if c.arch == Arch::FalconMamba {
+                kernels::x_dbl_norm(plan, &w.x_dbl, l, c.dt_rank, c.d_state, c.mixer_rms_eps)?;
+            }
+            let dt = kernels::Linear {
+                softplus: true,
+                ..linear(width, c.d_inner)
+            };
+            kernels::linear(
+                plan,
+                &w.x_dbl,
+                &layer.dt_proj,
+                Some(&layer.dt_proj_bias),
+                &w.delta,
+                dt,
+            )?;
+
+            let ssm_state = self.state.ssm_layer(c, i);
+            let buffers = ScanBuffers {
+                u: &w.u,
+                delta: &w.delta,
+                a: &layer.a,
+                x_dbl: &w.x_dbl,
+                d: &layer.d,
+                xz: &w.xz,
+                ssm_state: &ssm_state,
+                y: &w.y,
+            };
+            let shape = ScanShape {
+                l,
+                d_inner: c.d_inner,
+                d_state: c.d_state,
+                x_dbl_stride: width,
+                b_offset: c.dt_rank,
+                c_offset: c.dt_rank + c.d_state,
+                xz_stride: 2 * c.d_inner,
+                z_offset: c.d_inner,
+            };
+            match &w.scan {
+                _ if step => kernels::selective_state_update(plan, &buffers, shape)?,
+                ScanWorkspace::Sequential => kernels::scan_sequential(plan, &buffers, shape)?,
+                ScanWorkspace::Blelloch(b) => kernels::scan_blelloch(plan, b, &buffers, shape)?,
+                ScanWorkspace::Fused(f) => kernels::scan_fused(plan, f, &buffers, shape)?,
+            }
+            let bias = layer.out_proj_bias.as_ref();
+            kernels::linear(
+                plan,
+                &w.y,
+                &layer.out_proj,
+                bias,
+                &w.hidden,
+                linear(c.d_inner, c.d_model),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The final norm and the head for `rows` tokens from `row0` on.
+    fn head(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        w: &Workspace,
+        (row0, rows): (usize, usize),
+        logits: &Tensor,
+    ) -> Result<(), GpuError> {
+        let c = &self.model.config;
+        let norm = RmsNorm {
+            rows,
+            row0,
+            d: c.d_model,
+            eps: c.norm_eps,
+        };
+        // Without layers nothing is to be added.
+        let hidden = (c.n_layer > 0).then_some(&w.hidden);
+        kernels::rms_norm(
+            plan,
+            &w.residual,
+            hidden,
+            &self.model.norm_f,
+            &w.normed,
+            norm,
+        )?;
+        let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
+        let (x_stride, y_stride) = (c.d_model, c.vocab_size);
+        let shape = kernels::Linear {
+            l: rows,
+            x_stride,
+            x_offset: 0,
+            y_stride,
+            softplus: false,
+        };
+        kernels::linear(plan, &w.normed, head, None, logits, shape)
+    }
+
+    /// Makes the chunk's workspace large enough for `l` tokens, at most a chunk.
+    fn make_room(&mut self, l: usize) -> Result<()> {
+        if self.prefill.as_ref().is_none_or(|w| w.capacity < l) {
+            // Whoever runs one full chunk will run more; a short prompt takes no more than it needs.
+            let capacity = l.next_power_of_two().min(self.model.chunk());
+            self.plans.clear();
+            self.prefill = None;
+            self.score = None;
+            self.prefill = Some(Workspace::new(
+                &self.model,
+                capacity.max(l),
+                Some(self.model.scan()),
+            )?);
+            self.model.gpu.check()?;
+        }
+        Ok(())
+    }
+
+    /// The plan for a chunk of l tokens, the last few kept.
+    fn plan_for(&mut self, l: usize, head: Head) -> Result<&Plan> {
+        if let Some(i) = self.plans.iter().position(|(key, _)| *key == (l, head)) {
+            let plan = self.plans.remove(i);
+            self.plans.push(plan);
+        } else {
+            let mut builder = PlanBuilder::new(&self.model.gpu);
+            let w = self.prefill.as_ref().ok_or(InputError::NoTokens)?;
+            self.layers(&mut builder, w, l, false)?;
+            match (head, &self.score) {
+                (Head::Last, _) => self.head(&mut builder, w, (l - 1, 1), &self.logits)?,
+                (Head::Score { nll }, Some(s)) => {
+                    let vocab_size = self.model.config.vocab_size;
+                    for row0 in (0..l).step_by(SCORE_ROWS) {
+                        let rows = SCORE_ROWS.min(l - row0);
+                        self.head(&mut builder, w, (row0, rows), &s.logits)?;
+                        let view = |t: &Tensor| t.slice(row0, rows);
+                        kernels::argmax(
+                            &mut builder,
+                            &s.logits,
+                            &view(&s.argmax),
+                            rows,
+                            vocab_size,
+                        )?;
+                        if nll {
+                            let (targets, nll) = (view(&s.targets), view(&s.nll));
+                            kernels::token_nll(
+                                &mut builder,
+                                &s.logits,
+                                &targets,
+                                &nll,
+                                rows,
+                                vocab_size,
+                            )?;
+                        }
+                    }
+                }
+                _ => {}
+            }
+            let plan = builder.finish()?;
+            if self.plans.len() == MAX_PLANS {
+                self.plans.remove(0);
+            }
+            self.plans.push(((l, head), plan));
+        }
+        Ok(self
+            .plans
+            .last()
+            .map(|(_, plan)| plan)
+            .ok_or(InputError::NoTokens)?)
+    }
+
+    /// Feeds a text by chunks through the parallel kernels; the last token's logits are ready afterwards.
+    ///
+    /// # Errors
+    /// No tokens, a token out of range, or the device's.
+    pub async fn prefill(
+        &mut self,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<()> {
+        self.check_tokens(tokens)?;
+        let gpu = self.model.gpu.clone();
+        let chunk = self.model.chunk();
+        self.make_room(chunk.min(tokens.len()))?;
+        for (i, part) in tokens.chunks(chunk).enumerate() {
+            let done = i * chunk + part.len();
+            let head = if done == tokens.len() {
+                Head::Last
+            } else {
+                Head::None
+            };
+            if let Some(w) = &self.prefill {
+                w.tokens.write(&gpu, 0, part);
+            }
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            self.plan_for(part.len(), head)?.record(&mut encoder);
+            gpu.submit_and_wait(encoder.finish()).await?;
+            progress(done, tokens.len());
+        }
+        self.has_logits = true;
+        Ok(())
+    }
+
+    /// One token by the recurrent kernels. Returns once it is submitted.
+    pub async fn step(&mut self, token: u32) -> Result<()> {
+        self.check_tokens(&[token])?;
+        let gpu = self.model.gpu.clone();
+        if self.decode.is_none() {
+            let step = gpu.allows(Variant::Step);
+            let w = Workspace::new(&self.model, 1, (!step).then(|| self.model.scan()))?;
+            let mut builder = PlanBuilder::new(&gpu);
+            self.layers(&mut builder, &w, 1, step)?;
+            self.head(&mut builder, &w, (0, 1), &self.logits)?;
+            let plan = builder.finish()?;
+            self.decode = Some((w, plan));
+        }
+        if let Some((w, plan)) = &self.decode {
+            w.tokens.write(&gpu, 0, &[token]);
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            plan.record(&mut encoder);
+            gpu.queue().submit([encoder.finish()]);
+        }
+        self.has_logits = true;
+        Ok(gpu.check()?)
+    }
+
+    /// The last token's logits (vocab_size).
+    pub async fn logits(&mut self) -> Result<Vec<f32>> {
+        self.need_logits()?;
+        let gpu = &self.model.gpu;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.logits_back.copy_from(&mut encoder, &self.logits);
+        gpu.queue().submit([encoder.finish()]);
+        Ok(self
+            .logits_back
+            .read(gpu, self.model.config.vocab_size)
+            .await?)
+    }
+
+    /// As [`GpuSession::prefill`], with every position's most likely successor and, with targets, -log p of each.
+    pub async fn score(
+        &mut self,
+        tokens: &[u32],
+        targets: Option<&[u32]>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scores> {
+        self.check_tokens(tokens)?;
+        if let Some(targets) = targets {
+            super::types::check_length("targets", targets.len(), tokens.len())?;
+            self.check_tokens(targets)?;
+        }
+        let gpu = self.model.gpu.clone();
+        let (chunk, vocab_size) = (self.model.chunk(), self.model.config.vocab_size);
+        self.make_room(chunk.min(tokens.len()))?;
+        let capacity = self.prefill.as_ref().map_or(0, |w| w.capacity);
+        if self.score.is_none() {
+            self.score = Some(ScoreBuffers {
+                logits: Tensor::zeros(&gpu, "logits", SCORE_ROWS.min(capacity) * vocab_size)?,
+                argmax: Tensor::zeros(&gpu, "argmax", capacity)?,
+                targets: Tensor::zeros(&gpu, "targets", capacity)?,
+                nll: Tensor::zeros(&gpu, "nll", capacity)?,
+            });
+        }
+        let mut scores = Scores {
+            argmax: Vec::with_capacity(tokens.len()),
+            nll: Vec::new(),
+        };
+        for (i, part) in tokens.chunks(chunk).enumerate() {
+            let at = i * chunk;
+            if let (Some(w), Some(s)) = (&self.prefill, &self.score) {
+                w.tokens.write(&gpu, 0, part);
+                if let Some(targets) = targets {
+                    s.targets.write(&gpu, 0, &targets[at..at + part.len()]);
+                }
+            }
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            self.plan_for(
+                part.len(),
+                Head::Score {
+                    nll: targets.is_some(),
+                },
+            )?
+            .record(&mut encoder);
+            let Some(s) = &self.score else { break };
+            let last = s
+                .logits
+                .slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
+            copy(&mut encoder, &last, &self.logits);
+            gpu.submit_and_wait(encoder.finish()).await?;
+            scores
+                .argmax
+                .extend(s.argmax.slice(0, part.len()).read::<u32>(&gpu).await?);
+            if targets.is_some() {
+                scores
+                    .nll
+                    .extend(s.nll.slice(0, part.len()).read::<f32>(&gpu).await?);
+            }
+            progress(at + part.len(), tokens.len());
+        }
+        self.has_logits = true;
+        Ok(scores)
+    }
+
+    /// Sets how [`GpuSession::sample`] chooses; `context` are the tokens that the repetition penalty counts as seen.
+    pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        params.validate()?;
+        let vocab_size = self.model.config.vocab_size;
+        let mut seen = vec![0u32; vocab_size.div_ceil(32)];
+        for &token in context.iter().filter(|&&t| (t as usize) < vocab_size) {
+            seen[token as usize / 32] |= 1 << (token % 32);
+        }
+        let gpu = &self.model.gpu;
+        self.sampling.seen.write(gpu, 0, &seen);
+        self.sampling.sampled.write(gpu, 0, &[0u32, 0]);
+        let mut builder = PlanBuilder::new(gpu);
+        // The chosen token goes to a place of its own: the caller decides whether the model reads it.
+        let next = Tensor::zeros(gpu, "next token", 1)?;
+        kernels::sample(
+            &mut builder,
+            &self.logits,
+            &self.sampling,
+            &next,
+            vocab_size,
+            params,
+        )?;
+        self.sample_plan = Some(builder.finish()?);
+        Ok(())
+    }
+
+    /// A token from the last logits. The state does not move.
+    pub async fn sample(&mut self) -> Result<u32> {
+        self.need_logits()?;
+        if self.sample_plan.is_none() {
+            self.begin_sampling(&SamplingParams::default(), &[])?;
+        }
+        let gpu = &self.model.gpu;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        if let Some(plan) = &self.sample_plan {
+            plan.record(&mut encoder);
+        }
+        self.sampled.copy_from(&mut encoder, &self.sampling.sampled);
+        gpu.queue().submit([encoder.finish()]);
+        match self.sampled.read::<u32>(gpu, 2).await?.get(1) {
+            Some(&token) if token != SampleBuffers::NOT_A_NUMBER => Ok(token),
+            _ => Err(InputError::NoTokenToChoose.into()),
+        }
+    }
+
+    /// Another session at the same point of the text. Sampling begins anew there.
+    pub fn try_clone(&self) -> Result<Self> {
+        let mut clone = Self::new(&self.model)?;
+        let gpu = &self.model.gpu;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        copy(&mut encoder, &self.state.conv, &clone.state.conv);
+        copy(&mut encoder, &self.state.ssm, &clone.state.ssm);
+        copy(&mut encoder, &self.logits, &clone.logits);
+        gpu.queue().submit([encoder.finish()]);
+        clone.has_logits = self.has_logits;
+        gpu.check()?;
+        Ok(clone)
+    }
+
+    /// Back to the begin of a text.
+    pub fn reset(&mut self) {
+        let gpu = &self.model.gpu;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        for tensor in [&self.state.conv, &self.state.ssm] {
+            encoder.clear_buffer(tensor.buffer(), 0, None);
+        }
+        gpu.queue().submit([encoder.finish()]);
+        self.has_logits = false;
+        self.sample_plan = None;
+    }
+
+    /// The state on the host.
+    pub async fn state(&mut self) -> Result<StateData> {
+        let (gpu, c) = (&self.model.gpu, &self.model.config);
+        let conv = self.state.conv.read::<f32>(gpu).await?;
+        let ssm = self.state.ssm.read::<f32>(gpu).await?;
+        let layers = |values: &[f32], stride: usize, length: usize| {
+            let parts = values.chunks(stride.max(1)).take(c.n_layer);
+            parts
+                .flat_map(|layer| layer.iter().take(length).copied())
+                .collect()
+        };
+        Ok(StateData {
+            conv: layers(&conv, State::conv_stride(c), c.d_conv * c.d_inner),
+            ssm: layers(&ssm, State::ssm_stride(c), c.d_inner * c.d_state),
+        })
+    }
+
+    /// Goes on from a state; the logits are there after the next token.
+    pub fn set_state(&mut self, state: &StateData) -> Result<()> {
+        let c = &self.model.config;
+        state.check(c)?;
+        for (i, layer) in state.conv.chunks(c.d_conv * c.d_inner).enumerate() {
+            self.state.conv_layer(c, i).write(&self.model.gpu, 0, layer);
+        }
+        for (i, layer) in state.ssm.chunks(c.d_inner * c.d_state).enumerate() {
+            self.state.ssm_layer(c, i).write(&self.model.gpu, 0, layer);
+        }
+        self.has_logits = false;
+        Ok(())
+    }
+
+    fn need_logits(&self) -> Result<(), InputError> {
+        if self.has_logits {
+            Ok(())
+        } else {
+            Err(InputError::NoTokens)
+        }
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), InputError> {
+        super::types::check_tokens(tokens, self.model.config.vocab_size)
+    }
+}
+
+/// Records a copy between tensors of one size.
+fn copy(encoder: &mut wgpu::CommandEncoder, from: &Tensor, to: &Tensor) {
+    let bytes = from.elements().min(to.elements()) as u64 * 4;
+    encoder.copy_buffer_to_buffer(
+        from.buffer(),
+        from.offset(),
+        to.buffer(),
+        to.offset(),
+        bytes,
+    );
+}

@@ -1,0 +1,208 @@
+//! A language model on either backend, and sessions that read and write text with it.
+
+use super::cpu::{CpuModel, CpuSession};
+use super::gpu::{GpuModel, GpuSession};
+use super::types::{ModelOptions, Scores, StateData};
+use super::{Checkpoint, ModelConfig};
+use crate::error::Result;
+use crate::generate::{SamplingParams, TokenSource};
+use crate::gpu::Gpu;
+use std::sync::Arc;
+
+/// Where a model runs.
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// The CPU twins, on all cores.
+    Cpu,
+    /// The WGSL kernels on a device.
+    Gpu(Gpu),
+}
+
+#[derive(Clone)]
+enum Model {
+    Cpu(Arc<CpuModel>),
+    Gpu(Arc<GpuModel>),
+}
+
+/// A model with its weights on a backend. Cheap to clone: clones share the weights.
+#[derive(Clone)]
+pub struct LanguageModel(Model);
+
+impl LanguageModel {
+    /// Brings a checkpoint's weights to a backend, telling `progress` bytes done and in all.
+    ///
+    /// # Errors
+    /// Non-finite weights, a chunk of 0, the adapter's limits, a full memory.
+    pub async fn load(
+        checkpoint: &Checkpoint,
+        backend: &Backend,
+        options: ModelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        let (config, weights) = (checkpoint.config(), checkpoint.weights());
+        Ok(Self(match backend {
+            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(
+                config, &weights, options, progress,
+            )?)),
+            Backend::Gpu(gpu) => Model::Gpu(Arc::new(
+                GpuModel::load(gpu, config, &weights, options, progress).await?,
+            )),
+        }))
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        match &self.0 {
+            Model::Cpu(m) => m.config(),
+            Model::Gpu(m) => m.config(),
+        }
+    }
+
+    /// The device, for a model on one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.0 {
+            Model::Cpu(_) => None,
+            Model::Gpu(m) => Some(m.gpu()),
+        }
+    }
+
+    /// A text at its begin: the zero state.
+    ///
+    /// # Errors
+    /// A full GPU memory.
+    pub fn session(&self) -> Result<Session> {
+        Ok(Session(match &self.0 {
+            Model::Cpu(m) => Inner::Cpu(Box::new(CpuSession::new(m))),
+            Model::Gpu(m) => Inner::Gpu(Box::new(GpuSession::new(m)?)),
+        }))
+    }
+}
+
+enum Inner {
+    Cpu(Box<CpuSession>),
+    Gpu(Box<GpuSession>),
+}
+
+/// One text: its recurrent state, the logits of its last token, and the sampling's memory.
+pub struct Session(Inner);
+
+impl Session {
+    /// Feeds a text by chunks through the parallel scan; the last token's logits are ready afterwards. `progress` gets
+    /// tokens done and in all. Memory does not grow with the text.
+    ///
+    /// # Errors
+    /// No tokens, a token out of range, or the device's.
+    pub async fn prefill(
+        &mut self,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.prefill(tokens, progress),
+            Inner::Gpu(s) => s.prefill(tokens, progress).await,
+        }
+    }
+
+    /// Feeds one token through the recurrent step; its logits are ready afterwards.
+    pub async fn step(&mut self, token: u32) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.step(token),
+            Inner::Gpu(s) => s.step(token).await,
+        }
+    }
+
+    /// The last token's logits (vocab_size).
+    ///
+    /// # Errors
+    /// `NoTokens` before any token was fed.
+    pub async fn logits(&mut self) -> Result<Vec<f32>> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.logits(),
+            Inner::Gpu(s) => s.logits().await,
+        }
+    }
+
+    /// As [`Session::prefill`], with every position's most likely successor and, where targets are given (one a
+    /// token), the -log p (natural) of each.
+    pub async fn score(
+        &mut self,
+        tokens: &[u32],
+        targets: Option<&[u32]>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scores> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.score(tokens, targets, progress),
+            Inner::Gpu(s) => s.score(tokens, targets, progress).await,
+        }
+    }
+
+    /// Sets how [`Session::sample`] chooses and starts its random numbers; `context` are the tokens that count as seen
+    /// for the repetition penalty.
+    pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.begin_sampling(params, context),
+            Inner::Gpu(s) => s.begin_sampling(params, context),
+        }
+    }
+
+    /// A token chosen from the last logits, which then counts as seen. The state does not move: feed it by
+    /// [`Session::step`].
+    ///
+    /// # Errors
+    /// Logits with NaN.
+    pub async fn sample(&mut self) -> Result<u32> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.sample(),
+            Inner::Gpu(s) => s.sample().await,
+        }
+    }
+
+    /// Another session at the same point of the text; both go on alone. Sampling begins anew in the clone.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self(match &self.0 {
+            Inner::Cpu(s) => Inner::Cpu(Box::new(s.try_clone()?)),
+            Inner::Gpu(s) => Inner::Gpu(Box::new(s.try_clone()?)),
+        }))
+    }
+
+    /// Back to the begin of a text, with no logits and no sampling.
+    pub fn reset(&mut self) {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.reset(),
+            Inner::Gpu(s) => s.reset(),
+        }
+    }
+
+    /// The recurrent state on the host.
+    pub async fn state(&mut self) -> Result<StateData> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.state(),
+            Inner::Gpu(s) => s.state().await,
+        }
+    }
+
+    /// Goes on from a state; the logits are there after the next token.
+    ///
+    /// # Errors
+    /// A state of another shape.
+    pub fn set_state(&mut self, state: &StateData) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.set_state(state),
+            Inner::Gpu(s) => s.set_state(state),
+        }
+    }
+}
+
+impl TokenSource for Session {
+    async fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
+        Session::prefill(self, tokens, &mut |_, _| {}).await
+    }
+    async fn step(&mut self, token: u32) -> Result<()> {
+        Session::step(self, token).await
+    }
+    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        Session::begin_sampling(self, params, context)
+    }
+    async fn sample(&mut self) -> Result<u32> {
+        Session::sample(self).await
+    }
+}

@@ -1,0 +1,161 @@
+//! What both backends share: options, results, and the checks of a caller's tokens and states.
+
+use super::ModelConfig;
+use crate::error::InputError;
+use std::fmt;
+use std::str::FromStr;
+
+/// The rungs of the scan (docs/scan.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Scan {
+    /// One token after the other: the oracle.
+    Sequential,
+    /// The textbook work-efficient scan of materialised pairs.
+    Blelloch,
+    /// Discretised in registers, reduce-then-scan.
+    #[default]
+    Fused,
+}
+
+impl Scan {
+    pub const ALL: [Scan; 3] = [Scan::Sequential, Scan::Blelloch, Scan::Fused];
+}
+
+impl fmt::Display for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scan::Sequential => "sequential",
+            Scan::Blelloch => "blelloch",
+            Scan::Fused => "fused",
+        })
+    }
+}
+
+impl FromStr for Scan {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let found = Scan::ALL.into_iter().find(|scan| scan.to_string() == s);
+        found.ok_or_else(|| format!("unknown scan {s:?}: one of sequential, blelloch, fused"))
+    }
+}
+
+/// How weight matrices are held on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WeightDtype {
+    /// As f16 what the checkpoint stores as f16, all else as f32: nothing is rounded.
+    #[default]
+    Auto,
+    /// All as f32.
+    F32,
+    /// As [`WeightDtype::Auto`], said outright.
+    F16,
+}
+
+impl FromStr for WeightDtype {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(WeightDtype::Auto),
+            "f32" => Ok(WeightDtype::F32),
+            "f16" => Ok(WeightDtype::F16),
+            _ => Err(format!(
+                "unknown weight format {s:?}: one of auto, f32, f16"
+            )),
+        }
+    }
+}
+
+/// How a model is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelOptions {
+    pub scan: Scan,
+    /// Tokens of a prompt that go through at once: more is faster and takes more memory. At least 1.
+    pub chunk: usize,
+    pub weights: WeightDtype,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            scan: Scan::default(),
+            chunk: 512,
+            weights: WeightDtype::default(),
+        }
+    }
+}
+
+/// What the model says of a given text.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scores {
+    /// The most likely successor after each token.
+    pub argmax: Vec<u32>,
+    /// -log p (natural) of each target; empty without targets.
+    pub nll: Vec<f32>,
+}
+
+/// A text's recurrent state on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateData {
+    /// (n_layer, d_conv, d_inner): the last d_conv inputs of each convolution, oldest first.
+    pub conv: Vec<f32>,
+    /// (n_layer, d_inner, d_state)
+    pub ssm: Vec<f32>,
+}
+
+impl StateData {
+    /// Whether it is a state of such a model.
+    pub(crate) fn check(&self, c: &ModelConfig) -> Result<(), InputError> {
+        let check = |what, got: usize, expected: usize| {
+            if got == expected {
+                return Ok(());
+            }
+            Err(InputError::StateShape {
+                what,
+                got,
+                expected,
+            })
+        };
+        check(
+            "conv_state",
+            self.conv.len(),
+            c.n_layer * c.d_conv * c.d_inner,
+        )?;
+        check(
+            "ssm_state",
+            self.ssm.len(),
+            c.n_layer * c.d_inner * c.d_state,
+        )
+    }
+}
+
+/// At least one token, and all of them in the vocabulary.
+pub(crate) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), InputError> {
+    if tokens.is_empty() {
+        return Err(InputError::NoTokens);
+    }
+    match tokens.iter().position(|&t| t as usize >= vocab_size) {
+        None => Ok(()),
+        Some(position) => Err(InputError::TokenOutOfRange {
+            token: tokens[position],
+            position,
+            vocab_size,
+        }),
+    }
+}
+
+/// Two lists of one length.
+pub(crate) fn check_length(
+    what: &'static str,
+    got: usize,
+    expected: usize,
+) -> Result<(), InputError> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(InputError::LengthMismatch {
+            what,
+            got,
+            expected,
+        })
+    }
+}

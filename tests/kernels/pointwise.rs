@@ -1,0 +1,93 @@
+//! embedding, rms_norm, x_dbl_norm, conv1d and its state: sizes around their workgroups.
+
+use crate::harness::{devices, pass};
+use mamba_wgpu::gpu::selftest::data::Random;
+use mamba_wgpu::gpu::selftest::pointwise;
+use mamba_wgpu::gpu::shader::WeightFormat;
+use mamba_wgpu::kernels::RmsNorm;
+
+#[test]
+fn embedding_equals_its_twin() {
+    let mut random = Random(2);
+    for (device, gpu) in devices() {
+        for format in [WeightFormat::F32, WeightFormat::F16] {
+            for sizes in [
+                (1, 1, 1),
+                (7, 3, 5),
+                (101, 27, 64),
+                (50, 256, 257),
+                (9, 4, 0),
+            ] {
+                pass(
+                    device,
+                    pointwise::embedding(gpu, format, sizes, &mut random),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rms_norm_equals_its_twin() {
+    let mut random = Random(3);
+    for (device, gpu) in devices() {
+        for d in [1, 27, 255, 256, 257, 1000] {
+            for (rows, row0) in [(0, 0), (1, 0), (1, 4), (5, 0), (3, 2)] {
+                for add in [false, true] {
+                    let shape = RmsNorm {
+                        rows,
+                        row0,
+                        d,
+                        eps: 1e-5,
+                    };
+                    pass(device, pointwise::rms_norm(gpu, shape, add, &mut random));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn x_dbl_norm_equals_its_twin() {
+    let mut random = Random(4);
+    for (device, gpu) in devices() {
+        for sizes in [(0, 1, 1), (1, 1, 1), (3, 5, 7), (9, 64, 16), (2, 65, 130)] {
+            pass(device, pointwise::x_dbl_norm(gpu, sizes, &mut random));
+        }
+    }
+}
+
+#[test]
+fn conv1d_equals_its_twin_whole_and_by_tokens() {
+    let mut random = Random(5);
+    for (device, gpu) in devices() {
+        for d_conv in 1..=5 {
+            for (d_inner, l) in [
+                (1, 1),
+                (54, 0),
+                (54, 2),
+                (64, 3),
+                (65, 4),
+                (63, 5),
+                (300, 33),
+            ] {
+                for bias in [false, true] {
+                    pass(
+                        device,
+                        pointwise::conv1d(gpu, (l, d_inner, d_conv), bias, false, &mut random),
+                    );
+                    pass(
+                        device,
+                        pointwise::conv1d(
+                            gpu,
+                            (l.min(7), d_inner, d_conv),
+                            bias,
+                            true,
+                            &mut random,
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
