@@ -17,42 +17,106 @@ fn with_index(change: impl FnOnce(&mut Value)) -> Result<Checkpoint, LoadError> 
 
 #[test]
 fn index_that_is_no_index() {
-    refused!(with_index(|index| *index = json!([])), Index, "model.safetensors.index.json");
-    refused!(with_index(|index| *index = json!({ "weight_map": { "a": 3 } })), Index, "model.safetensors.index.json");
-    refused!(with_index(|index| index["weight_map"] = json!({})), Index, "empty");
+    refused!(
+        with_index(|index| *index = json!([])),
+        Index,
+        "model.safetensors.index.json"
+    );
+    refused!(
+        with_index(|index| *index = json!({ "weight_map": { "a": 3 } })),
+        Index,
+        "model.safetensors.index.json"
+    );
+    refused!(
+        with_index(|index| index["weight_map"] = json!({})),
+        Index,
+        "empty"
+    );
 }
 
 #[test]
 fn index_that_names_a_missing_shard() {
-    let change = |index: &mut Value| index["weight_map"]["backbone.norm_f.weight"] = json!("model-00009.safetensors");
-    refused!(with_index(change), MissingShard, "index.json", "`backbone.norm_f.weight`", "model-00009.safetensors");
+    let change = |index: &mut Value| {
+        index["weight_map"]["backbone.norm_f.weight"] = json!("model-00009.safetensors")
+    };
+    refused!(
+        with_index(change),
+        MissingShard,
+        "index.json",
+        "`backbone.norm_f.weight`",
+        "model-00009.safetensors"
+    );
 }
 
 #[test]
 fn index_that_leaves_its_folder() {
-    for shard in ["../evil.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "a\\..\\b", "c:x", "x/"] {
-        let change = |index: &mut Value| index["weight_map"]["backbone.norm_f.weight"] = json!(shard);
-        refused!(with_index(change), ShardPath, "index.json", "`backbone.norm_f.weight`", shard);
+    for shard in [
+        "../evil.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        ".",
+        "",
+        "a\\..\\b",
+        "c:x",
+        "x/",
+    ] {
+        let change =
+            |index: &mut Value| index["weight_map"]["backbone.norm_f.weight"] = json!(shard);
+        refused!(
+            with_index(change),
+            ShardPath,
+            "index.json",
+            "`backbone.norm_f.weight`",
+            shard
+        );
     }
 }
 
 #[test]
 fn index_that_promises_a_tensor() {
-    let change = |index: &mut Value| index["weight_map"]["ghost"] = json!("model-00001-of-00002.safetensors");
-    refused!(with_index(change), NotInShard, "index.json", "`ghost`", "model-00001-of-00002.safetensors");
+    let change = |index: &mut Value| {
+        index["weight_map"]["ghost"] = json!("model-00001-of-00002.safetensors")
+    };
+    refused!(
+        with_index(change),
+        NotInShard,
+        "index.json",
+        "`ghost`",
+        "model-00001-of-00002.safetensors"
+    );
 }
 
 #[test]
 fn index_without_a_tensor_that_is_needed() {
-    let change =
-        |index: &mut Value| drop(index["weight_map"].as_object_mut().unwrap().remove("backbone.norm_f.weight"));
-    refused!(with_index(change), MissingTensor, "`backbone.norm_f.weight`", "model-00001-of-00002.safetensors");
+    let change = |index: &mut Value| {
+        drop(
+            index["weight_map"]
+                .as_object_mut()
+                .unwrap()
+                .remove("backbone.norm_f.weight"),
+        )
+    };
+    refused!(
+        with_index(change),
+        MissingTensor,
+        "`backbone.norm_f.weight`",
+        "model-00001-of-00002.safetensors"
+    );
 }
 
 #[test]
 fn a_damaged_shard() {
     let folder = tempdir().unwrap();
     Model::tiny().save_sharded(folder.path());
-    fs::write(folder.path().join("model-00002-of-00002.safetensors"), "short").unwrap();
-    refused!(Checkpoint::open(folder.path()), Header, "model-00002-of-00002.safetensors");
+    fs::write(
+        folder.path().join("model-00002-of-00002.safetensors"),
+        "short",
+    )
+    .unwrap();
+    refused!(
+        Checkpoint::open(folder.path()),
+        Header,
+        "model-00002-of-00002.safetensors"
+    );
 }
