@@ -1,6 +1,6 @@
 //! Paths that are not checkpoints.
 
-use crate::{good, make::Model, with_weights};
+use crate::{good, with_weights};
 use mamba_wgpu::model::{Checkpoint, LoadError};
 use std::{fs, path::Path};
 use tempfile::tempdir;

@@ -120,3 +120,19 @@ fn a_damaged_shard() {
         "model-00002-of-00002.safetensors"
     );
 }
+
+#[test]
+fn a_shard_named_for_the_whole() {
+    let folder = tempdir().unwrap();
+    Model::tiny().save_sharded(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let shard = path("model-00001-of-00002.safetensors");
+    refused!(
+        Checkpoint::open(&shard),
+        MissingTensor,
+        "model-00001-of-00002",
+        "give the folder"
+    );
+    let index = Checkpoint::open(&path("model.safetensors.index.json")).unwrap();
+    assert_eq!(index.files().count(), 2);
+}
