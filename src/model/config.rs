@@ -6,8 +6,12 @@
 //! of several keys for one dimension, the first in the order of precedence must agree; those after it only cause a warning.
 
 use super::LoadError;
-use serde_json::{Map, Value};
-use std::borrow::Cow;
+use raw::shown;
+use serde_json::Value;
+
+mod raw;
+
+pub(super) use raw::RawConfig;
 
 /// Mamba-1 with or without Falcon's norms in the mixer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,79 +78,7 @@ pub(super) struct Dims {
 
 pub(super) const NORM_EPS: f32 = 1e-5;
 const MIXER_RMS_EPS: f32 = 1e-6;
-/// No config is anywhere near: what is larger is another file.
-const MAX_BYTES: usize = 16 << 20;
-
-/// A parsed config.json.
-pub(super) struct RawConfig {
-    pub file: String,
-    map: Map<String, Value>,
-}
-
 impl RawConfig {
-    pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, LoadError> {
-        let bad = |reason: String| LoadError::ConfigSyntax { file: file.into(), reason };
-        if bytes.len() > MAX_BYTES {
-            return Err(bad(format!("{} bytes, too large for a model's configuration", bytes.len())));
-        }
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        match serde_json::from_slice(&quote_non_finite(bytes)).map_err(|e| bad(e.to_string()))? {
-            Value::Object(map) => Ok(Self { file: file.into(), map }),
-            _ => Err(bad("a value of another kind".into())),
-        }
-    }
-
-    /// The value at a key, or inside an object's: `ssm_cfg.d_state`. A null counts as absent, as in Python's.
-    fn get(&self, key: &str) -> Option<&Value> {
-        let value = match key.split_once('.') {
-            None => self.map.get(key),
-            Some((object, key)) => self.map.get(object).and_then(|o| o.get(key)),
-        };
-        value.filter(|v| !v.is_null())
-    }
-
-    fn bad_value(&self, key: &str, value: &Value, expected: &'static str) -> LoadError {
-        LoadError::ConfigValue { file: self.file.clone(), key: key.into(), value: shown(value), expected }
-    }
-
-    fn string(&self, key: &str) -> Result<Option<&str>, LoadError> {
-        let text = |v: &'_ Value| self.bad_value(key, v, "it must be a string");
-        self.get(key).map(|v| v.as_str().ok_or_else(|| text(v))).transpose()
-    }
-
-    pub fn flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
-        let flag = |v: &Value| v.as_bool().ok_or_else(|| self.bad_value(key, v, "it must be true or false"));
-        self.get(key).map(flag).transpose()
-    }
-
-    fn epsilon(&self, key: &str, default: f32) -> Result<f32, LoadError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        match value.as_f64().map(|x| x as f32) {
-            Some(x) if x.is_finite() && x > 0.0 => Ok(x),
-            _ => Err(self.bad_value(key, value, "it must be a finite number above 0")),
-        }
-    }
-
-    /// Token ids of a key that holds none, one or a list. Negative ones mean "none" in some configs.
-    fn tokens(&self, key: &str) -> Result<Vec<u32>, LoadError> {
-        let one = |v: &Value| match v.as_i64() {
-            Some(id) if id < 0 => Ok(None),
-            Some(id) => u32::try_from(id).map(Some).map_err(|_| self.bad_value(key, v, "too large for a token id")),
-            None => Err(self.bad_value(key, v, "it must be a token id or a list of them")),
-        };
-        match self.map.get(key) {
-            // Hugging Face's configuration classes default to 0; mamba-ssm's config has no such key.
-            None if self.is_hugging_face() => Ok(vec![0]),
-            None | Some(Value::Null) => Ok(Vec::new()),
-            Some(Value::Array(list)) => list.iter().filter_map(|v| one(v).transpose()).collect(),
-            Some(value) => Ok(one(value)?.into_iter().collect()),
-        }
-    }
-
-    fn is_hugging_face(&self) -> bool {
-        self.map.contains_key("model_type")
-    }
-
     /// The family, from `model_type`, or `architectures`, or (mamba-ssm's config, which has neither) the other keys.
     pub fn arch(&self, warnings: &mut Vec<String>) -> Result<Arch, LoadError> {
         let unknown = |key, value: &str| LoadError::UnknownArchitecture {
@@ -183,7 +115,10 @@ impl RawConfig {
             };
         }
         if !(self.map.contains_key("d_model") || self.map.contains_key("ssm_cfg")) {
-            warnings.push(format!("{}: no `model_type`: taken as a Mamba-1 model", self.file));
+            warnings.push(format!(
+                "{}: no `model_type`: taken as a Mamba-1 model",
+                self.file
+            ));
         }
         Ok(Arch::Mamba1)
     }
@@ -198,14 +133,27 @@ impl RawConfig {
         };
         if let Some(act) = self.get("hidden_act") {
             if !matches!(act.as_str(), Some("silu" | "swish")) {
-                return Err(unsupported("hidden_act", act, "the activation must be \"silu\""));
+                return Err(unsupported(
+                    "hidden_act",
+                    act,
+                    "the activation must be \"silu\"",
+                ));
             }
         }
         if self.flag("rms_norm")? == Some(false) {
-            return Err(unsupported("rms_norm", &Value::Bool(false), "LayerNorm: only RMSNorm is implemented"));
+            return Err(unsupported(
+                "rms_norm",
+                &Value::Bool(false),
+                "LayerNorm: only RMSNorm is implemented",
+            ));
         }
-        for (key, reason) in [("attn_layer_idx", "attention layers"), ("d_intermediate", "MLP layers")] {
-            let harmless = |v: &Value| v.as_array().is_some_and(|list| list.is_empty()) || v.as_u64() == Some(0);
+        for (key, reason) in [
+            ("attn_layer_idx", "attention layers"),
+            ("d_intermediate", "MLP layers"),
+        ] {
+            let harmless = |v: &Value| {
+                v.as_array().is_some_and(|list| list.is_empty()) || v.as_u64() == Some(0)
+            };
             if let Some(value) = self.get(key).filter(|v| !harmless(v)) {
                 return Err(unsupported(key, value, reason));
             }
@@ -232,10 +180,17 @@ impl RawConfig {
             ("ssm_cfg.conv_bias", "conv1d.bias", conv1d),
         ] {
             if self.flag(key)?.is_some_and(|expected| expected != stored) {
-                let found =
-                    format!("the layers {} a tensor `mixer.{tensor}`", if stored { "have" } else { "do not have" });
+                let found = format!(
+                    "the layers {} a tensor `mixer.{tensor}`",
+                    if stored { "have" } else { "do not have" }
+                );
                 let (file, key, value) = (self.file.clone(), key.into(), (!stored).to_string());
-                return Err(LoadError::Contradiction { file, key, value, found });
+                return Err(LoadError::Contradiction {
+                    file,
+                    key,
+                    value,
+                    found,
+                });
             }
         }
         Ok(())
@@ -261,17 +216,47 @@ impl RawConfig {
     }
 
     fn check_dimensions(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
-        let has = |dimension: &str, n: usize, tensor: &str| format!("the tensors have {dimension} {n} (`{tensor}`)");
-        let layers = format!("the last of the {} layers stored is `{}`", dims.n_layer, dims.last_layer);
+        let has = |dimension: &str, n: usize, tensor: &str| {
+            format!("the tensors have {dimension} {n} (`{tensor}`)")
+        };
+        let layers = format!(
+            "the last of the {} layers stored is `{}`",
+            dims.n_layer, dims.last_layer
+        );
         let inner = has("d_inner", dims.d_inner, &dims.a_log);
         // Keys in order of precedence; those from `free` on are read by no library.
         let checks: [(&[&str], usize, usize, String); 6] = [
-            (&["hidden_size", "d_model"], 2, dims.d_model, has("d_model", dims.d_model, &dims.embedding)),
+            (
+                &["hidden_size", "d_model"],
+                2,
+                dims.d_model,
+                has("d_model", dims.d_model, &dims.embedding),
+            ),
             (&["num_hidden_layers", "n_layer"], 2, dims.n_layer, layers),
-            (&["state_size", "ssm_cfg.d_state"], 2, dims.d_state, has("d_state", dims.d_state, &dims.a_log)),
-            (&["conv_kernel", "ssm_cfg.d_conv"], 2, dims.d_conv, has("d_conv", dims.d_conv, &dims.conv1d)),
-            (&["intermediate_size", "expand", "ssm_cfg.expand", "d_inner"], 3, dims.d_inner, inner),
-            (&["time_step_rank", "ssm_cfg.dt_rank"], 2, dims.dt_rank, has("dt_rank", dims.dt_rank, &dims.dt_proj)),
+            (
+                &["state_size", "ssm_cfg.d_state"],
+                2,
+                dims.d_state,
+                has("d_state", dims.d_state, &dims.a_log),
+            ),
+            (
+                &["conv_kernel", "ssm_cfg.d_conv"],
+                2,
+                dims.d_conv,
+                has("d_conv", dims.d_conv, &dims.conv1d),
+            ),
+            (
+                &["intermediate_size", "expand", "ssm_cfg.expand", "d_inner"],
+                3,
+                dims.d_inner,
+                inner,
+            ),
+            (
+                &["time_step_rank", "ssm_cfg.dt_rank"],
+                2,
+                dims.dt_rank,
+                has("dt_rank", dims.dt_rank, &dims.dt_proj),
+            ),
         ];
         for (keys, free, stored, found) in checks {
             let mut decided = false;
@@ -279,7 +264,9 @@ impl RawConfig {
                 let Some(value) = self.get(key) else { continue };
                 let agrees = if key.ends_with("expand") {
                     // transformers: int(expand * hidden_size)
-                    value.as_f64().map(|expand| (expand * dims.d_model as f64).floor() == stored as f64)
+                    value
+                        .as_f64()
+                        .map(|expand| (expand * dims.d_model as f64).floor() == stored as f64)
                 } else if value.as_str() == Some("auto") && key.ends_with("_rank") {
                     Some(dims.d_model.div_ceil(16) == stored)
                 } else {
@@ -289,12 +276,23 @@ impl RawConfig {
                 decided |= i < free;
                 match agrees {
                     Some(true) => {}
-                    None if strict => return Err(self.bad_value(key, value, "it must be a number")),
+                    None if strict => {
+                        return Err(self.bad_value(key, value, "it must be a number"))
+                    }
                     Some(false) if strict => {
                         let (file, key, value) = (self.file.clone(), key.to_string(), shown(value));
-                        return Err(LoadError::Contradiction { file, key, value, found });
+                        return Err(LoadError::Contradiction {
+                            file,
+                            key,
+                            value,
+                            found,
+                        });
                     }
-                    _ => warnings.push(format!("{}: `{key}` is {}, but {found}: ignored", self.file, shown(value))),
+                    _ => warnings.push(format!(
+                        "{}: `{key}` is {}, but {found}: ignored",
+                        self.file,
+                        shown(value)
+                    )),
                 }
             }
         }
@@ -303,18 +301,34 @@ impl RawConfig {
 
     /// The embedding may have more rows than the vocabulary, most often because mamba-ssm pads it to a multiple.
     fn check_vocabulary(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
-        let Some(value) = self.get("vocab_size") else { return Ok(()) };
-        let vocab = value.as_u64().ok_or_else(|| self.bad_value("vocab_size", value, "it must be a whole number"))?;
+        let Some(value) = self.get("vocab_size") else {
+            return Ok(());
+        };
+        let vocab = value
+            .as_u64()
+            .ok_or_else(|| self.bad_value("vocab_size", value, "it must be a whole number"))?;
         let rows = dims.vocab_size as u64;
         let found = format!("the embedding has {rows} rows (`{}`)", dims.embedding);
         if vocab > rows {
             let (file, key) = (self.file.clone(), "vocab_size".into());
-            return Err(LoadError::Contradiction { file, key, value: shown(value), found });
+            return Err(LoadError::Contradiction {
+                file,
+                key,
+                value: shown(value),
+                found,
+            });
         }
-        let multiple = self.get("pad_vocab_size_multiple").and_then(Value::as_u64).filter(|&m| m > 0).unwrap_or(8);
+        let multiple = self
+            .get("pad_vocab_size_multiple")
+            .and_then(Value::as_u64)
+            .filter(|&m| m > 0)
+            .unwrap_or(8);
         let padded = |m: u64| vocab.checked_next_multiple_of(m) == Some(rows);
         if vocab < rows && ![multiple, 8, 16, 32, 64, 128].into_iter().any(padded) {
-            warnings.push(format!("{}: `vocab_size` is {vocab}, but {found}: all rows are used", self.file));
+            warnings.push(format!(
+                "{}: `vocab_size` is {vocab}, but {found}: all rows are used",
+                self.file
+            ));
         }
         Ok(())
     }
@@ -341,68 +355,9 @@ impl Dims {
     }
 }
 
-/// A JSON value for a message, cut to a length that a message can have.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
-}
-
-/// Python writes `Infinity`, `-Infinity` and `NaN`, which are not JSON (`time_step_limit: [0.0, Infinity]` in published
-/// configs). Outside strings they become strings, so that a key that must be a number still refuses them.
-fn quote_non_finite(json: &[u8]) -> Cow<'_, [u8]> {
-    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
-    let mut out: Option<Vec<u8>> = None;
-    let (mut i, mut in_string) = (0, false);
-    while i < json.len() {
-        let byte = json[i];
-        let mut taken = 1;
-        let mut word = None;
-        if in_string {
-            match byte {
-                b'\\' => taken = 2.min(json.len() - i),
-                b'"' => in_string = false,
-                _ => {}
-            }
-        } else if byte == b'"' {
-            in_string = true;
-        } else if let Some(found) = WORDS.into_iter().find(|w| json[i..].starts_with(w)) {
-            word = Some(found);
-            taken = found.len();
-        }
-        match (word, &mut out) {
-            (Some(word), out) => {
-                let out = out.get_or_insert_with(|| json[..i].to_vec());
-                out.push(b'"');
-                out.extend(word);
-                out.push(b'"');
-            }
-            (None, Some(out)) => out.extend(&json[i..i + taken]),
-            (None, None) => {}
-        }
-        i += taken;
-    }
-    out.map_or(Cow::Borrowed(json), Cow::Owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn non_finite_numbers_are_quoted_outside_strings_only() {
-        let text = r#"{"a": [0.0, Infinity], "b": -Infinity, "c": NaN, "NaN": "x \" Infinity \\", "d": "NaN"}"#;
-        let value: Value = serde_json::from_slice(&quote_non_finite(text.as_bytes())).unwrap();
-        assert_eq!(value["a"][1], "Infinity");
-        assert_eq!(value["b"], "-Infinity");
-        assert_eq!(value["c"], "NaN");
-        assert_eq!(value["NaN"], "x \" Infinity \\");
-        assert_eq!(value["d"], "NaN");
-        assert!(matches!(quote_non_finite(b"{}"), Cow::Borrowed(_)));
-        assert_eq!(&*quote_non_finite(b"\"\\"), b"\"\\");
-    }
 
     fn parse(json: &str) -> RawConfig {
         RawConfig::parse("config.json", json.as_bytes()).unwrap()
@@ -412,22 +367,42 @@ mod tests {
     fn families() {
         let arch = |json| parse(json).arch(&mut Vec::new());
         assert_eq!(arch(r#"{"model_type": "mamba"}"#).unwrap(), Arch::Mamba1);
-        assert_eq!(arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(), Arch::FalconMamba);
-        assert_eq!(arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(), Arch::FalconMamba);
-        assert_eq!(arch(r#"{"d_model": 4, "ssm_cfg": {"layer": "Mamba1"}}"#).unwrap(), Arch::Mamba1);
+        assert_eq!(
+            arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(),
+            Arch::FalconMamba
+        );
+        assert_eq!(
+            arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(),
+            Arch::FalconMamba
+        );
+        assert_eq!(
+            arch(r#"{"d_model": 4, "ssm_cfg": {"layer": "Mamba1"}}"#).unwrap(),
+            Arch::Mamba1
+        );
         for mamba2 in [
             r#"{"model_type": "mamba2"}"#,
             r#"{"ssm_cfg": {"layer": "Mamba2"}}"#,
             r#"{"architectures": ["Mamba2ForCausalLM"]}"#,
         ] {
-            assert!(matches!(arch(mamba2), Err(LoadError::Mamba2 { .. })), "{mamba2}");
+            assert!(
+                matches!(arch(mamba2), Err(LoadError::Mamba2 { .. })),
+                "{mamba2}"
+            );
         }
-        for unknown in
-            [r#"{"model_type": "llama"}"#, r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"{"architectures": [3]}"#]
-        {
-            assert!(matches!(arch(unknown), Err(LoadError::UnknownArchitecture { .. })), "{unknown}");
+        for unknown in [
+            r#"{"model_type": "llama"}"#,
+            r#"{"architectures": ["LlamaForCausalLM"]}"#,
+            r#"{"architectures": [3]}"#,
+        ] {
+            assert!(
+                matches!(arch(unknown), Err(LoadError::UnknownArchitecture { .. })),
+                "{unknown}"
+            );
         }
-        assert!(matches!(arch(r#"{"model_type": 3}"#), Err(LoadError::ConfigValue { .. })));
+        assert!(matches!(
+            arch(r#"{"model_type": 3}"#),
+            Err(LoadError::ConfigValue { .. })
+        ));
     }
 
     #[test]
@@ -435,12 +410,18 @@ mod tests {
         let eos = |json| parse(json).tokens("eos_token_id");
         assert_eq!(eos(r#"{"eos_token_id": [1, 2]}"#).unwrap(), [1, 2]);
         assert_eq!(eos(r#"{"model_type": "mamba"}"#).unwrap(), [0]);
-        assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#).unwrap().is_empty());
+        assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#)
+            .unwrap()
+            .is_empty());
         assert!(eos(r#"{"eos_token_id": -1}"#).unwrap().is_empty());
         assert!(eos(r#"{"eos_token_id": "x"}"#).is_err());
         assert!(eos(r#"{"eos_token_id": 4294967296}"#).is_err());
         assert!(parse("{}").ties().unwrap());
         assert!(!parse(r#"{"tie_embeddings": false}"#).ties().unwrap());
-        assert!(!parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#).ties().unwrap());
+        assert!(
+            !parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#)
+                .ties()
+                .unwrap()
+        );
     }
 }

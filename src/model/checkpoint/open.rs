@@ -70,13 +70,24 @@ impl Checkpoint {
             }
             None => None,
         };
-        Self::build(Parts {
+        let checkpoint = Self::build(Parts {
             source: path.display().to_string(),
             config,
             table: Table::new(shards)?,
             tokenizer_json: read_optional(&folder.join("tokenizer.json"))?.map(Cow::Owned),
             warnings,
-        })
+        });
+        match checkpoint {
+            // A shard was named where the whole was meant.
+            Err(LoadError::MissingTensor { file, tensor, .. })
+                if metadata.is_file() && folder.join(INDEX).exists() =>
+            {
+                let hint =
+                    format!(": perhaps it is in another shard; give the folder, or its {INDEX}");
+                Err(LoadError::MissingTensor { file, tensor, hint })
+            }
+            result => result,
+        }
     }
 }
 
