@@ -49,8 +49,8 @@ pub async fn check(backend: &Backend) -> Result<Option<String>> {
         let logits = session.logits().await?;
         let some = logits.iter().step_by(prompt.logits_step.max(1));
         for (j, (got, want)) in some.zip(&prompt.last_logits).enumerate() {
-            // Written so that NaN differs.
-            if !((got - want).abs() <= TOLERANCE) {
+            let close = (got - want).abs() <= TOLERANCE; // false for NaN
+            if !close {
                 let token = j * prompt.logits_step;
                 return Ok(Some(format!(
                     "prompt {i}: the logit of token {token} is {got}, expected {want}"

@@ -12,7 +12,6 @@ mod spirv;
 mod translate;
 
 use checkers::{dxc, glslang, spirv_val, tint, Job, Verdict};
-use mamba_wgpu::gpu::shader::ShaderSpec;
 use mamba_wgpu::kernels::{all_variants, Needs, ShaderVariant};
 use translate::{Resolved, Runtime};
 
@@ -20,8 +19,6 @@ use translate::{Resolved, Runtime};
 fn plain(label: &str, source: &str) -> ShaderVariant {
     ShaderVariant {
         label: label.into(),
-        // Of no file: the checks look at the text alone.
-        spec: ShaderSpec::new("sample"),
         source: source.into(),
         entry_point: "main",
         constants: Vec::new(),

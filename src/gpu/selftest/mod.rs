@@ -200,7 +200,7 @@ impl Check {
     }
 
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
-        let random = &mut Random(0x6d61_6d62_61);
+        let random = &mut Random(0x6d_616d_6261);
         match self {
             Check::Embedding(format) => {
                 pointwise::embedding(gpu, format, (101, 27, 64), random).await

@@ -106,34 +106,34 @@ pub fn settings() -> Vec<SamplingParams> {
     let warm = SamplingParams {
         temperature: 0.8,
         seed: 0x1234_5678_9abc_def0,
-        ..greedy.clone()
+        ..greedy
     };
     vec![
-        greedy.clone(),
+        greedy,
         SamplingParams {
             repetition_penalty: 1.5,
             ..greedy
         },
-        warm.clone(),
+        warm,
         SamplingParams {
             top_k: 1,
-            ..warm.clone()
+            ..warm
         },
         SamplingParams {
             top_k: 7,
-            ..warm.clone()
+            ..warm
         },
         SamplingParams {
             top_p: 0.5,
-            ..warm.clone()
+            ..warm
         },
         SamplingParams {
             top_p: 1e-6,
-            ..warm.clone()
+            ..warm
         },
         SamplingParams {
             min_p: 0.2,
-            ..warm.clone()
+            ..warm
         },
         SamplingParams {
             top_k: 20,
