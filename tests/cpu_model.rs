@@ -206,7 +206,7 @@ fn prefill_is_decode_unrolled_for_any_split() {
         }
         let expected = (steps.logits().unwrap(), steps.state().unwrap());
         assert!(
-            distance(&expected.0, &vec![0.0; 37]) > 1e-3,
+            distance(&expected.0, &[0.0; 37]) > 1e-3,
             "logits that are all 0 compare too easily"
         );
         for scan in Scan::ALL {

@@ -693,6 +693,9 @@ impl GpuSession {
                     .nll
                     .extend(s.nll.slice(0, part.len()).read::<f32>(&gpu).await?);
             }
+            if scores.argmax.contains(&SampleBuffers::NOT_A_NUMBER) {
+                return Err(InputError::NoTokenToChoose.into());
+            }
             progress(at + part.len(), tokens.len());
         }
         self.has_logits = true;

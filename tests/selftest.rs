@@ -1,0 +1,60 @@
+//! The self-test finds a kernel that computes wrongly, switches it off, and the model is right without it.
+
+use mamba_wgpu::gpu::selftest::{self, Variant};
+use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::model::{golden, Backend};
+
+async fn gpu(fault: Option<&str>) -> Gpu {
+    let options = GpuOptions { fault: fault.map(str::to_owned), ..Default::default() };
+    Gpu::new(&options).await.expect("GPU tests need an adapter (a software one will do)")
+}
+
+#[test]
+fn a_sound_device_passes_and_nothing_is_switched_off() {
+    pollster::block_on(async {
+        let gpu = gpu(None).await;
+        let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+        assert!(report.passed() && report.usable(), "{report:?}");
+        assert!(Variant::ALL.iter().all(|v| gpu.allows(*v)));
+        assert_eq!(golden::check(&Backend::Gpu(gpu)).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_spoilt_variant_is_found_and_done_without() {
+    let faults = [
+        ("matvec", Variant::Matvec),
+        ("conv1d_update", Variant::Step),
+        ("selective_state_update", Variant::Step),
+        ("scan_fused_apply", Variant::FusedScan),
+        ("scan_fused_reduce", Variant::FusedScan),
+        ("discretise", Variant::BlellochScan),
+    ];
+    for (kernel, variant) in faults {
+        pollster::block_on(async {
+            let gpu = gpu(Some(kernel)).await;
+            let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+            assert!(!report.passed(), "{kernel} spoilt and not found");
+            assert!(report.usable(), "{kernel}: {report:?}");
+            let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
+            assert!(failed.iter().all(|o| o.switched_off == Some(variant)), "{kernel}: {failed:?}");
+            assert!(!gpu.allows(variant));
+            assert_eq!(golden::check(&Backend::Gpu(gpu)).await.unwrap(), None, "without {kernel}");
+        });
+    }
+}
+
+/// What nothing can stand in for leaves the device unusable, and the model's expected values show it too.
+#[test]
+fn a_spoilt_kernel_without_a_fallback_is_found() {
+    for kernel in ["rms_norm", "matmul", "conv1d", "scan_sequential"] {
+        pollster::block_on(async {
+            let gpu = gpu(Some(kernel)).await;
+            let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+            assert!(!report.passed() && !report.usable(), "{kernel}: {report:?}");
+            if kernel != "scan_sequential" {
+                assert!(golden::check(&Backend::Gpu(gpu)).await.unwrap().is_some(), "{kernel}");
+            }
+        });
+    }
+}
