@@ -1,32 +1,38 @@
 // y = w x for one token: the decode's linear layers, bound by the reading of w.
-// Grid: a workgroup of 64 invocations four rows of w; the invocations stride over the row in quads and meet in
-// workgroup memory. x is one row (l = 1).
+// Grid: a workgroup of 64 invocations 64 / SPAN groups of four rows of w. SPAN neighbouring invocations stride over four
+// rows in quads and leave their sums in workgroup memory, where an invocation a row adds them up after one barrier.
+// SPAN, a power of two up to 64, is set by the host: wide for long rows, narrow where adding up would be most of the work.
+// x is one row (l = 1).
 #include "shared/linear.wgsl"
 
 const WG: u32 = 64u;
-const ROWS: u32 = 4u;
+const ROWS: u32 = 4u; // an invocation
+const WG_ROWS: u32 = ROWS * WG / SPAN;
 
-var<workgroup> partial: array<vec4f, WG>; // one partial sum a row
+var<workgroup> partial: array<f32, 256>; // (WG_ROWS, SPAN)
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
-    let j0 = (wid.y * num.x + wid.x) * ROWS;
+    let j0 = (wid.y * num.x + wid.x) * WG_ROWS;
+    let group = lid / SPAN;
+    let lane = lid % SPAN;
+    // A row past the end reads the last one again and is not stored.
+    var row: array<u32, ROWS>;
+    for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * p.k4; }
     var sum = vec4f();
-    for (var q = lid; q < p.k4; q += WG) {
+    for (var q = lane; q < p.k4; q += SPAN) {
         let xs = x4(0u, q);
         for (var r = 0u; r < ROWS; r++) {
-            // A row past the end reads the last one again and is not stored.
-            let j = min(j0 + r, p.n - 1u);
-            sum[r] += dot(weight4(j * p.k4 + q), xs);
+            sum[r] += dot(weight4(row[r] + q), xs);
         }
     }
-    partial[lid] = sum;
-    for (var half = WG / 2u; half > 0u; half >>= 1u) {
-        workgroupBarrier();
-        if lid < half { partial[lid] += partial[lid + half]; }
-    }
+    for (var r = 0u; r < ROWS; r++) { partial[(group * ROWS + r) * SPAN + lane] = sum[r]; }
     workgroupBarrier();
-    if lid < ROWS && j0 + lid < p.n {
-        store(0u, j0 + lid, partial[0][lid]);
+    for (var r = lid; r < WG_ROWS; r += WG) {
+        if j0 + r < p.n {
+            var total = 0.0;
+            for (var i = 0u; i < SPAN; i++) { total += partial[r * SPAN + i]; }
+            store(0u, j0 + r, total);
+        }
     }
 }

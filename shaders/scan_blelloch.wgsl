@@ -2,13 +2,13 @@
 // A workgroup scans one block of 2 * WIDTH elements for LANES neighbouring (channel, state) lanes: up-sweep to the
 // block's total, down-sweep to exclusive prefixes, then inclusive = combine(exclusive, element). The totals of all
 // blocks go to sums_a, sums_b, which the host scans by this same kernel; scan_blelloch_add brings them back.
-// Elements past the end are the identity, so that any length works.
+// Elements past the end are the identity, so that any length works. WIDTH, a power of two up to 32, is set by the host:
+// less for short texts, whose blocks would be mostly identities.
 // Grid: x over lanes, y over blocks.
 #include "shared/scan_op.wgsl"
 
-const LANES: u32 = 8u;
-const WIDTH: u32 = 32u;
-const BLOCK: u32 = 64u; // 2 * WIDTH
+const LANES: u32 = 256u / WIDTH;
+const BLOCK: u32 = 2u * WIDTH;
 
 struct Params {
     l: u32,     // elements over time

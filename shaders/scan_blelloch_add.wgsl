@@ -4,7 +4,7 @@
 #include "shared/grid.wgsl"
 #include "shared/scan_op.wgsl"
 
-const BLOCK: u32 = 64u;
+const BLOCK: u32 = 2u * WIDTH;
 
 struct Params {
     l: u32,     // elements over time

@@ -1,5 +1,6 @@
 //! matmul.wgsl and matvec.wgsl, and the weight matrices they read.
 
+use crate::gpu::plan::grid;
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -161,26 +162,44 @@ struct Params {
     bias_offset: u32,
 }
 
-pub(super) fn spec(
-    name: &'static str,
-    format: WeightFormat,
-    bias: bool,
-    softplus: bool,
-) -> ShaderSpec {
-    ShaderSpec::new(name)
+pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
+    ShaderSpec::new("matmul")
         .weight(format)
         .flag("BIAS", bias)
         .flag("SOFTPLUS", softplus)
 }
 
+/// Invocations that share a row in matvec: fewer for short rows, so that each has a few quads to multiply before its
+/// sum is added up with the others'.
+pub(super) const SPANS: [u32; 3] = [8, 16, 32];
+
+pub(super) fn matvec_spec(
+    format: WeightFormat,
+    bias: bool,
+    softplus: bool,
+    span: u32,
+) -> ShaderSpec {
+    let spec = ShaderSpec::new("matvec")
+        .weight(format)
+        .constant("SPAN", span);
+    spec.flag("BIAS", bias).flag("SOFTPLUS", softplus)
+}
+
+fn span(k4: usize) -> u32 {
+    match k4 {
+        0..=64 => SPANS[0],
+        65..=256 => SPANS[1],
+        _ => SPANS[2],
+    }
+}
+
 fn record(
     plan: &mut PlanBuilder<'_>,
-    name: &'static str,
+    spec: ShaderSpec,
     (x, w, bias, y): (&Tensor, &WeightMatrix, Option<&Tensor>, &Tensor),
     shape: Linear,
-    groups: impl Fn(&Part, u32) -> [u64; 2],
+    groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
-    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
     for part in &w.parts {
         let params = Params {
             l: shape.l as u32,
@@ -195,8 +214,7 @@ fn record(
         };
         let mut bindings = vec![(1, &part.tensor), (2, x), (3, y)];
         bindings.extend(bias.map(|b| (4, b)));
-        let spec = spec(name, w.format, bias.is_some(), shape.softplus);
-        plan.dispatch(spec, &params, &bindings, groups(part, limit))?;
+        plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
     Ok(())
 }
@@ -210,7 +228,8 @@ pub fn matmul(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    record(plan, "matmul", (x, w, bias, y), shape, |part, _| {
+    let spec = matmul_spec(w.format, bias.is_some(), shape.softplus);
+    record(plan, spec, (x, w, bias, y), shape, |part| {
         [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
     })
 }
@@ -224,8 +243,11 @@ pub fn matvec(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    record(plan, "matvec", (x, w, bias, y), shape, |part, limit| {
-        crate::gpu::plan::grid(part.rows, 4, limit)
+    let span = span(w.k4());
+    let spec = matvec_spec(w.format, bias.is_some(), shape.softplus, span);
+    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
+    record(plan, spec, (x, w, bias, y), shape, |part| {
+        grid(part.rows, 256 / span as usize, limit)
     })
 }
 

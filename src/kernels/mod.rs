@@ -140,13 +140,12 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
     let formats = [WeightFormat::F32, WeightFormat::F16];
     specs.extend(formats.map(embedding::spec));
-    for name in ["matmul", "matvec"] {
-        for format in formats {
-            for bias in [false, true] {
-                specs.extend(
-                    [false, true].map(|softplus| linear::spec(name, format, bias, softplus)),
-                );
-            }
+    for format in formats {
+        for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
+            specs.push(linear::matmul_spec(format, bias, softplus));
+            specs.extend(
+                linear::SPANS.map(|span| linear::matvec_spec(format, bias, softplus, span)),
+            );
         }
     }
     for bias in [false, true] {

@@ -4,13 +4,27 @@ use super::{ScanBuffers, ScanParams, ScanShape};
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 
-/// Elements over time that a workgroup scans, and (channel, state) lanes beside each other in it.
-const BLOCK: usize = 64;
-const LANES: usize = 8;
+/// Half of the elements over time that a workgroup scans; the more, the fewer (channel, state) lanes beside each other.
+pub(super) const WIDTHS: [u32; 3] = [2, 8, 32];
+/// Invocations of a workgroup: width x lanes.
+const WG: usize = 256;
+
+pub(super) fn spec(width: u32) -> ShaderSpec {
+    ShaderSpec::new("scan_blelloch").constant("WIDTH", width)
+}
+pub(super) fn add_spec(width: u32) -> ShaderSpec {
+    ShaderSpec::new("scan_blelloch_add").constant("WIDTH", width)
+}
+
+/// The narrowest block that holds the length, or the widest there is.
+fn width(length: usize) -> u32 {
+    let fits = WIDTHS.into_iter().find(|w| 2 * *w as usize >= length);
+    fits.unwrap_or(WIDTHS[WIDTHS.len() - 1])
+}
 
 /// The materialised pairs and the block sums of every level.
 pub struct BlellochWorkspace {
-    /// Level 0: the pairs (segment, lanes); then the sums of 64, of 64 * 64, ...
+    /// Level 0: the pairs (segment, lanes); then the sums of a block's pairs, of a block's sums, ... down to one.
     levels: Vec<(Tensor, Tensor)>,
     /// Tokens that the pairs have room for: a longer chunk goes through in segments.
     segment: usize,
@@ -30,14 +44,7 @@ impl BlellochWorkspace {
             if length == 1 {
                 break;
             }
-            length = length.div_ceil(BLOCK);
-        }
-        // A length of one still needs somewhere for its block's total.
-        if levels.len() == 1 {
-            levels.push((
-                Tensor::zeros(gpu, "scan dA", lanes)?,
-                Tensor::zeros(gpu, "scan dBu", lanes)?,
-            ));
+            length = length.div_ceil(2 * width(length) as usize);
         }
         Ok(Self { levels, segment })
     }
@@ -50,7 +57,7 @@ struct Params {
     lanes: u32,
 }
 
-/// Scans level `level` of `length` elements, in place.
+/// Scans level `level` of `length` elements, in place. A single element is its own prefix.
 fn scan_level(
     plan: &mut PlanBuilder<'_>,
     levels: &[(Tensor, Tensor)],
@@ -58,6 +65,9 @@ fn scan_level(
     length: usize,
     lanes: usize,
 ) -> Result<(), GpuError> {
+    if length <= 1 {
+        return Ok(());
+    }
     let (a, b) = &levels[level];
     let (sums_a, sums_b) = &levels[level + 1];
     let params = Params {
@@ -65,18 +75,13 @@ fn scan_level(
         lanes: lanes as u32,
     };
     let bindings = [(1, a), (2, b), (3, sums_a), (4, sums_b)];
-    let blocks = length.div_ceil(BLOCK);
-    let groups = [lanes.div_ceil(LANES) as u64, blocks as u64];
-    plan.dispatch(ShaderSpec::new("scan_blelloch"), &params, &bindings, groups)?;
+    let width = width(length);
+    let blocks = length.div_ceil(2 * width as usize);
+    let groups = [lanes.div_ceil(WG / width as usize) as u64, blocks as u64];
+    plan.dispatch(spec(width), &params, &bindings, groups)?;
     if blocks > 1 {
         scan_level(plan, levels, level + 1, blocks, lanes)?;
-        plan.dispatch_flat(
-            ShaderSpec::new("scan_blelloch_add"),
-            &params,
-            &bindings,
-            length * lanes,
-            256,
-        )?;
+        plan.dispatch_flat(add_spec(width), &params, &bindings, length * lanes, 256)?;
     }
     Ok(())
 }

@@ -115,26 +115,14 @@ pub fn settings() -> Vec<SamplingParams> {
             ..greedy
         },
         warm,
-        SamplingParams {
-            top_k: 1,
-            ..warm
-        },
-        SamplingParams {
-            top_k: 7,
-            ..warm
-        },
-        SamplingParams {
-            top_p: 0.5,
-            ..warm
-        },
+        SamplingParams { top_k: 1, ..warm },
+        SamplingParams { top_k: 7, ..warm },
+        SamplingParams { top_p: 0.5, ..warm },
         SamplingParams {
             top_p: 1e-6,
             ..warm
         },
-        SamplingParams {
-            min_p: 0.2,
-            ..warm
-        },
+        SamplingParams { min_p: 0.2, ..warm },
         SamplingParams {
             top_k: 20,
             top_p: 0.9,
