@@ -60,8 +60,9 @@ struct Args {
 impl Args {
     fn spec(&self) -> Result<Spec> {
         let base = match &self.preset {
-            Some(name) => Spec::preset(name)
-                .with_context(|| format!("--preset {name}: not one of {}", PRESETS.join(", ")))?,
+            Some(name) => {
+                Spec::preset(name).with_context(|| format!("--preset {name}: not one of {}", PRESETS.join(", ")))?
+            }
             None => Spec::new(2, 64, 256),
         };
         // Another width takes the usual proportions; a preset's own ones hold for its own width.
@@ -70,11 +71,7 @@ impl Args {
             None => base,
         };
         let spec = Spec {
-            arch: if self.falcon {
-                Arch::FalconMamba
-            } else {
-                Arch::Mamba1
-            },
+            arch: if self.falcon { Arch::FalconMamba } else { Arch::Mamba1 },
             n_layer: self.n_layer.unwrap_or(base.n_layer),
             vocab_size: self.vocab_size.unwrap_or(base.vocab_size),
             d_inner: self.d_inner.unwrap_or(base.d_inner),
@@ -93,15 +90,8 @@ impl Args {
             seed: self.seed,
             ..base
         };
-        let sizes = [
-            spec.n_layer,
-            spec.d_model,
-            spec.vocab_size,
-            spec.d_inner,
-            spec.d_state,
-            spec.d_conv,
-            spec.dt_rank,
-        ];
+        let sizes =
+            [spec.n_layer, spec.d_model, spec.vocab_size, spec.d_inner, spec.d_state, spec.d_conv, spec.dt_rank];
         if sizes.contains(&0) {
             bail!("every dimension must be at least 1");
         }
@@ -114,24 +104,18 @@ fn main() -> Result<()> {
     let spec = args.spec()?;
     let path = args.out.join("model.safetensors");
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    fs::write(args.out.join("config.json"), spec.config_json())
-        .with_context(|| args.out.display().to_string())?;
+    fs::write(args.out.join("config.json"), spec.config_json()).with_context(|| args.out.display().to_string())?;
     let file = fs::File::create(&path).with_context(|| path.display().to_string())?;
     let mut shown = 0;
     let mut progress = |done: u64, total: u64| {
         let percent = done * 100 / total.max(1);
         if percent > shown {
             shown = percent;
-            eprint!(
-                "\r{}: {percent} % of {} MB",
-                path.display(),
-                total / 1_000_000
-            );
+            eprint!("\r{}: {percent} % of {} MB", path.display(), total / 1_000_000);
         }
     };
     let mut out = BufWriter::new(file);
-    spec.write_safetensors(&mut out, &mut progress)
-        .with_context(|| path.display().to_string())?;
+    spec.write_safetensors(&mut out, &mut progress).with_context(|| path.display().to_string())?;
     std::io::Write::flush(&mut out).with_context(|| path.display().to_string())?;
     eprintln!();
     Ok(())

@@ -26,11 +26,7 @@ pub enum Error {
 pub enum InputError {
     /// A token id at or above the vocabulary's size.
     #[error("token {token} at position {position} is out of range: the model's vocabulary has {vocab_size} entries")]
-    TokenOutOfRange {
-        token: u32,
-        position: usize,
-        vocab_size: usize,
-    },
+    TokenOutOfRange { token: u32, position: usize, vocab_size: usize },
     /// Nothing to run the model on.
     #[error("no tokens given: the model needs at least one")]
     NoTokens,
@@ -42,18 +38,10 @@ pub enum InputError {
     ZeroChunk,
     /// Two lists that must have one entry a token.
     #[error("{what}: {got} entries for {expected} tokens")]
-    LengthMismatch {
-        what: &'static str,
-        got: usize,
-        expected: usize,
-    },
+    LengthMismatch { what: &'static str, got: usize, expected: usize },
     /// A state of another model or of another shape.
     #[error("the {what} has {got} values, this model's has {expected}")]
-    StateShape {
-        what: &'static str,
-        got: usize,
-        expected: usize,
-    },
+    StateShape { what: &'static str, got: usize, expected: usize },
 }
 
 /// `Result` with [`enum@Error`].

@@ -18,11 +18,7 @@ fn program() -> Command {
 
 /// Runs a subcommand that computes, on the CPU.
 fn cpu(arguments: &[&str]) -> Output {
-    program()
-        .args(arguments)
-        .args(["--backend", "cpu"])
-        .output()
-        .unwrap()
+    program().args(arguments).args(["--backend", "cpu"]).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -43,10 +39,7 @@ fn fails(output: &Output, code: i32, names: &[&str]) {
     let message = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{message}");
     for name in names {
-        assert!(
-            message.contains(name),
-            "{name:?} is not named in: {message}"
-        );
+        assert!(message.contains(name), "{name:?} is not named in: {message}");
     }
     assert!(!message.contains("panicked"), "{message}");
     assert_eq!(stdout(output), "");
@@ -55,16 +48,13 @@ fn fails(output: &Output, code: i32, names: &[&str]) {
 /// stdout as one JSON object and nothing else.
 fn json(output: &Output) -> Value {
     let text = stdout(output);
-    let value: Value =
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in: {text}"));
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in: {text}"));
     assert!(value.is_object(), "{text}");
     value
 }
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/austen-4m")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/austen-4m").join(name)
 }
 
 fn expected() -> Value {
@@ -85,10 +75,7 @@ fn greedy_text_and_tokens_are_those_of_transformers() {
         let text = prompt["prompt"].as_str().unwrap();
         let greedy = ["generate", text, "--temperature", "0", "--max-tokens", "64"];
         let streamed = succeeds(cpu(&greedy));
-        assert_eq!(
-            stdout(&streamed),
-            format!("{}\n", prompt["greedy_text"].as_str().unwrap())
-        );
+        assert_eq!(stdout(&streamed), format!("{}\n", prompt["greedy_text"].as_str().unwrap()));
 
         let output = succeeds(cpu(&[&greedy[..], &["--json", "--seed", "7"]].concat()));
         let result = json(&output);
@@ -99,24 +86,13 @@ fn greedy_text_and_tokens_are_those_of_transformers() {
             prompt["greedy_text"].as_str().unwrap(),
             "prompt and text"
         );
-        assert_eq!(
-            result["prompt_tokens"],
-            prompt["tokens"].as_array().unwrap().len()
-        );
+        assert_eq!(result["prompt_tokens"], prompt["tokens"].as_array().unwrap().len());
         assert_eq!(result["generated_tokens"], 64);
         assert_eq!(result["finish_reason"], "length");
         assert_eq!(result["seed"], 7);
         assert_eq!(result["backend"], "cpu");
-        for key in [
-            "prefill_seconds",
-            "time_to_first_token_seconds",
-            "total_seconds",
-            "decode_tokens_per_second",
-        ] {
-            assert!(
-                result[key].as_f64().is_some_and(|seconds| seconds > 0.0),
-                "{key}: {result}"
-            );
+        for key in ["prefill_seconds", "time_to_first_token_seconds", "total_seconds", "decode_tokens_per_second"] {
+            assert!(result[key].as_f64().is_some_and(|seconds| seconds > 0.0), "{key}: {result}");
         }
     }
 }
@@ -124,12 +100,7 @@ fn greedy_text_and_tokens_are_those_of_transformers() {
 #[test]
 fn every_scan_and_chunk_gives_the_same_text() {
     let prompt = &expected()["prompts"][1];
-    for (scan, chunk) in [
-        ("sequential", "1"),
-        ("blelloch", "7"),
-        ("fused", "7"),
-        ("fused", "100000"),
-    ] {
+    for (scan, chunk) in [("sequential", "1"), ("blelloch", "7"), ("fused", "7"), ("fused", "100000")] {
         let output = succeeds(cpu(&[
             "generate",
             prompt["prompt"].as_str().unwrap(),
@@ -144,33 +115,17 @@ fn every_scan_and_chunk_gives_the_same_text() {
             chunk,
         ]));
         let tokens = &prompt["greedy_tokens"].as_array().unwrap()[..16];
-        assert_eq!(
-            json(&output)["tokens"].as_array().unwrap(),
-            tokens,
-            "{scan} {chunk}"
-        );
+        assert_eq!(json(&output)["tokens"].as_array().unwrap(), tokens, "{scan} {chunk}");
     }
 }
 
 #[test]
 fn same_seed_same_text() {
     let run = |seed: &str| {
-        let flags = [
-            "--max-tokens",
-            "24",
-            "--temperature",
-            "1.2",
-            "--top-k",
-            "200",
-            "--top-p",
-            "0.98",
-            "--min-p",
-            "0.01",
-        ];
+        let flags =
+            ["--max-tokens", "24", "--temperature", "1.2", "--top-k", "200", "--top-p", "0.98", "--min-p", "0.01"];
         let rest = ["--repetition-penalty", "1.1", "--seed", seed];
-        stdout(&succeeds(cpu(
-            &[&["generate", PROMPT][..], &flags, &rest].concat()
-        )))
+        stdout(&succeeds(cpu(&[&["generate", PROMPT][..], &flags, &rest].concat())))
     };
     let first = run("42");
     assert!(first.starts_with(PROMPT) && first.ends_with('\n'));
@@ -181,17 +136,7 @@ fn same_seed_same_text() {
 
 #[test]
 fn without_a_seed_texts_differ_and_the_seed_is_told() {
-    let run = || {
-        json(&succeeds(cpu(&[
-            "generate",
-            PROMPT,
-            "--max-tokens",
-            "2",
-            "--json",
-        ])))["seed"]
-            .as_u64()
-            .unwrap()
-    };
+    let run = || json(&succeeds(cpu(&["generate", PROMPT, "--max-tokens", "2", "--json"])))["seed"].as_u64().unwrap();
     assert_ne!(run(), run());
 }
 
@@ -199,36 +144,16 @@ fn without_a_seed_texts_differ_and_the_seed_is_told() {
 fn the_prompt_comes_from_stdin_without_its_last_line_break() {
     let run = |input: &str| {
         let output = program()
-            .args([
-                "generate",
-                "--backend",
-                "cpu",
-                "--temperature",
-                "0",
-                "--max-tokens",
-                "8",
-                "--json",
-            ])
+            .args(["generate", "--backend", "cpu", "--temperature", "0", "--max-tokens", "8", "--json"])
             .write_stdin(input)
             .output()
             .unwrap();
         json(&succeeds(output))
     };
-    let argument = json(&succeeds(cpu(&[
-        "generate",
-        PROMPT,
-        "--temperature",
-        "0",
-        "--max-tokens",
-        "8",
-        "--json",
-    ])));
+    let argument = json(&succeeds(cpu(&["generate", PROMPT, "--temperature", "0", "--max-tokens", "8", "--json"])));
     for end in ["", "\n", "\r\n"] {
         let result = run(&format!("{PROMPT}{end}"));
-        assert_eq!(
-            (&result["prompt"], &result["tokens"]),
-            (&argument["prompt"], &argument["tokens"])
-        );
+        assert_eq!((&result["prompt"], &result["tokens"]), (&argument["prompt"], &argument["tokens"]));
     }
     assert_eq!(run("Emma\n\n")["prompt"], "Emma\n");
 }
@@ -238,16 +163,7 @@ fn a_stop_string_ends_the_text_before_it() {
     let prompt = &expected()["prompts"][0];
     let text = prompt["greedy_text"].as_str().unwrap();
     let stop = "much in";
-    let flags = [
-        "--temperature",
-        "0",
-        "--max-tokens",
-        "64",
-        "--stop",
-        "never there",
-        "--stop",
-        stop,
-    ];
+    let flags = ["--temperature", "0", "--max-tokens", "64", "--stop", "never there", "--stop", stop];
     let generate = [&["generate", PROMPT][..], &flags].concat();
     let until = &text[..text.find(stop).unwrap()];
     assert_eq!(stdout(&succeeds(cpu(&generate))), format!("{until}\n"));
@@ -258,62 +174,27 @@ fn a_stop_string_ends_the_text_before_it() {
 
 #[test]
 fn no_echo_and_stats() {
-    let greedy = [
-        "generate",
-        PROMPT,
-        "--temperature",
-        "0",
-        "--max-tokens",
-        "4",
-        "--no-echo",
-        "--stats",
-        "--seed",
-        "11",
-    ];
+    let greedy =
+        ["generate", PROMPT, "--temperature", "0", "--max-tokens", "4", "--no-echo", "--stats", "--seed", "11"];
     let output = succeeds(cpu(&greedy));
     assert_eq!(stdout(&output), " the young man who\n");
-    for part in [
-        "12 tokens",
-        "4 tokens",
-        "tokens/s",
-        "first token",
-        "11",
-        "cpu",
-    ] {
-        assert!(
-            stderr(&output).contains(part),
-            "{part} in: {}",
-            stderr(&output)
-        );
+    for part in ["12 tokens", "4 tokens", "tokens/s", "first token", "11", "cpu"] {
+        assert!(stderr(&output).contains(part), "{part} in: {}", stderr(&output));
     }
     let quiet = succeeds(cpu(&["generate", PROMPT, "--max-tokens", "1"]));
-    assert_eq!(
-        stderr(&quiet),
-        "",
-        "no progress where stderr is no terminal"
-    );
+    assert_eq!(stderr(&quiet), "", "no progress where stderr is no terminal");
 }
 
 #[test]
 fn emoji_and_accents_come_out_whole() {
-    let output = succeeds(cpu(&[
-        "generate",
-        "Élodie 🦀 naïve",
-        "--temperature",
-        "2",
-        "--max-tokens",
-        "40",
-        "--seed",
-        "1",
-    ]));
+    let output =
+        succeeds(cpu(&["generate", "Élodie 🦀 naïve", "--temperature", "2", "--max-tokens", "40", "--seed", "1"]));
     assert!(stdout(&output).starts_with("Élodie 🦀 naïve"));
 }
 
 #[test]
 fn generate_misuse() {
-    let misuse = |flags: &[&str], names: &[&str]| {
-        fails(&cpu(&[&["generate"][..], flags].concat()), 2, names)
-    };
+    let misuse = |flags: &[&str], names: &[&str]| fails(&cpu(&[&["generate"][..], flags].concat()), 2, names);
     misuse(&[""], &["prompt is empty"]);
     misuse(&["x", "--max-tokens", "0"], &["--max-tokens", "1 or more"]);
     misuse(&["x", "--max-tokens", "many"], &["--max-tokens", "many"]);
@@ -325,10 +206,7 @@ fn generate_misuse() {
     misuse(&["x", "--top-p", "1.5"], &["--top-p 1.5"]);
     misuse(&["x", "--top-k", "-3"], &["-3"]);
     misuse(&["x", "--min-p", "-0.1"], &["--min-p -0.1"]);
-    misuse(
-        &["x", "--repetition-penalty", "0"],
-        &["--repetition-penalty 0"],
-    );
+    misuse(&["x", "--repetition-penalty", "0"], &["--repetition-penalty 0"]);
     misuse(&["x", "--stop", ""], &["--stop", "empty"]);
     misuse(&["x", "--seed", "-1"], &["-1"]);
     misuse(&["x", "--scan", "magic"], &["--scan", "magic", "blelloch"]);
@@ -340,13 +218,7 @@ fn generate_misuse() {
 
 #[test]
 fn an_empty_or_broken_stdin_is_misuse() {
-    let run = |input: &[u8]| {
-        program()
-            .args(["generate", "--backend", "cpu"])
-            .write_stdin(input)
-            .output()
-            .unwrap()
-    };
+    let run = |input: &[u8]| program().args(["generate", "--backend", "cpu"]).write_stdin(input).output().unwrap();
     fails(&run(b""), 2, &["prompt is empty"]);
     fails(&run(b"\n"), 2, &["prompt is empty"]);
     fails(&run(b"caf\xe9 au lait"), 2, &["stdin", "UTF-8"]);
@@ -357,27 +229,12 @@ fn a_model_that_is_not_there_is_a_failure_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("no-such-model");
     let missing = missing.to_str().unwrap();
-    fails(
-        &cpu(&["generate", "x", "--model", missing]),
-        1,
-        &["no-such-model"],
-    );
-    fails(
-        &cpu(&["logits", "--tokens", "1", "--model", missing]),
-        1,
-        &["no-such-model"],
-    );
-    let output = program()
-        .args(["inspect-model", "--model", missing])
-        .output()
-        .unwrap();
+    fails(&cpu(&["generate", "x", "--model", missing]), 1, &["no-such-model"]);
+    fails(&cpu(&["logits", "--tokens", "1", "--model", missing]), 1, &["no-such-model"]);
+    let output = program().args(["inspect-model", "--model", missing]).output().unwrap();
     fails(&output, 1, &["no-such-model"]);
     // A folder that is no model.
-    fails(
-        &cpu(&["generate", "x", "--model", folder.path().to_str().unwrap()]),
-        1,
-        &[folder.path().to_str().unwrap()],
-    );
+    fails(&cpu(&["generate", "x", "--model", folder.path().to_str().unwrap()]), 1, &[folder.path().to_str().unwrap()]);
 }
 
 #[test]
@@ -388,20 +245,12 @@ fn a_model_without_a_tokenizer_says_so() {
         std::fs::copy(model.join(name), folder.path().join(name)).unwrap();
     }
     let path = folder.path().to_str().unwrap();
-    fails(
-        &cpu(&["generate", "x", "--model", path]),
-        1,
-        &["tokenizer.json", path],
-    );
+    fails(&cpu(&["generate", "x", "--model", path]), 1, &["tokenizer.json", path]);
     // Token ids need none.
     succeeds(cpu(&["logits", "--tokens", "1,2", "--model", path]));
     // And one that is no tokenizer.
     std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-    fails(
-        &cpu(&["generate", "x", "--model", path]),
-        1,
-        &["tokenizer.json", path],
-    );
+    fails(&cpu(&["generate", "x", "--model", path]), 1, &["tokenizer.json", path]);
 }
 
 // ---- logits
@@ -410,12 +259,7 @@ fn a_model_without_a_tokenizer_says_so() {
 fn logits_are_those_of_transformers() {
     let folder = tempfile::tempdir().unwrap();
     for prompt in expected()["prompts"].as_array().unwrap() {
-        let ids: Vec<String> = prompt["tokens"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(Value::to_string)
-            .collect();
+        let ids: Vec<String> = prompt["tokens"].as_array().unwrap().iter().map(Value::to_string).collect();
         let list = ids.join(",");
         let result = json(&succeeds(cpu(&["logits", "--tokens", &list, "--json"])));
         let argmax = result["argmax"].as_array().unwrap();
@@ -433,14 +277,7 @@ fn logits_are_those_of_transformers() {
         // The same from files in both spellings, and by chunks.
         for (name, text) in [("a.json", format!("[{list}]")), ("b.txt", ids.join("\n"))] {
             let path = file(&folder, name, text.as_bytes());
-            let other = json(&succeeds(cpu(&[
-                "logits",
-                "--tokens-file",
-                &path,
-                "--chunk",
-                "3",
-                "--json",
-            ])));
+            let other = json(&succeeds(cpu(&["logits", "--tokens-file", &path, "--chunk", "3", "--json"])));
             assert_eq!(other["argmax"], result["argmax"]);
             let difference = other["nll_sum"].as_f64().unwrap() - nll_sum;
             assert!(difference.abs() < 1e-3, "{difference}");
@@ -454,18 +291,13 @@ fn one_token_has_no_likelihood_and_text_output_is_short() {
     assert_eq!(result["nll_sum"], 0.0);
     assert_eq!(result["argmax"].as_array().unwrap().len(), 1);
     let text = stdout(&succeeds(cpu(&["logits", "--tokens", "841,341"])));
-    assert!(
-        text.lines().count() < 12 && text.contains("2 tokens"),
-        "{text}"
-    );
+    assert!(text.lines().count() < 12 && text.contains("2 tokens"), "{text}");
 }
 
 #[test]
 fn logits_misuse() {
     let folder = tempfile::tempdir().unwrap();
-    let misuse = |flags: &[&str], names: &[&str]| {
-        fails(&cpu(&[&["logits", "--json"][..], flags].concat()), 2, names)
-    };
+    let misuse = |flags: &[&str], names: &[&str]| fails(&cpu(&[&["logits", "--json"][..], flags].concat()), 2, names);
     misuse(&[], &["--tokens"]);
     misuse(&["--tokens", ""], &["--tokens", "no tokens"]);
     misuse(&["--tokens", "1,two"], &["--tokens", "two"]);
@@ -480,11 +312,7 @@ fn logits_misuse() {
     misuse(&["--tokens-file", &path], &["bad.bin"]);
     let path = file(&folder, "empty.txt", b"");
     misuse(&["--tokens-file", &path], &["empty.txt", "no tokens"]);
-    fails(
-        &cpu(&["logits", "--tokens-file", "no/such/file"]),
-        1,
-        &["no/such/file"],
-    );
+    fails(&cpu(&["logits", "--tokens-file", "no/such/file"]), 1, &["no/such/file"]);
 }
 
 // ---- score
@@ -493,25 +321,11 @@ fn logits_misuse() {
 fn the_heldout_text_scores_as_with_transformers() {
     let heldout = &expected()["heldout"];
     let path = data("heldout.txt");
-    let result = json(&succeeds(cpu(&[
-        "score",
-        "--text",
-        path.to_str().unwrap(),
-        "--json",
-    ])));
-    assert_eq!(
-        (&result["tokens"], &result["bytes"]),
-        (&heldout["tokens"], &heldout["bytes"])
-    );
+    let result = json(&succeeds(cpu(&["score", "--text", path.to_str().unwrap(), "--json"])));
+    assert_eq!((&result["tokens"], &result["bytes"]), (&heldout["tokens"], &heldout["bytes"]));
     let close = |key: &str, tolerance: f64| {
-        let (got, want) = (
-            result[key].as_f64().unwrap(),
-            heldout[key].as_f64().unwrap(),
-        );
-        assert!(
-            (got - want).abs() <= tolerance,
-            "{key}: {got} instead of {want}"
-        );
+        let (got, want) = (result[key].as_f64().unwrap(), heldout[key].as_f64().unwrap());
+        assert!((got - want).abs() <= tolerance, "{key}: {got} instead of {want}");
     };
     close("bits_per_byte", 5e-4);
     close("nll_per_token", 1.5e-3);
@@ -522,24 +336,14 @@ fn windows_and_bos_change_the_score_as_they_must() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder, "text.txt", PROMPT.as_bytes());
     let score = |flags: &[&str]| {
-        let result = json(&succeeds(cpu(&[
-            &["score", "--text", &path, "--json"][..],
-            flags,
-        ]
-        .concat())));
-        assert_eq!(
-            (&result["tokens"], &result["bytes"]),
-            (&Value::from(12), &Value::from(PROMPT.len()))
-        );
+        let result = json(&succeeds(cpu(&[&["score", "--text", &path, "--json"][..], flags].concat())));
+        assert_eq!((&result["tokens"], &result["bytes"]), (&Value::from(12), &Value::from(PROMPT.len())));
         result["nll_per_token"].as_f64().unwrap()
     };
     let whole = score(&[]);
     assert_eq!(whole, score(&["--window", "12"]));
     assert_eq!(whole, score(&["--bos", "0"]));
-    assert!(
-        score(&["--window", "1"]) > whole,
-        "a model that sees one token only predicts worse"
-    );
+    assert!(score(&["--window", "1"]) > whole, "a model that sees one token only predicts worse");
     assert_ne!(whole, score(&["--bos", "17"]));
     // The first window's sum is that of `logits` over the same tokens.
     let ids = "0,841,341,259,1492,512,73,1286,765,3907,1050,12,329";
@@ -552,130 +356,56 @@ fn windows_and_bos_change_the_score_as_they_must() {
 fn score_misuse() {
     let folder = tempfile::tempdir().unwrap();
     let good = file(&folder, "good.txt", b"Emma");
-    let misuse = |flags: &[&str], names: &[&str]| {
-        fails(&cpu(&[&["score", "--json"][..], flags].concat()), 2, names)
-    };
+    let misuse = |flags: &[&str], names: &[&str]| fails(&cpu(&[&["score", "--json"][..], flags].concat()), 2, names);
     misuse(&[], &["--text"]);
-    misuse(
-        &["--text", &good, "--window", "0"],
-        &["--window", "1 or more"],
-    );
+    misuse(&["--text", &good, "--window", "0"], &["--window", "1 or more"]);
     misuse(&["--text", &good, "--bos", "4096"], &["--bos 4096", "4096"]);
-    misuse(
-        &["--text", &file(&folder, "empty.txt", b"")],
-        &["empty.txt", "empty"],
-    );
-    misuse(
-        &["--text", &file(&folder, "latin1.txt", b"caf\xe9")],
-        &["latin1.txt", "UTF-8", "byte 3"],
-    );
-    fails(
-        &cpu(&["score", "--text", "no/such/file"]),
-        1,
-        &["no/such/file"],
-    );
+    misuse(&["--text", &file(&folder, "empty.txt", b"")], &["empty.txt", "empty"]);
+    misuse(&["--text", &file(&folder, "latin1.txt", b"caf\xe9")], &["latin1.txt", "UTF-8", "byte 3"]);
+    fails(&cpu(&["score", "--text", "no/such/file"]), 1, &["no/such/file"]);
 }
 
 // ---- the rest
 
 #[test]
 fn a_model_is_described() {
-    let output = succeeds(
-        program()
-            .args(["inspect-model", "--json"])
-            .output()
-            .unwrap(),
-    );
+    let output = succeeds(program().args(["inspect-model", "--json"]).output().unwrap());
     let model = json(&output);
     let config = &model["config"];
-    assert_eq!(
-        (&config["d_model"], &config["n_layer"], &config["d_state"]),
-        (&256.into(), &8.into(), &16.into())
-    );
+    assert_eq!((&config["d_model"], &config["n_layer"], &config["d_state"]), (&256.into(), &8.into(), &16.into()));
     assert_eq!(config["vocab_size"], 4096);
     // 8 layers of 9 tensors and biases, the embedding and the last norm.
     assert_eq!(model["tensors"].as_array().unwrap().len(), 8 * 10 + 2);
-    assert!(model["tensors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .all(|tensor| tensor["bytes"].as_u64().unwrap() > 0));
+    assert!(model["tensors"].as_array().unwrap().iter().all(|tensor| tensor["bytes"].as_u64().unwrap() > 0));
     assert_eq!(model["parameters"].as_u64().unwrap() / 10_000, 455);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/austen-4m");
-    let text = succeeds(
-        program()
-            .args(["inspect-model", "--model"])
-            .arg(folder)
-            .output()
-            .unwrap(),
-    );
-    assert!(
-        stdout(&text).contains("82 tensors") && stdout(&text).contains("d_model"),
-        "{}",
-        stdout(&text)
-    );
+    let text = succeeds(program().args(["inspect-model", "--model"]).arg(folder).output().unwrap());
+    assert!(stdout(&text).contains("82 tensors") && stdout(&text).contains("d_model"), "{}", stdout(&text));
 }
 
 #[test]
 fn completions_help_and_version() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let output = succeeds(program().args(["completions", shell]).output().unwrap());
-        assert!(
-            stdout(&output).contains("mamba-wgpu") && stdout(&output).contains("max-tokens"),
-            "{shell}"
-        );
+        assert!(stdout(&output).contains("mamba-wgpu") && stdout(&output).contains("max-tokens"), "{shell}");
     }
-    fails(
-        &program().args(["completions", "abacus"]).output().unwrap(),
-        2,
-        &["abacus"],
-    );
+    fails(&program().args(["completions", "abacus"]).output().unwrap(), 2, &["abacus"]);
     assert!(stdout(&succeeds(program().arg("--help").output().unwrap())).contains("generate"));
     let version = stdout(&succeeds(program().arg("--version").output().unwrap()));
-    assert_eq!(
-        version.trim(),
-        concat!("mamba-wgpu ", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(version.trim(), concat!("mamba-wgpu ", env!("CARGO_PKG_VERSION")));
     fails(&program().output().unwrap(), 2, &["Usage"]);
-    fails(
-        &program().arg("no-such-command").output().unwrap(),
-        2,
-        &["no-such-command"],
-    );
+    fails(&program().arg("no-such-command").output().unwrap(), 2, &["no-such-command"]);
 }
 
 #[test]
 fn backends_and_adapters_that_are_not_there() {
-    let run = |flags: &[&str]| {
-        program()
-            .args(["generate", "x", "--max-tokens", "1"])
-            .args(flags)
-            .output()
-            .unwrap()
-    };
-    fails(
-        &run(&["--backend", "abacus"]),
-        2,
-        &["--backend", "abacus", "vulkan"],
-    );
+    let run = |flags: &[&str]| program().args(["generate", "x", "--max-tokens", "1"]).args(flags).output().unwrap();
+    fails(&run(&["--backend", "abacus"]), 2, &["--backend", "abacus", "vulkan"]);
     // Named, so there is no falling back to the CPU; the message lists what there is.
-    fails(
-        &run(&["--adapter", "no such adapter"]),
-        2,
-        &["no such adapter", "there are"],
-    );
+    fails(&run(&["--adapter", "no such adapter"]), 2, &["no such adapter", "there are"]);
     fails(&run(&["--adapter", "999"]), 2, &["999", "there are"]);
-    fails(
-        &program()
-            .args(["adapters", "--backend", "cpu"])
-            .output()
-            .unwrap(),
-        2,
-        &["cpu"],
-    );
-    let listed = json(&succeeds(
-        program().args(["adapters", "--json"]).output().unwrap(),
-    ));
+    fails(&program().args(["adapters", "--backend", "cpu"]).output().unwrap(), 2, &["cpu"]);
+    let listed = json(&succeeds(program().args(["adapters", "--json"]).output().unwrap()));
     assert!(listed["adapters"].is_array());
     succeeds(program().arg("adapters").output().unwrap());
 }
@@ -683,18 +413,7 @@ fn backends_and_adapters_that_are_not_there() {
 #[test]
 fn auto_says_on_stderr_what_it_picked() {
     let output = succeeds(
-        program()
-            .args([
-                "generate",
-                "Emma",
-                "--max-tokens",
-                "2",
-                "--temperature",
-                "0",
-                "--json",
-            ])
-            .output()
-            .unwrap(),
+        program().args(["generate", "Emma", "--max-tokens", "2", "--temperature", "0", "--json"]).output().unwrap(),
     );
     let backend = json(&output)["backend"].as_str().unwrap().to_string();
     let message = stderr(&output);
@@ -714,17 +433,7 @@ mod interrupted {
     /// A text of a million tokens, and the first bytes of its continuation read.
     fn started(flags: &[&str]) -> (Child, Vec<u8>) {
         let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"))
-            .args([
-                "generate",
-                "Emma",
-                "--max-tokens",
-                "1000000",
-                "--ignore-eos",
-                "--backend",
-                "cpu",
-                "--seed",
-                "3",
-            ])
+            .args(["generate", "Emma", "--max-tokens", "1000000", "--ignore-eos", "--backend", "cpu", "--seed", "3"])
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -732,20 +441,12 @@ mod interrupted {
             .spawn()
             .unwrap();
         let mut bytes = vec![0; "Emma".len() + 8];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut bytes)
-            .unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut bytes).unwrap();
         (child, bytes)
     }
 
     fn interrupt(child: &Child) {
-        let killed = std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap();
+        let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
         assert!(killed.success());
     }
 
@@ -758,11 +459,7 @@ mod interrupted {
         text.extend(&output.stdout);
         let text = String::from_utf8(text).expect("no half characters");
         assert!(text.starts_with("Emma") && text.ends_with('\n'), "{text}");
-        assert!(
-            stderr(&output).contains("ended by cancelled"),
-            "{}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains("ended by cancelled"), "{}", stderr(&output));
     }
 
     #[test]

@@ -19,14 +19,8 @@ fn the_tolerance_is_atol_plus_rtol_times_the_expected() {
     let got = [1.0f32, -2.0, 0.0, 1000.5];
     assert_eq!(compare(&got, &WANT, 0.0, 1e-3), Ok(0.5));
     assert!(compare(&got, &WANT, 0.4, 0.0).is_err());
-    assert!(
-        compare(&[0.5f32], &[0f32], 0.0, 10.0).is_err(),
-        "rtol alone allows nothing at zero"
-    );
-    assert!(
-        compare(&[0f32], &[0.5f32], 0.0, 0.9).is_err(),
-        "rtol is of the expected value"
-    );
+    assert!(compare(&[0.5f32], &[0f32], 0.0, 10.0).is_err(), "rtol alone allows nothing at zero");
+    assert!(compare(&[0f32], &[0.5f32], 0.0, 0.9).is_err(), "rtol is of the expected value");
 }
 
 #[test]
@@ -34,10 +28,7 @@ fn a_perturbed_value_fails_and_the_worst_index_is_named() {
     let got = [1.0f32, -2.1, 0.3, 1000.0];
     let what = compare(&got, &WANT, 1e-3, 0.0).unwrap_err();
     assert!(
-        what.contains("2 of 4")
-            && what.contains("index 2")
-            && what.contains("got 0.3")
-            && what.contains("expected 0"),
+        what.contains("2 of 4") && what.contains("index 2") && what.contains("got 0.3") && what.contains("expected 0"),
         "{what}"
     );
 }
@@ -56,9 +47,7 @@ fn nan_and_infinity_fail_on_either_side() {
 
 #[test]
 fn another_length_fails() {
-    assert!(compare(&WANT[..3], &WANT, 1.0, 1.0)
-        .unwrap_err()
-        .contains("3 values, expected 4"));
+    assert!(compare(&WANT[..3], &WANT, 1.0, 1.0).unwrap_err().contains("3 values, expected 4"));
     assert!(compare(&[] as &[f32], &WANT, 1.0, 1.0).is_err());
 }
 

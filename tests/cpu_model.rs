@@ -5,32 +5,19 @@ use mamba_wgpu::{
     error::InputError,
     generate::SamplingParams,
     model::{
-        embedded, synthetic::Spec, Arch, Backend, Checkpoint, LanguageModel, ModelOptions, Scan,
-        Scores, Session, StateData,
+        embedded, synthetic::Spec, Arch, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, Scores, Session,
+        StateData,
     },
     Error, Result,
 };
 use pollster::block_on;
 
 fn load(checkpoint: &Checkpoint, scan: Scan, chunk: usize) -> LanguageModel {
-    try_load(
-        checkpoint,
-        ModelOptions {
-            scan,
-            chunk,
-            ..Default::default()
-        },
-    )
-    .unwrap()
+    try_load(checkpoint, ModelOptions { scan, chunk, ..Default::default() }).unwrap()
 }
 
 fn try_load(checkpoint: &Checkpoint, options: ModelOptions) -> Result<LanguageModel> {
-    block_on(LanguageModel::load(
-        checkpoint,
-        &Backend::Cpu,
-        options,
-        &mut |_, _| {},
-    ))
+    block_on(LanguageModel::load(checkpoint, &Backend::Cpu, options, &mut |_, _| {}))
 }
 
 /// A session on the CPU never waits: its methods without `async`.
@@ -87,13 +74,7 @@ fn prefilled(model: &LanguageModel, tokens: &[u32]) -> CpuSession {
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |worst, d| {
-        if d.is_nan() {
-            f32::INFINITY
-        } else {
-            worst.max(d)
-        }
-    })
+    differences.fold(0.0, |worst, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) })
 }
 
 struct Prompt {
@@ -106,24 +87,14 @@ fn prompts() -> Vec<Prompt> {
     let json = std::fs::read("tests/data/austen-4m/expected.json").unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let tokens = |value: &serde_json::Value| -> Vec<u32> {
-        value
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|token| token.as_u64().unwrap() as u32)
-            .collect()
+        value.as_array().unwrap().iter().map(|token| token.as_u64().unwrap() as u32).collect()
     };
     let prompt = |prompt: &serde_json::Value| Prompt {
         tokens: tokens(&prompt["tokens"]),
         last_logits: serde_json::from_value(prompt["last_logits"].clone()).unwrap(),
         greedy: tokens(&prompt["greedy_tokens"]),
     };
-    json["prompts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(prompt)
-        .collect()
+    json["prompts"].as_array().unwrap().iter().map(prompt).collect()
 }
 
 #[test]
@@ -139,9 +110,7 @@ fn embedded_model_by_every_scan_and_chunk() {
                 let logits = session.logits().unwrap();
                 let worst = distance(&logits, &prompt.last_logits);
                 assert!(worst < 1e-3, "{scan}, chunk {chunk}: {worst}");
-                session
-                    .begin_sampling(&SamplingParams::default(), &prompt.tokens)
-                    .unwrap();
+                session.begin_sampling(&SamplingParams::default(), &prompt.tokens).unwrap();
                 let mut greedy = vec![];
                 while greedy.len() < 64 {
                     let token = session.sample().unwrap();
@@ -159,41 +128,14 @@ fn embedded_model_by_every_scan_and_chunk() {
 
 /// Odd sizes of both architectures, with and without biases and a head of its own.
 fn odd_models() -> Vec<Checkpoint> {
-    let tiny = Spec {
-        vocab_size: 37,
-        ..Spec::preset("tiny").unwrap()
-    };
+    let tiny = Spec { vocab_size: 37, ..Spec::preset("tiny").unwrap() };
     let specs = [
         tiny.clone(),
-        Spec {
-            tied: false,
-            use_bias: true,
-            use_conv_bias: false,
-            d_conv: 2,
-            d_state: 1,
-            ..tiny.clone()
-        },
-        Spec {
-            arch: Arch::FalconMamba,
-            tied: false,
-            d_state: 17,
-            d_conv: 1,
-            seed: 3,
-            ..tiny.clone()
-        },
-        Spec {
-            arch: Arch::FalconMamba,
-            use_bias: true,
-            d_state: 64,
-            d_inner: 7,
-            dt_rank: 1,
-            ..tiny
-        },
+        Spec { tied: false, use_bias: true, use_conv_bias: false, d_conv: 2, d_state: 1, ..tiny.clone() },
+        Spec { arch: Arch::FalconMamba, tied: false, d_state: 17, d_conv: 1, seed: 3, ..tiny.clone() },
+        Spec { arch: Arch::FalconMamba, use_bias: true, d_state: 64, d_inner: 7, dt_rank: 1, ..tiny },
     ];
-    specs
-        .iter()
-        .map(|spec| spec.checkpoint().unwrap())
-        .collect()
+    specs.iter().map(|spec| spec.checkpoint().unwrap()).collect()
 }
 
 #[test]
@@ -205,10 +147,7 @@ fn prefill_is_decode_unrolled_for_any_split() {
             steps.step(token).unwrap();
         }
         let expected = (steps.logits().unwrap(), steps.state().unwrap());
-        assert!(
-            distance(&expected.0, &[0.0; 37]) > 1e-3,
-            "logits that are all 0 compare too easily"
-        );
+        assert!(distance(&expected.0, &[0.0; 37]) > 1e-3, "logits that are all 0 compare too easily");
         for scan in Scan::ALL {
             for (chunk, cut) in [(1, 1), (4, 13), (45, 44), (512, 20)] {
                 let mut session = prefilled(&load(&checkpoint, scan, chunk), &tokens[..cut]);
@@ -218,10 +157,7 @@ fn prefill_is_decode_unrolled_for_any_split() {
                     assert_eq!((session.logits().unwrap(), state), expected);
                     continue;
                 }
-                assert!(
-                    distance(&session.logits().unwrap(), &expected.0) < 1e-5,
-                    "{scan} {chunk} {cut}"
-                );
+                assert!(distance(&session.logits().unwrap(), &expected.0) < 1e-5, "{scan} {chunk} {cut}");
                 assert!(distance(&state.conv, &expected.1.conv) < 1e-5);
                 assert!(distance(&state.ssm, &expected.1.ssm) < 1e-5);
             }
@@ -238,9 +174,7 @@ fn score_agrees_with_the_logits_of_each_position() {
     for chunk in [3, 64, 150] {
         let mut scored = CpuSession::new(&load(checkpoint, Scan::Fused, chunk));
         let mut seen = vec![];
-        let scores = scored.score(&tokens, Some(&targets), &mut |done, total| {
-            seen.push((done, total))
-        });
+        let scores = scored.score(&tokens, Some(&targets), &mut |done, total| seen.push((done, total)));
         let scores = scores.unwrap();
         assert_eq!(seen.last(), Some(&(150, 150)));
         assert_eq!((scores.argmax.len(), scores.nll.len()), (150, 150));
@@ -259,11 +193,7 @@ fn score_agrees_with_the_logits_of_each_position() {
         scored.step(1).unwrap();
         session.step(1).unwrap();
         assert!(distance(&scored.logits().unwrap(), &session.logits().unwrap()) < 1e-5);
-        assert!(scored
-            .score(&tokens[..1], None, &mut |_, _| {})
-            .unwrap()
-            .nll
-            .is_empty());
+        assert!(scored.score(&tokens[..1], None, &mut |_, _| {}).unwrap().nll.is_empty());
     }
 }
 
@@ -271,17 +201,9 @@ fn score_agrees_with_the_logits_of_each_position() {
 fn clone_reset_and_resume() {
     let checkpoint = embedded::checkpoint().unwrap();
     let model = load(&checkpoint, Scan::Fused, 64);
-    let lively = SamplingParams {
-        temperature: 1.0,
-        top_k: 50,
-        repetition_penalty: 1.2,
-        seed: 5,
-        ..Default::default()
-    };
+    let lively = SamplingParams { temperature: 1.0, top_k: 50, repetition_penalty: 1.2, seed: 5, ..Default::default() };
     let draw = |session: &mut CpuSession| -> Vec<u32> {
-        session
-            .begin_sampling(&lively, &[1, 2, 3, 4_000_000])
-            .unwrap();
+        session.begin_sampling(&lively, &[1, 2, 3, 4_000_000]).unwrap();
         let mut next = || {
             let token = session.sample().unwrap();
             session.step(token).unwrap();
@@ -297,19 +219,10 @@ fn clone_reset_and_resume() {
     assert_ne!(draw(&mut clone), first, "the state has moved");
 
     session.reset();
-    assert_eq!(
-        session.state().unwrap(),
-        CpuSession::new(&model).state().unwrap()
-    );
-    assert!(matches!(
-        session.logits(),
-        Err(Error::Input(InputError::NoTokens))
-    ));
+    assert_eq!(session.state().unwrap(), CpuSession::new(&model).state().unwrap());
+    assert!(matches!(session.logits(), Err(Error::Input(InputError::NoTokens))));
     session.set_state(&state).unwrap();
-    assert!(matches!(
-        session.sample(),
-        Err(Error::Input(InputError::NoTokens))
-    ));
+    assert!(matches!(session.sample(), Err(Error::Input(InputError::NoTokens))));
     session.step(7).unwrap();
     assert_eq!(session.logits().unwrap(), {
         let mut other = prefilled(&model, &[1, 2, 3]);
@@ -328,61 +241,26 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         Err(Error::Input(error)) => error,
         other => panic!("{other:?}"),
     };
-    let out_of_range = InputError::TokenOutOfRange {
-        token: 37,
-        position: 4,
-        vocab_size: 37,
-    };
+    let out_of_range = InputError::TokenOutOfRange { token: 37, position: 4, vocab_size: 37 };
     let bad = [0, 1, 2, 3, 37];
     let quiet = &mut |_, _| {};
     assert_eq!(input(session.prefill(&bad, quiet)), out_of_range);
     assert_eq!(input(session.prefill(&[], quiet)), InputError::NoTokens);
-    assert_eq!(
-        input(session.score(&bad, None, quiet).map(drop)),
-        out_of_range
-    );
-    assert_eq!(
-        input(session.score(&[0; 5], Some(&bad), quiet).map(drop)),
-        out_of_range
-    );
+    assert_eq!(input(session.score(&bad, None, quiet).map(drop)), out_of_range);
+    assert_eq!(input(session.score(&[0; 5], Some(&bad), quiet).map(drop)), out_of_range);
     assert!(matches!(
         input(session.score(&[1, 2], Some(&[1]), quiet).map(drop)),
-        InputError::LengthMismatch {
-            what: "targets",
-            got: 1,
-            expected: 2
-        }
+        InputError::LengthMismatch { what: "targets", got: 1, expected: 2 }
     ));
-    assert!(matches!(
-        input(session.step(u32::MAX)),
-        InputError::TokenOutOfRange { position: 0, .. }
-    ));
+    assert!(matches!(input(session.step(u32::MAX)), InputError::TokenOutOfRange { position: 0, .. }));
     let mut state = session.state().unwrap();
     state.ssm.pop();
-    assert!(matches!(
-        input(session.set_state(&state)),
-        InputError::StateShape {
-            what: "ssm_state",
-            ..
-        }
-    ));
-    let params = SamplingParams {
-        temperature: f32::NAN,
-        ..Default::default()
-    };
-    assert!(matches!(
-        session.begin_sampling(&params, &[]),
-        Err(Error::Generate(_))
-    ));
-    assert_eq!(
-        (session.state().unwrap(), session.logits().unwrap()),
-        before
-    );
+    assert!(matches!(input(session.set_state(&state)), InputError::StateShape { what: "ssm_state", .. }));
+    let params = SamplingParams { temperature: f32::NAN, ..Default::default() };
+    assert!(matches!(session.begin_sampling(&params, &[]), Err(Error::Generate(_))));
+    assert_eq!((session.state().unwrap(), session.logits().unwrap()), before);
 
-    let options = ModelOptions {
-        chunk: 0,
-        ..Default::default()
-    };
+    let options = ModelOptions { chunk: 0, ..Default::default() };
     let zero = try_load(checkpoint, options);
     assert_eq!(input(zero.map(drop)), InputError::ZeroChunk);
 }
@@ -395,14 +273,8 @@ fn nan_in_the_state_is_an_error_not_a_token() {
     state.ssm.fill(f32::NAN);
     session.set_state(&state).unwrap();
     session.step(1).unwrap();
-    assert!(matches!(
-        session.sample(),
-        Err(Error::Input(InputError::NoTokenToChoose))
-    ));
+    assert!(matches!(session.sample(), Err(Error::Input(InputError::NoTokenToChoose))));
     session.set_state(&state).unwrap();
     let scores = session.score(&[1], None, &mut |_, _| {});
-    assert!(matches!(
-        scores,
-        Err(Error::Input(InputError::NoTokenToChoose))
-    ));
+    assert!(matches!(scores, Err(Error::Input(InputError::NoTokenToChoose))));
 }

@@ -34,10 +34,7 @@ struct Heldout {
 }
 
 fn expected() -> Expected {
-    serde_json::from_slice(
-        &std::fs::read(repository("tests/data/austen-4m/expected.json")).unwrap(),
-    )
-    .unwrap()
+    serde_json::from_slice(&std::fs::read(repository("tests/data/austen-4m/expected.json")).unwrap()).unwrap()
 }
 
 fn checkpoint() -> Checkpoint {
@@ -49,23 +46,10 @@ fn checkpoint() -> Checkpoint {
 /// decoding and this are the same claim, since every token is the argmax after those before it.
 async fn check_prompt(what: &str, model: &LanguageModel, prompt: &Prompt, decode: bool) {
     let mut session = model.session().unwrap();
-    session
-        .prefill(&prompt.tokens, &mut |_, _| {})
-        .await
-        .unwrap();
-    assert_close(
-        what,
-        &session.logits().await.unwrap(),
-        &prompt.last_logits,
-        LOGITS,
-        0.0,
-    );
+    session.prefill(&prompt.tokens, &mut |_, _| {}).await.unwrap();
+    assert_close(what, &session.logits().await.unwrap(), &prompt.last_logits, LOGITS, 0.0);
     if decode {
-        let greedy = SamplingParams {
-            temperature: 0.0,
-            repetition_penalty: 1.0,
-            ..Default::default()
-        };
+        let greedy = SamplingParams { temperature: 0.0, repetition_penalty: 1.0, ..Default::default() };
         session.begin_sampling(&greedy, &prompt.tokens).unwrap();
         let mut tokens = Vec::new();
         for _ in &prompt.greedy_tokens {
@@ -80,11 +64,7 @@ async fn check_prompt(what: &str, model: &LanguageModel, prompt: &Prompt, decode
     let whole = [&prompt.tokens[..], &prompt.greedy_tokens].concat();
     let scores = session.score(&whole, None, &mut |_, _| {}).await.unwrap();
     let (from, to) = (prompt.tokens.len() - 1, whole.len() - 1);
-    assert_eq!(
-        scores.argmax[from..to],
-        prompt.greedy_tokens,
-        "{what}: scored"
-    );
+    assert_eq!(scores.argmax[from..to], prompt.greedy_tokens, "{what}: scored");
     assert!(scores.nll.is_empty(), "{what}: no targets, no nll");
 }
 
@@ -132,13 +112,8 @@ every_way! {
 fn prompts_gpu_with_f32_weights() {
     block_on(async {
         let backend = On::Gpu.open().await;
-        let options = ModelOptions {
-            weights: WeightDtype::F32,
-            ..Default::default()
-        };
-        let model = LanguageModel::load(&checkpoint(), &backend, options, &mut |_, _| {})
-            .await
-            .unwrap();
+        let options = ModelOptions { weights: WeightDtype::F32, ..Default::default() };
+        let model = LanguageModel::load(&checkpoint(), &backend, options, &mut |_, _| {}).await.unwrap();
         for (i, prompt) in expected().prompts.iter().enumerate() {
             check_prompt(&format!("prompt {i}, f32 weights"), &model, prompt, true).await;
         }
@@ -152,10 +127,7 @@ fn another_prompt_fails() {
         let prompts = expected().prompts;
         let model = load(&checkpoint(), &Backend::Cpu, Scan::Fused, WHOLE).await;
         let mut session = model.session().unwrap();
-        session
-            .prefill(&prompts[0].tokens[1..], &mut |_, _| {})
-            .await
-            .unwrap();
+        session.prefill(&prompts[0].tokens[1..], &mut |_, _| {}).await.unwrap();
         let logits = session.logits().await.unwrap();
         assert!(compare(&logits, &prompts[0].last_logits, 1e-3, 0.0).is_err());
         assert!(compare(&logits, &prompts[1].last_logits, 1e-3, 0.0).is_err());
@@ -172,9 +144,7 @@ async fn heldout_nll(backend: &Backend, text: &[u32]) -> Vec<f32> {
         let end = (start + WINDOW).min(text.len());
         session.reset();
         let targets = Some(&all[start + 1..end + 1]);
-        let scores = session
-            .score(&all[start..end], targets, &mut |_, _| {})
-            .await;
+        let scores = session.score(&all[start..end], targets, &mut |_, _| {}).await;
         nll.extend(scores.unwrap().nll);
     }
     nll
@@ -183,13 +153,8 @@ async fn heldout_nll(backend: &Backend, text: &[u32]) -> Vec<f32> {
 /// The held-out text and its tokens.
 fn heldout() -> (String, Vec<u32>) {
     let text = std::fs::read_to_string(repository("tests/data/austen-4m/heldout.txt")).unwrap();
-    let tokenizer =
-        tokenizers::Tokenizer::from_file(repository("models/austen-4m/tokenizer.json")).unwrap();
-    let tokens = tokenizer
-        .encode(text.as_str(), false)
-        .unwrap()
-        .get_ids()
-        .to_vec();
+    let tokenizer = tokenizers::Tokenizer::from_file(repository("models/austen-4m/tokenizer.json")).unwrap();
+    let tokens = tokenizer.encode(text.as_str(), false).unwrap().get_ids().to_vec();
     let want = expected().heldout;
     assert_eq!((tokens.len(), text.len()), (want.tokens, want.bytes));
     (text, tokens)
@@ -203,13 +168,7 @@ fn heldout_on_the_cpu() {
     let nll: f64 = nll.iter().map(|x| f64::from(*x)).sum();
     let bits = nll / std::f64::consts::LN_2 / text.len() as f64;
     let per_token = nll / tokens.len() as f64;
-    assert_close(
-        "nll per token",
-        &[per_token],
-        &[want.nll_per_token],
-        1e-5,
-        0.0,
-    );
+    assert_close("nll per token", &[per_token], &[want.nll_per_token], 1e-5, 0.0);
     assert_close("bits per byte", &[bits], &[want.bits_per_byte], 1e-5, 0.0);
     assert_close("bits per byte", &[bits], &[1.3926], 5e-4, 0.0);
 }
@@ -221,10 +180,7 @@ fn the_begin_of_heldout_on_the_gpu_as_on_the_cpu() {
     let begin = &tokens[..WINDOW + 200];
     let (cpu, gpu) = block_on(async {
         let gpu = On::Gpu.open().await;
-        (
-            heldout_nll(&Backend::Cpu, begin).await,
-            heldout_nll(&gpu, begin).await,
-        )
+        (heldout_nll(&Backend::Cpu, begin).await, heldout_nll(&gpu, begin).await)
     });
     assert_eq!(gpu.len(), begin.len());
     let cpu: Vec<f64> = cpu.iter().map(|x| f64::from(*x)).collect();
@@ -234,10 +190,7 @@ fn the_begin_of_heldout_on_the_gpu_as_on_the_cpu() {
 /// All scans see all of them: the loops above are not over an empty list.
 #[test]
 fn three_scans_and_four_chunks() {
-    assert_eq!(
-        SCANS.map(|s| s.to_string()),
-        ["sequential", "blelloch", "fused"]
-    );
+    assert_eq!(SCANS.map(|s| s.to_string()), ["sequential", "blelloch", "fused"]);
     assert_eq!(CHUNKS, [1, 7, 64, WHOLE]);
     assert_eq!(Scan::default(), Scan::Fused);
 }

@@ -13,27 +13,19 @@ const TOKENS: u32 = 20_000;
 /// Bytes of this process in memory.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
-    let pages: usize = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .expect("a number");
+    let pages: usize = statm.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a number");
     pages * 4096
 }
 
 async fn decode(backend: &Backend) {
-    let checkpoint =
-        Checkpoint::open(Path::new("tests/golden/checkpoints/odd-dims")).expect("a golden");
+    let checkpoint = Checkpoint::open(Path::new("tests/golden/checkpoints/odd-dims")).expect("a golden");
     let model = common::load(&checkpoint, backend, Scan::Fused, 64).await;
     let vocab_size = model.config().vocab_size as u32;
     let mut session = model.session().expect("a session");
     let device = |m: &mamba_wgpu::model::LanguageModel| m.gpu().map(|g| g.memory_bytes().0);
     let mut start = (0, None);
     for i in 0..TOKENS {
-        session
-            .step((i * 7 + i / 3) % vocab_size)
-            .await
-            .expect("a step");
+        session.step((i * 7 + i / 3) % vocab_size).await.expect("a step");
         // A look at the result now and then, as a text would take.
         if i % 8 == 0 {
             session.sample().await.expect("a token");

@@ -2,12 +2,8 @@
 
 mod common;
 
-use common::{
-    argmax, assert_close, compare, load, Golden, On, Rng, Sequence, CHUNKS, SCANS, WHOLE,
-};
-use mamba_wgpu::model::{
-    Backend, Checkpoint, LanguageModel, ModelOptions, Scan, Session, StateData, WeightDtype,
-};
+use common::{argmax, assert_close, compare, load, Golden, On, Rng, Sequence, CHUNKS, SCANS, WHOLE};
+use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, Session, StateData, WeightDtype};
 use pollster::block_on;
 use std::borrow::Cow;
 
@@ -22,20 +18,8 @@ const NLL: f64 = 1e-4;
 fn quiet(_: usize, _: usize) {}
 
 fn assert_state(what: &str, got: &StateData, want: &StateData, (atol, rtol): (f64, f64)) {
-    assert_close(
-        &format!("{what}: conv_state"),
-        &got.conv,
-        &want.conv,
-        atol,
-        rtol,
-    );
-    assert_close(
-        &format!("{what}: ssm_state"),
-        &got.ssm,
-        &want.ssm,
-        atol,
-        rtol,
-    );
+    assert_close(&format!("{what}: conv_state"), &got.conv, &want.conv, atol, rtol);
+    assert_close(&format!("{what}: ssm_state"), &got.ssm, &want.ssm, atol, rtol);
 }
 
 /// One sequence: scored in one go, and fed in pieces up to each known position, then continued greedily by steps.
@@ -44,33 +28,15 @@ async fn check_sequence(what: &str, model: &LanguageModel, s: &Sequence) -> f64 
     let predicted = s.tokens.len() - 1;
     let mut targets = s.tokens[1..].to_vec();
     targets.push(0); // what follows the last token is not known; its nll is left out below
-    let scores = session
-        .score(&s.tokens, Some(&targets), &mut quiet)
-        .await
-        .unwrap();
+    let scores = session.score(&s.tokens, Some(&targets), &mut quiet).await.unwrap();
     assert_eq!(scores.argmax, s.argmax, "{what}: argmax");
     assert_eq!(scores.nll.len(), targets.len(), "{what}: nll");
     let nll: f64 = scores.nll[..predicted].iter().map(|x| f64::from(*x)).sum();
-    assert_close(
-        &format!("{what}: nll_sum"),
-        &[nll],
-        &[s.nll_sum],
-        NLL * predicted as f64,
-        0.0,
-    );
+    assert_close(&format!("{what}: nll_sum"), &[nll], &[s.nll_sum], NLL * predicted as f64, 0.0);
     let logits = session.logits().await.unwrap();
-    let mut worst = assert_close(
-        &format!("{what}: logits after score"),
-        &logits,
-        &s.last_logits,
-        LOGITS,
-        0.0,
-    );
+    let mut worst = assert_close(&format!("{what}: logits after score"), &logits, &s.last_logits, LOGITS, 0.0);
     let scored = session.state().await.unwrap();
-    for (name, got, want) in [
-        ("conv_state", &scored.conv, &s.conv_state),
-        ("ssm_state", &scored.ssm, &s.ssm_state),
-    ] {
+    for (name, got, want) in [("conv_state", &scored.conv, &s.conv_state), ("ssm_state", &scored.ssm, &s.ssm_state)] {
         if let Some(want) = want {
             assert_close(&format!("{what}: {name}"), got, want, STATE.0, STATE.1);
         }
@@ -81,26 +47,12 @@ async fn check_sequence(what: &str, model: &LanguageModel, s: &Sequence) -> f64 
     let mut stops = s.logits_at();
     stops.push((predicted, &s.last_logits));
     for (t, want) in stops {
-        session
-            .prefill(&s.tokens[done..=t], &mut quiet)
-            .await
-            .unwrap();
+        session.prefill(&s.tokens[done..=t], &mut quiet).await.unwrap();
         done = t + 1;
         let got = session.logits().await.unwrap();
-        worst = worst.max(assert_close(
-            &format!("{what}: logits at {t}"),
-            &got,
-            want,
-            LOGITS,
-            0.0,
-        ));
+        worst = worst.max(assert_close(&format!("{what}: logits at {t}"), &got, want, LOGITS, 0.0));
     }
-    assert_state(
-        &format!("{what}: in pieces"),
-        &session.state().await.unwrap(),
-        &scored,
-        STATE,
-    );
+    assert_state(&format!("{what}: in pieces"), &session.state().await.unwrap(), &scored, STATE);
     let mut greedy = Vec::new();
     for _ in &s.greedy {
         let token = argmax(&session.logits().await.unwrap());
@@ -118,34 +70,15 @@ fn check_all(on: On, scan: Scan) {
         for golden in Golden::all() {
             let checkpoint = golden.checkpoint();
             let (got, want) = (checkpoint.config(), &golden.expected.config);
-            let got = [
-                got.d_model,
-                got.n_layer,
-                got.vocab_size,
-                got.d_inner,
-                got.d_state,
-                got.d_conv,
-                got.dt_rank,
-            ];
-            let want = [
-                want.d_model,
-                want.n_layer,
-                want.vocab_size,
-                want.d_inner,
-                want.d_state,
-                want.d_conv,
-                want.dt_rank,
-            ];
+            let got = [got.d_model, got.n_layer, got.vocab_size, got.d_inner, got.d_state, got.d_conv, got.dt_rank];
+            let want =
+                [want.d_model, want.n_layer, want.vocab_size, want.d_inner, want.d_state, want.d_conv, want.dt_rank];
             assert_eq!(got, want, "{}: dimensions", golden.name);
             assert_eq!(golden.expected.sequences.len(), 3, "{}", golden.name);
             for chunk in CHUNKS {
                 let model = load(&checkpoint, &backend, scan, chunk).await;
                 for s in &golden.expected.sequences {
-                    let what = format!(
-                        "{} on {on:?}, {scan} by {chunk}, {} tokens",
-                        golden.name,
-                        s.tokens.len()
-                    );
+                    let what = format!("{} on {on:?}, {scan} by {chunk}, {} tokens", golden.name, s.tokens.len());
                     let difference = check_sequence(&what, &model, s).await;
                     if difference > worst.0 {
                         worst = (difference, what);
@@ -153,10 +86,7 @@ fn check_all(on: On, scan: Scan) {
                 }
             }
         }
-        println!(
-            "largest difference of a logit: {:.2e} ({})",
-            worst.0, worst.1
-        );
+        println!("largest difference of a logit: {:.2e} ({})", worst.0, worst.1);
         assert!(worst.0 > 0.0, "nothing was compared");
     });
 }
@@ -191,10 +121,7 @@ async fn feed_randomly(model: &LanguageModel, tokens: &[u32], rng: &mut Rng) -> 
         if step {
             session.step(tokens[done]).await.unwrap();
         } else {
-            session
-                .prefill(&tokens[done..done + n], &mut quiet)
-                .await
-                .unwrap();
+            session.prefill(&tokens[done..done + n], &mut quiet).await.unwrap();
         }
         split += &format!(" {}{n}", if step { "s" } else { "p" });
         done += n;
@@ -230,24 +157,14 @@ fn prefill_is_decode(on: On) {
             for &token in tokens {
                 decode.step(token).await.unwrap();
             }
-            let (logits, state) = (
-                decode.logits().await.unwrap(),
-                decode.state().await.unwrap(),
-            );
+            let (logits, state) = (decode.logits().await.unwrap(), decode.state().await.unwrap());
             for scan in SCANS {
                 for _ in 0..2 {
                     let chunk = [1 + rng.below(9), 1 + rng.below(100), WHOLE][rng.below(3)];
                     let model = load(&checkpoint, &backend, scan, chunk).await;
                     let (mut session, split) = feed_randomly(&model, tokens, &mut rng).await;
-                    let what =
-                        format!("{} on {on:?}, {scan} by {chunk}, split{split}", golden.name);
-                    assert_close(
-                        &what,
-                        &session.logits().await.unwrap(),
-                        &logits,
-                        LOGITS,
-                        0.0,
-                    );
+                    let what = format!("{} on {on:?}, {scan} by {chunk}, split{split}", golden.name);
+                    assert_close(&what, &session.logits().await.unwrap(), &logits, LOGITS, 0.0);
                     assert_state(&what, &session.state().await.unwrap(), &state, STATE);
                 }
             }
@@ -296,14 +213,8 @@ fn f16_weights_on_the_device_keep_their_values() {
             let golden = Golden::named(name);
             let checkpoint = golden.checkpoint();
             for weights in [WeightDtype::Auto, WeightDtype::F32, WeightDtype::F16] {
-                let options = ModelOptions {
-                    weights,
-                    chunk: 64,
-                    ..Default::default()
-                };
-                let model = LanguageModel::load(&checkpoint, &backend, options, &mut |_, _| {})
-                    .await
-                    .unwrap();
+                let options = ModelOptions { weights, chunk: 64, ..Default::default() };
+                let model = LanguageModel::load(&checkpoint, &backend, options, &mut |_, _| {}).await.unwrap();
                 for s in &golden.expected.sequences {
                     check_sequence(&format!("{name}, weights {weights:?}"), &model, s).await;
                 }
@@ -352,25 +263,15 @@ fn one_perturbed_weight_fails() {
         for on in [On::Cpu, On::Gpu] {
             let backend = on.open().await;
             let logits = async |bytes: Vec<u8>| {
-                let checkpoint =
-                    Checkpoint::from_bytes(&config, vec![Cow::Owned(bytes)], None).unwrap();
+                let checkpoint = Checkpoint::from_bytes(&config, vec![Cow::Owned(bytes)], None).unwrap();
                 last_logits(&checkpoint, &backend, &s.tokens).await
             };
-            assert_close(
-                "as written",
-                &logits(weights.clone()).await,
-                &s.last_logits,
-                LOGITS,
-                0.0,
-            );
+            assert_close("as written", &logits(weights.clone()).await, &s.last_logits, LOGITS, 0.0);
             for (tensor, index) in &tensors {
                 let mut bytes = weights.clone();
                 perturb(&mut bytes, tensor, *index, 1.0);
                 let result = compare(&logits(bytes).await, &s.last_logits, 1e-3, 0.0);
-                assert!(
-                    result.is_err(),
-                    "{on:?}: {tensor}[{index}] + 1 went unnoticed: off by {result:?}"
-                );
+                assert!(result.is_err(), "{on:?}: {tensor}[{index}] + 1 went unnoticed: off by {result:?}");
             }
         }
     });

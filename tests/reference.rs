@@ -1,8 +1,7 @@
 //! The rungs of the scan against each other, against numbers worked out by hand and against f64; prefill against decode.
 
 use mamba_wgpu::reference::{
-    scan_blelloch, scan_fused, scan_sequential, selective_state_update, uniform, Real, ScanInput,
-    ScanShape,
+    scan_blelloch, scan_fused, scan_sequential, selective_state_update, uniform, Real, ScanInput, ScanShape,
 };
 use proptest::prelude::*;
 
@@ -21,13 +20,7 @@ struct Case<T> {
 
 impl Case<f32> {
     /// Random inputs; delta is spread evenly over the decades of `delta_range`.
-    fn random(
-        l: usize,
-        d_inner: usize,
-        d_state: usize,
-        seed: u64,
-        delta_range: (f32, f32),
-    ) -> Self {
+    fn random(l: usize, d_inner: usize, d_state: usize, seed: u64, delta_range: (f32, f32)) -> Self {
         let dt_rank = 3;
         let shape = ScanShape {
             l,
@@ -40,21 +33,14 @@ impl Case<f32> {
             z_offset: d_inner,
         };
         let numbers = |len: usize, salt: u64| -> Vec<f32> {
-            (0..len)
-                .map(|i| 2.0 * uniform(seed ^ (salt << 32), i as u32) - 1.0)
-                .collect()
+            (0..len).map(|i| 2.0 * uniform(seed ^ (salt << 32), i as u32) - 1.0).collect()
         };
         let (low, high) = (delta_range.0.ln(), delta_range.1.ln());
         Self {
             shape,
             u: numbers(l * d_inner, 1),
-            delta: numbers(l * d_inner, 2)
-                .iter()
-                .map(|x| (low + (high - low) * (x + 1.0) / 2.0).exp())
-                .collect(),
-            a: (0..d_inner * d_state)
-                .map(|i| -((i % d_state + 1) as f32))
-                .collect(),
+            delta: numbers(l * d_inner, 2).iter().map(|x| (low + (high - low) * (x + 1.0) / 2.0).exp()).collect(),
+            a: (0..d_inner * d_state).map(|i| -((i % d_state + 1) as f32)).collect(),
             x_dbl: numbers(l * shape.x_dbl_stride, 3),
             d: numbers(d_inner, 4),
             xz: numbers(l * shape.xz_stride, 5),
@@ -82,14 +68,7 @@ type Output<T> = (Vec<T>, Vec<T>);
 
 impl<T: Real> Case<T> {
     fn input(&self) -> ScanInput<'_, T> {
-        ScanInput {
-            u: &self.u,
-            delta: &self.delta,
-            a: &self.a,
-            x_dbl: &self.x_dbl,
-            d: &self.d,
-            xz: &self.xz,
-        }
+        ScanInput { u: &self.u, delta: &self.delta, a: &self.a, x_dbl: &self.x_dbl, d: &self.d, xz: &self.xz }
     }
 
     fn run(&self, scan: impl Fn(&mut [T], &mut [T], &ScanInput<T>, &ScanShape)) -> Output<T> {
@@ -114,13 +93,7 @@ impl<T: Real> Case<T> {
     /// One token at a time.
     fn steps(&self) -> Output<T> {
         self.run(|y, h, input, shape| {
-            let &ScanShape {
-                l,
-                d_inner,
-                x_dbl_stride,
-                xz_stride,
-                ..
-            } = shape;
+            let &ScanShape { l, d_inner, x_dbl_stride, xz_stride, .. } = shape;
             for t in 0..l {
                 let row = t * d_inner..(t + 1) * d_inner;
                 let one = ScanInput {
@@ -138,15 +111,8 @@ impl<T: Real> Case<T> {
 
 /// The worst |got - expected| / (atol + rtol |expected|), infinite for NaN.
 fn worst<G: Real, E: Real>(got: &Output<G>, expected: &Output<E>, rtol: f64, atol: f64) -> f64 {
-    assert_eq!(
-        (got.0.len(), got.1.len()),
-        (expected.0.len(), expected.1.len())
-    );
-    let pairs = got
-        .0
-        .iter()
-        .chain(&got.1)
-        .zip(expected.0.iter().chain(&expected.1));
+    assert_eq!((got.0.len(), got.1.len()), (expected.0.len(), expected.1.len()));
+    let pairs = got.0.iter().chain(&got.1).zip(expected.0.iter().chain(&expected.1));
     let mut worst = 0.0f64;
     for (got, expected) in pairs {
         let (got, expected) = (got.as_f64(), expected.as_f64());
@@ -187,10 +153,7 @@ fn two_steps_by_hand() {
         state: vec![8.0],
     };
     // h1 = 8/2 + 1*5*3 = 19; h2 = 19/4 + 2*(-1)*4 = -3.25. The gate: silu(0) = 0, silu(ln 2) = ln 2 * 2/3.
-    let expected = (
-        vec![0.0, (10.0 * -3.25 + 400.0) * ln2 * 2.0 / 3.0],
-        vec![-3.25],
-    );
+    let expected = (vec![0.0, (10.0 * -3.25 + 400.0) * ln2 * 2.0 / 3.0], vec![-3.25]);
     for (name, got) in [
         ("sequential", case.sequential()),
         ("blelloch", case.blelloch(2)),
@@ -198,10 +161,7 @@ fn two_steps_by_hand() {
         ("fused", case.fused(64)),
         ("steps", case.steps()),
     ] {
-        assert!(
-            worst(&got, &expected, 1e-14, 1e-14) <= 1.0,
-            "{name}: {got:?}, expected {expected:?}"
-        );
+        assert!(worst(&got, &expected, 1e-14, 1e-14) <= 1.0, "{name}: {got:?}, expected {expected:?}");
     }
 }
 
@@ -222,16 +182,10 @@ fn sizes_around_blocks_and_chunks() {
             let oracle = case.sequential();
             assert!(exactly(&case.steps(), &oracle), "steps, L {l}");
             for block in [2, 8, 32] {
-                assert!(
-                    worst(&case.blelloch(block), &oracle, 1e-12, 1e-12) <= 1.0,
-                    "L {l}, block {block}"
-                );
+                assert!(worst(&case.blelloch(block), &oracle, 1e-12, 1e-12) <= 1.0, "L {l}, block {block}");
             }
             for chunk in [1, 8, 32, 1000] {
-                assert!(
-                    worst(&case.fused(chunk), &oracle, 1e-12, 1e-12) <= 1.0,
-                    "L {l}, chunk {chunk}"
-                );
+                assert!(worst(&case.fused(chunk), &oracle, 1e-12, 1e-12) <= 1.0, "L {l}, chunk {chunk}");
             }
         }
     }
@@ -287,18 +241,12 @@ proptest! {
 /// worth 3e-8 L of the state. That is the tolerance there; mamba-ssm's is 2e-3 absolute.
 #[test]
 fn extreme_delta_over_a_long_sequence() {
-    for (range, atol) in [
-        ((1e-6, 1e-6), 5e-4),
-        ((1e-6, 20.0), 2e-5),
-        ((20.0, 20.0), 2e-5),
-    ] {
+    for (range, atol) in [((1e-6, 1e-6), 5e-4), ((1e-6, 20.0), 2e-5), ((20.0, 20.0), 2e-5)] {
         let case = Case::random(8192, 4, 16, 3, range);
         let oracle = case.wide().sequential();
-        for (name, got) in [
-            ("sequential", case.sequential()),
-            ("blelloch", case.blelloch(256)),
-            ("fused", case.fused(64)),
-        ] {
+        for (name, got) in
+            [("sequential", case.sequential()), ("blelloch", case.blelloch(256)), ("fused", case.fused(64))]
+        {
             let worst = worst(&got, &oracle, 1e-4, atol);
             assert!(worst <= 1.0, "{name}, delta {range:?}: {worst}");
         }
@@ -328,11 +276,7 @@ fn a_perturbed_output_and_nan_are_noticed() {
     assert!(worst(&shifted.fused(8), &oracle, 1e-4, 2e-5) > 1.0);
     let mut poisoned = case.clone();
     poisoned.delta[30 * 6 + 2] = f32::NAN;
-    for (y, state) in [
-        poisoned.sequential(),
-        poisoned.blelloch(16),
-        poisoned.fused(16),
-    ] {
+    for (y, state) in [poisoned.sequential(), poisoned.blelloch(16), poisoned.fused(16)] {
         for (i, y) in y.iter().enumerate() {
             assert_eq!(y.is_nan(), i % 6 == 2 && i / 6 >= 30, "{i}");
         }
@@ -360,12 +304,7 @@ fn rayon_free(case: &Case<f32>) -> Output<f32> {
         };
         let states = d * shape.d_state..(d + 1) * shape.d_state;
         let one = Case {
-            shape: ScanShape {
-                d_inner: 1,
-                xz_stride: 1,
-                z_offset: 0,
-                ..shape
-            },
+            shape: ScanShape { d_inner: 1, xz_stride: 1, z_offset: 0, ..shape },
             u: column(&case.u, shape.d_inner, d),
             delta: column(&case.delta, shape.d_inner, d),
             a: case.a[states.clone()].to_vec(),

@@ -5,13 +5,8 @@ use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{golden, Backend};
 
 async fn gpu(fault: Option<&str>) -> Gpu {
-    let options = GpuOptions {
-        fault: fault.map(str::to_owned),
-        ..Default::default()
-    };
-    Gpu::new(&options)
-        .await
-        .expect("GPU tests need an adapter (a software one will do)")
+    let options = GpuOptions { fault: fault.map(str::to_owned), ..Default::default() };
+    Gpu::new(&options).await.expect("GPU tests need an adapter (a software one will do)")
 }
 
 #[test]
@@ -41,21 +36,10 @@ fn a_spoilt_variant_is_found_and_done_without() {
             let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
             assert!(!report.passed(), "{kernel} spoilt and not found");
             assert!(report.usable(), "{kernel}: {report:?}");
-            let failed: Vec<_> = report
-                .outcomes
-                .iter()
-                .filter(|o| o.failure.is_some())
-                .collect();
-            assert!(
-                failed.iter().all(|o| o.switched_off == Some(variant)),
-                "{kernel}: {failed:?}"
-            );
+            let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
+            assert!(failed.iter().all(|o| o.switched_off == Some(variant)), "{kernel}: {failed:?}");
             assert!(!gpu.allows(variant));
-            assert_eq!(
-                golden::check(&Backend::Gpu(gpu)).await.unwrap(),
-                None,
-                "without {kernel}"
-            );
+            assert_eq!(golden::check(&Backend::Gpu(gpu)).await.unwrap(), None, "without {kernel}");
         });
     }
 }
@@ -69,10 +53,7 @@ fn a_spoilt_kernel_without_a_fallback_is_found() {
             let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
             assert!(!report.passed() && !report.usable(), "{kernel}: {report:?}");
             if kernel != "scan_sequential" {
-                assert!(
-                    golden::check(&Backend::Gpu(gpu)).await.unwrap().is_some(),
-                    "{kernel}"
-                );
+                assert!(golden::check(&Backend::Gpu(gpu)).await.unwrap().is_some(), "{kernel}");
             }
         });
     }

@@ -31,16 +31,9 @@ impl DecodeStream {
             Kind::Bytes(Utf8Stream::default())
         } else {
             let ids = context[context.len().saturating_sub(WINDOW_CONTEXT)..].to_vec();
-            Kind::Window(Window {
-                given: ids.len(),
-                ids,
-            })
+            Kind::Window(Window { given: ids.len(), ids })
         };
-        Self {
-            tokenizer,
-            kind,
-            unknown: 0,
-        }
+        Self { tokenizer, kind, unknown: 0 }
     }
 
     /// Takes the next token and returns the text that became certain (often all of the token's, sometimes none).
@@ -50,11 +43,7 @@ impl DecodeStream {
     pub fn push(&mut self, token: u32) -> Result<String, GenerateError> {
         let Some((text, special)) = self.tokenizer.token_and_special(token) else {
             if self.unknown == 0 {
-                tracing::warn!(
-                    token,
-                    vocab_size = self.tokenizer.vocab_size(),
-                    "token unknown to the tokenizer"
-                );
+                tracing::warn!(token, vocab_size = self.tokenizer.vocab_size(), "token unknown to the tokenizer");
             }
             self.unknown += 1;
             return Ok(String::new());

@@ -29,11 +29,7 @@ pub use tokenizer::Tokenizer;
 pub enum GenerateError {
     /// A sampling or generation option out of its range; `parameter` is the field's name.
     #[error("{parameter} is {value}: it must be {expected}")]
-    InvalidParameter {
-        parameter: &'static str,
-        value: String,
-        expected: &'static str,
-    },
+    InvalidParameter { parameter: &'static str, value: String, expected: &'static str },
     /// An empty stop string would end every text before its first character.
     #[error("stop string {index} is empty: it would end every text at once")]
     EmptyStop { index: usize },
@@ -57,10 +53,5 @@ pub enum GenerateError {
         "the tokenizer does not fit the model: token {token_text:?} has the id {token}, but the model's vocabulary has \
          {model_vocab_size} entries (the tokenizer's {tokenizer_vocab_size})"
     )]
-    TokenBeyondModel {
-        token: u32,
-        token_text: String,
-        model_vocab_size: usize,
-        tokenizer_vocab_size: usize,
-    },
+    TokenBeyondModel { token: u32, token_text: String, model_vocab_size: usize, tokenizer_vocab_size: usize },
 }

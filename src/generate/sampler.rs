@@ -25,14 +25,7 @@ pub struct SamplingParams {
 
 impl Default for SamplingParams {
     fn default() -> Self {
-        Self {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            seed: 0,
-        }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
     }
 }
 
@@ -55,18 +48,8 @@ impl SamplingParams {
                 self.temperature >= 0.0 && self.temperature.is_finite(),
                 "a finite number, 0 (greedy) or more",
             ),
-            (
-                "top_p",
-                self.top_p,
-                self.top_p > 0.0 && self.top_p <= 1.0,
-                "above 0 and at most 1",
-            ),
-            (
-                "min_p",
-                self.min_p,
-                (0.0..=1.0).contains(&self.min_p),
-                "between 0 and 1",
-            ),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1"),
             (
                 "repetition_penalty",
                 self.repetition_penalty,
@@ -76,11 +59,7 @@ impl SamplingParams {
         ];
         for (parameter, value, ok, expected) in checks {
             if !ok {
-                return Err(GenerateError::InvalidParameter {
-                    parameter,
-                    value: value.to_string(),
-                    expected,
-                });
+                return Err(GenerateError::InvalidParameter { parameter, value: value.to_string(), expected });
             }
         }
         Ok(())
@@ -111,23 +90,11 @@ mod tests {
     fn the_edges_of_each_range_are_accepted() {
         let ok = SamplingParams::default();
         for params in [
-            SamplingParams {
-                temperature: -0.0,
-                ..ok
-            },
-            SamplingParams {
-                temperature: 1e30,
-                ..ok
-            },
-            SamplingParams {
-                top_p: f32::MIN_POSITIVE,
-                ..ok
-            },
+            SamplingParams { temperature: -0.0, ..ok },
+            SamplingParams { temperature: 1e30, ..ok },
+            SamplingParams { top_p: f32::MIN_POSITIVE, ..ok },
             SamplingParams { min_p: 1.0, ..ok },
-            SamplingParams {
-                top_k: u32::MAX,
-                ..ok
-            },
+            SamplingParams { top_k: u32::MAX, ..ok },
         ] {
             params.validate().unwrap();
         }
@@ -139,20 +106,10 @@ mod tests {
         let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.5];
         let refuse = |name: &str, value: f32, params: SamplingParams| {
             let message = params.validate().unwrap_err().to_string();
-            assert!(
-                message.contains(name) && message.contains(&value.to_string()),
-                "{message}"
-            );
+            assert!(message.contains(name) && message.contains(&value.to_string()), "{message}");
         };
         for value in bad {
-            refuse(
-                "temperature",
-                value,
-                SamplingParams {
-                    temperature: value,
-                    ..ok
-                },
-            );
+            refuse("temperature", value, SamplingParams { temperature: value, ..ok });
         }
         for value in bad.into_iter().chain([0.0, 1.5]) {
             refuse("top_p", value, SamplingParams { top_p: value, ..ok });
@@ -161,14 +118,7 @@ mod tests {
             refuse("min_p", value, SamplingParams { min_p: value, ..ok });
         }
         for value in bad.into_iter().chain([0.0]) {
-            refuse(
-                "repetition_penalty",
-                value,
-                SamplingParams {
-                    repetition_penalty: value,
-                    ..ok
-                },
-            );
+            refuse("repetition_penalty", value, SamplingParams { repetition_penalty: value, ..ok });
         }
     }
 }

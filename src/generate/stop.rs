@@ -22,11 +22,7 @@ impl StopMatcher {
     pub fn new(stops: Vec<String>) -> Result<Self, GenerateError> {
         match stops.iter().position(String::is_empty) {
             Some(index) => Err(GenerateError::EmptyStop { index }),
-            None => Ok(Self {
-                stops,
-                held: String::new(),
-                stopped: false,
-            }),
+            None => Ok(Self { stops, held: String::new(), stopped: false }),
         }
     }
 
@@ -62,11 +58,7 @@ impl StopMatcher {
     fn first_match(&self) -> Option<usize> {
         self.stops
             .iter()
-            .filter_map(|stop| {
-                self.held
-                    .find(stop.as_str())
-                    .map(|start| (start + stop.len(), start))
-            })
+            .filter_map(|stop| self.held.find(stop.as_str()).map(|start| (start + stop.len(), start)))
             .min()
             .map(|(_, start)| start)
     }
@@ -78,13 +70,7 @@ impl StopMatcher {
         self.held
             .char_indices()
             .map(|(start, _)| start)
-            .find(|&start| {
-                start >= from
-                    && self
-                        .stops
-                        .iter()
-                        .any(|stop| stop.starts_with(&self.held[start..]))
-            })
+            .find(|&start| start >= from && self.stops.iter().any(|stop| stop.starts_with(&self.held[start..])))
             .unwrap_or(self.held.len())
     }
 }
@@ -101,10 +87,7 @@ mod tests {
     /// All the text that comes out, and whether it stopped.
     fn run<'a>(stops: &[&str], pieces: impl IntoIterator<Item = &'a str>) -> (String, bool) {
         let mut matcher = matcher(stops);
-        let mut out: String = pieces
-            .into_iter()
-            .map(|piece| matcher.push(piece))
-            .collect();
+        let mut out: String = pieces.into_iter().map(|piece| matcher.push(piece)).collect();
         out += &matcher.finish();
         (out, matcher.stopped())
     }
@@ -147,10 +130,7 @@ mod tests {
 
     #[test]
     fn never_cuts_a_character() {
-        assert_eq!(
-            run(&["é!"], ["caf", "é", "s é", "!"]),
-            ("cafés ".into(), true)
-        );
+        assert_eq!(run(&["é!"], ["caf", "é", "s é", "!"]), ("cafés ".into(), true));
         assert_eq!(run(&["🦀"], ["a🦊", "🦀b"]), ("a🦊".into(), true));
     }
 
@@ -163,11 +143,7 @@ mod tests {
     /// The oracle: looks at the whole text again after each character.
     fn naive(stops: &[&str], text: &str) -> (String, bool) {
         for end in text.char_indices().map(|(i, c)| i + c.len_utf8()) {
-            let start = stops
-                .iter()
-                .filter(|stop| text[..end].ends_with(**stop))
-                .map(|stop| end - stop.len())
-                .min();
+            let start = stops.iter().filter(|stop| text[..end].ends_with(**stop)).map(|stop| end - stop.len()).min();
             if let Some(start) = start {
                 return (text[..start].to_string(), true);
             }

@@ -76,11 +76,7 @@ impl GenerateOptions {
     /// [`GenerateError::InvalidParameter`] and [`GenerateError::EmptyStop`].
     pub fn validate(&self) -> Result<(), GenerateError> {
         let at_least_one = |parameter, value: usize| match value {
-            0 => Err(GenerateError::InvalidParameter {
-                parameter,
-                value: "0".into(),
-                expected: "1 or more",
-            }),
+            0 => Err(GenerateError::InvalidParameter { parameter, value: "0".into(), expected: "1 or more" }),
             _ => Ok(()),
         };
         at_least_one("max_tokens", self.max_tokens)?;
@@ -147,15 +143,8 @@ impl TextStream {
     ///
     /// # Errors
     /// [`GenerateError::EmptyStop`].
-    pub fn new(
-        tokenizer: &Tokenizer,
-        context: &[u32],
-        stop: Vec<String>,
-    ) -> Result<Self, GenerateError> {
-        Ok(Self {
-            decode: tokenizer.decode_stream(context),
-            stop: StopMatcher::new(stop)?,
-        })
+    pub fn new(tokenizer: &Tokenizer, context: &[u32], stop: Vec<String>) -> Result<Self, GenerateError> {
+        Ok(Self { decode: tokenizer.decode_stream(context), stop: StopMatcher::new(stop)? })
     }
 
     /// Text that became certain with this token.
@@ -251,8 +240,7 @@ impl<S: TokenSource> Generator<S> {
         if self.prompt_done || self.finish.is_some() {
             return Ok(());
         }
-        self.source
-            .begin_sampling(&self.options.params, &self.prompt)?;
+        self.source.begin_sampling(&self.options.params, &self.prompt)?;
         let total = self.prompt.len();
         progress(0, total);
         while self.stats.prompt_tokens < total {
@@ -304,10 +292,7 @@ impl<S: TokenSource> Generator<S> {
         if self.text.stopped() {
             self.finish = Some(FinishReason::Stop);
         }
-        Ok(Some(Piece {
-            text,
-            token: Some(token),
-        }))
+        Ok(Some(Piece { text, token: Some(token) }))
     }
 
     /// Ends the text with what was held back, as a piece of its own if there is any.

@@ -32,24 +32,13 @@ impl Tokenizer {
     /// # Errors
     /// [`GenerateError::BadTokenizer`] where the bytes are no such file.
     pub fn from_bytes(json: &[u8], model_vocab_size: usize) -> Result<Self, GenerateError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
-            GenerateError::BadTokenizer {
-                message: error.to_string(),
-            }
-        })?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;
         // Some published files ask for padding or truncation, which are for batches: here they would change the text.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| GenerateError::BadTokenizer {
-                message: error.to_string(),
-            })?;
+        inner.with_truncation(None).map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;
         let vocab_size = inner.get_vocab_size(true);
-        Ok(Self {
-            inner: Arc::new(inner),
-            vocab_size,
-            model_vocab_size,
-        })
+        Ok(Self { inner: Arc::new(inner), vocab_size, model_vocab_size })
     }
 
     /// Number of tokens of the tokenizer, added ones included.
@@ -80,9 +69,7 @@ impl Tokenizer {
         let encoding = self
             .inner
             .encode_fast(text, special_tokens)
-            .map_err(|error| GenerateError::Encode {
-                message: error.to_string(),
-            })?;
+            .map_err(|error| GenerateError::Encode { message: error.to_string() })?;
         let ids = encoding.get_ids();
         match ids.iter().find(|&&id| id as usize >= self.model_vocab_size) {
             Some(&token) => Err(GenerateError::TokenBeyondModel {
@@ -100,11 +87,7 @@ impl Tokenizer {
     /// # Errors
     /// [`GenerateError::Decode`] where the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, GenerateError> {
-        self.inner
-            .decode(tokens, true)
-            .map_err(|error| GenerateError::Decode {
-                message: error.to_string(),
-            })
+        self.inner.decode(tokens, true).map_err(|error| GenerateError::Decode { message: error.to_string() })
     }
 
     /// Turns tokens into text one at a time. `context` are the tokens before them (the prompt): some decoders drop the
@@ -125,8 +108,7 @@ impl Tokenizer {
 
     /// Whether the id is a special token (end of text, padding), which has no text.
     pub fn is_special(&self, id: u32) -> bool {
-        self.token_and_special(id)
-            .is_some_and(|(_, special)| special)
+        self.token_and_special(id).is_some_and(|(_, special)| special)
     }
 
     /// Id of a token as it stands in the vocabulary, e.g. `<|endoftext|>`.

@@ -59,10 +59,7 @@ impl AdapterSummary {
             device_type: format!("{:?}", info.device_type),
             driver: info.driver,
             driver_info: info.driver_info,
-            compute: adapter
-                .get_downlevel_capabilities()
-                .flags
-                .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS),
+            compute: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS),
             subgroup_min_size: info.subgroup_min_size,
             subgroup_max_size: info.subgroup_max_size,
             max_buffer_size: limits.max_buffer_size,
@@ -106,10 +103,7 @@ pub(super) async fn find(backend: Option<wgpu::Backend>, power: wgpu::PowerPrefe
         let instance = wgpu::Instance::new(descriptor);
         let adapters = sorted(&instance, power).await;
         if !adapters.is_empty() || backends.is_none() {
-            return Found {
-                adapters,
-                _instance: instance,
-            };
+            return Found { adapters, _instance: instance };
         }
     }
 }
@@ -118,10 +112,7 @@ async fn sorted(instance: &wgpu::Instance, power: wgpu::PowerPreference) -> Vec<
     let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     // The web has no list: it gives the one adapter that fits.
     if adapters.is_empty() {
-        let options = wgpu::RequestAdapterOptions {
-            power_preference: power,
-            ..Default::default()
-        };
+        let options = wgpu::RequestAdapterOptions { power_preference: power, ..Default::default() };
         adapters.extend(instance.request_adapter(&options).await.ok());
     }
     let rank = |a: &wgpu::Adapter| {
@@ -134,10 +125,7 @@ async fn sorted(instance: &wgpu::Instance, power: wgpu::PowerPreference) -> Vec<
             (wgpu::DeviceType::Other, _) => 4,
             (wgpu::DeviceType::Cpu, _) => 5,
         };
-        let compute = a
-            .get_downlevel_capabilities()
-            .flags
-            .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
+        let compute = a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
         (!compute, kind)
     };
     adapters.sort_by_key(rank);
@@ -147,12 +135,7 @@ async fn sorted(instance: &wgpu::Instance, power: wgpu::PowerPreference) -> Vec<
 /// Every adapter of a backend, best first; for `None` those of the native APIs, or of OpenGL where they have none.
 pub async fn list_adapters(backend: Option<wgpu::Backend>) -> Vec<AdapterSummary> {
     let found = find(backend, wgpu::PowerPreference::HighPerformance).await;
-    found
-        .adapters
-        .iter()
-        .enumerate()
-        .map(|(i, a)| AdapterSummary::new(i, a))
-        .collect()
+    found.adapters.iter().enumerate().map(|(i, a)| AdapterSummary::new(i, a)).collect()
 }
 
 /// The adapter that a choice names, or the best.
@@ -161,11 +144,7 @@ pub(super) fn choose(
     choice: Option<&AdapterChoice>,
     backend: Option<wgpu::Backend>,
 ) -> Result<(wgpu::Adapter, AdapterSummary), GpuError> {
-    let summaries: Vec<_> = adapters
-        .iter()
-        .enumerate()
-        .map(|(i, a)| AdapterSummary::new(i, a))
-        .collect();
+    let summaries: Vec<_> = adapters.iter().enumerate().map(|(i, a)| AdapterSummary::new(i, a)).collect();
     let index = match choice {
         None if summaries.is_empty() => {
             let backends = backend.map_or("any backend".into(), |b| b.to_str().to_owned());
@@ -175,9 +154,7 @@ pub(super) fn choose(
         Some(AdapterChoice::Index(i)) => (*i < summaries.len()).then_some(*i),
         Some(AdapterChoice::Name(name)) => {
             let name = name.to_lowercase();
-            summaries
-                .iter()
-                .position(|s| s.name.to_lowercase().contains(&name))
+            summaries.iter().position(|s| s.name.to_lowercase().contains(&name))
         }
     };
     let Some(index) = index else {
@@ -191,12 +168,8 @@ pub(super) fn choose(
     };
     let summary = summaries[index].clone();
     if !summary.compute {
-        return Err(GpuError::NoCompute {
-            adapter: summary.line(),
-        });
+        return Err(GpuError::NoCompute { adapter: summary.line() });
     }
     let adapter = adapters.into_iter().nth(index);
-    adapter.map(|a| (a, summary)).ok_or(GpuError::NoAdapter {
-        backends: "any backend".into(),
-    })
+    adapter.map(|a| (a, summary)).ok_or(GpuError::NoAdapter { backends: "any backend".into() })
 }

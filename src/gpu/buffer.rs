@@ -33,36 +33,20 @@ impl Tensor {
     /// # Errors
     /// Over the adapter's limit a buffer. A full memory shows in [`Gpu::check`].
     pub fn zeros(gpu: &Gpu, label: &str, elements: usize) -> Result<Self, GpuError> {
-        let bytes = (elements as u64 * 4)
-            .next_multiple_of(MIN_BYTES)
-            .max(MIN_BYTES);
+        let bytes = (elements as u64 * 4).next_multiple_of(MIN_BYTES).max(MIN_BYTES);
         let limit = gpu.limits().max_buffer_size;
         if bytes > limit {
-            return Err(GpuError::BufferTooLarge {
-                label: label.into(),
-                bytes,
-                limit,
-            });
+            return Err(GpuError::BufferTooLarge { label: label.into(), bytes, limit });
         }
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes,
-            usage: wgpu::BufferUsages::STORAGE
-                | wgpu::BufferUsages::COPY_SRC
-                | wgpu::BufferUsages::COPY_DST,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
         gpu.memory().add(bytes);
-        let allocation = Allocation {
-            buffer,
-            label: label.into(),
-            memory: gpu.memory().clone(),
-        };
-        Ok(Self {
-            allocation: Arc::new(allocation),
-            offset: 0,
-            bytes: elements as u64 * 4,
-        })
+        let allocation = Allocation { buffer, label: label.into(), memory: gpu.memory().clone() };
+        Ok(Self { allocation: Arc::new(allocation), offset: 0, bytes: elements as u64 * 4 })
     }
 
     /// A buffer with these values (of 4 bytes each: f32, u32, packed pairs of f16).
@@ -77,23 +61,14 @@ impl Tensor {
     pub fn write<T: bytemuck::Pod>(&self, gpu: &Gpu, at: usize, values: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         if !bytes.is_empty() {
-            gpu.queue()
-                .write_buffer(&self.allocation.buffer, self.offset + at as u64 * 4, bytes);
+            gpu.queue().write_buffer(&self.allocation.buffer, self.offset + at as u64 * 4, bytes);
         }
     }
 
     /// A view of `elements` values from element `at` on. To be bound, `at` must be a multiple of 64 (256 bytes).
     pub fn slice(&self, at: usize, elements: usize) -> Self {
-        debug_assert!(
-            (at + elements) as u64 * 4 <= self.bytes,
-            "{}: view outside",
-            self.label()
-        );
-        Self {
-            allocation: self.allocation.clone(),
-            offset: self.offset + at as u64 * 4,
-            bytes: elements as u64 * 4,
-        }
+        debug_assert!((at + elements) as u64 * 4 <= self.bytes, "{}: view outside", self.label());
+        Self { allocation: self.allocation.clone(), offset: self.offset + at as u64 * 4, bytes: elements as u64 * 4 }
     }
 
     pub fn label(&self) -> &str {
@@ -113,18 +88,11 @@ impl Tensor {
 
     /// The view as a binding, never empty.
     pub(super) fn binding(&self) -> (wgpu::BufferBinding<'_>, u64) {
-        let end = (self.offset + self.bytes.next_multiple_of(MIN_BYTES).max(MIN_BYTES))
-            .min(self.allocation.buffer.size());
+        let end =
+            (self.offset + self.bytes.next_multiple_of(MIN_BYTES).max(MIN_BYTES)).min(self.allocation.buffer.size());
         let bytes = end - self.offset;
         let size = std::num::NonZeroU64::new(bytes);
-        (
-            wgpu::BufferBinding {
-                buffer: &self.allocation.buffer,
-                offset: self.offset,
-                size,
-            },
-            bytes,
-        )
+        (wgpu::BufferBinding { buffer: &self.allocation.buffer, offset: self.offset, size }, bytes)
     }
 }
 

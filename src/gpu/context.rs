@@ -99,8 +99,7 @@ impl Gpu {
     /// No such adapter, no compute shaders, or a driver that refuses.
     pub async fn new(options: &GpuOptions) -> Result<Self, GpuError> {
         let found = adapter::find(options.backend, options.power_preference).await;
-        let (adapter, summary) =
-            adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
+        let (adapter, summary) = adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
 
         let available = adapter.limits();
         let mut limits = wgpu::Limits::defaults().or_worse_values_from(&available);
@@ -110,10 +109,8 @@ impl Gpu {
             limits.max_storage_buffer_binding_size = available.max_storage_buffer_binding_size;
             features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
         }
-        let refused = |e: wgpu::RequestDeviceError| GpuError::Device {
-            adapter: summary.line(),
-            message: e.to_string(),
-        };
+        let refused =
+            |e: wgpu::RequestDeviceError| GpuError::Device { adapter: summary.line(), message: e.to_string() };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("mamba-wgpu"),
@@ -137,10 +134,9 @@ impl Gpu {
             keep_first(
                 &f,
                 match e {
-                    wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory {
-                        allocated: m.now.load(Ordering::Relaxed),
-                        message,
-                    },
+                    wgpu::Error::OutOfMemory { .. } => {
+                        GpuError::OutOfMemory { allocated: m.now.load(Ordering::Relaxed), message }
+                    }
                     _ => GpuError::Validation { message },
                 },
             );
@@ -180,16 +176,11 @@ impl Gpu {
     /// The most bytes that one binding may show to a shader.
     pub fn max_binding(&self) -> u64 {
         let limits = self.limits();
-        limits
-            .max_storage_buffer_binding_size
-            .min(limits.max_buffer_size)
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
     /// Bytes of buffers held now, and the most there ever were.
     pub fn memory_bytes(&self) -> (u64, u64) {
-        (
-            self.0.memory.now.load(Ordering::Relaxed),
-            self.0.memory.peak.load(Ordering::Relaxed),
-        )
+        (self.0.memory.now.load(Ordering::Relaxed), self.0.memory.peak.load(Ordering::Relaxed))
     }
     pub(super) fn memory(&self) -> &Arc<Memory> {
         &self.0.memory
@@ -232,40 +223,29 @@ impl Gpu {
                 source = source.replace(exact, spoilt);
             }
         }
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(source.into()),
-        };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
         let module = if self.0.checked_shaders {
             self.0.device.create_shader_module(descriptor)
         } else {
-            let checks = wgpu::ShaderRuntimeChecks {
-                force_loop_bounding: false,
-                ..wgpu::ShaderRuntimeChecks::checked()
-            };
+            let checks =
+                wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
             // SAFETY: only loop bounding is off, and every loop in shaders/ is bounded by a uniform or a constant.
             // It costs more than half of a matmul's time; the other checks cost nothing that could be measured.
-            unsafe {
-                self.0
-                    .device
-                    .create_shader_module_trusted(descriptor, checks)
-            }
+            unsafe { self.0.device.create_shader_module_trusted(descriptor, checks) }
         };
-        let pipeline = self
-            .0
-            .device
-            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(&label),
-                layout: None,
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &[],
-                    // Every kernel writes its workgroup memory before it reads it.
-                    zero_initialize_workgroup_memory: self.0.checked_shaders,
-                },
-                cache: None,
-            });
+        let pipeline = self.0.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: self.0.checked_shaders,
+            },
+            cache: None,
+        });
         lock(&self.0.pipelines).insert(spec.clone(), pipeline.clone());
         pipeline
     }
@@ -278,9 +258,7 @@ impl Gpu {
             let _ = tx.send(());
         });
         self.drive()?;
-        rx.await.map_err(|_| GpuError::Lost {
-            message: "the queue never finished".into(),
-        })?;
+        rx.await.map_err(|_| GpuError::Lost { message: "the queue never finished".into() })?;
         self.check()
     }
 
@@ -289,9 +267,7 @@ impl Gpu {
         #[cfg(not(target_arch = "wasm32"))]
         if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
             self.check()?;
-            return Err(GpuError::Lost {
-                message: e.to_string(),
-            });
+            return Err(GpuError::Lost { message: e.to_string() });
         }
         Ok(())
     }

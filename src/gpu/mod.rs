@@ -30,10 +30,7 @@ pub enum GpuError {
     NoAdapter { backends: String },
     /// The adapter named on the command line or by the caller is not there.
     #[error("no adapter {wanted}; there are: {}", available.join(", "))]
-    UnknownAdapter {
-        wanted: String,
-        available: Vec<String>,
-    },
+    UnknownAdapter { wanted: String, available: Vec<String> },
     /// The adapter has no compute shaders.
     #[error("adapter {adapter} has no compute shaders")]
     NoCompute { adapter: String },
@@ -41,30 +38,14 @@ pub enum GpuError {
     #[error("adapter {adapter} refused a device: {message}")]
     Device { adapter: String, message: String },
     /// A buffer larger than the adapter allows.
-    #[error(
-        "buffer {label}: {bytes} bytes are over the adapter's limit of {limit} bytes a buffer"
-    )]
-    BufferTooLarge {
-        label: String,
-        bytes: u64,
-        limit: u64,
-    },
+    #[error("buffer {label}: {bytes} bytes are over the adapter's limit of {limit} bytes a buffer")]
+    BufferTooLarge { label: String, bytes: u64, limit: u64 },
     /// A view larger than the adapter lets a shader see at once.
     #[error("kernel {kernel}, binding {label}: {bytes} bytes are over the adapter's limit of {limit} bytes a binding")]
-    BindingTooLarge {
-        kernel: String,
-        label: String,
-        bytes: u64,
-        limit: u64,
-    },
+    BindingTooLarge { kernel: String, label: String, bytes: u64, limit: u64 },
     /// A grid larger than the adapter can dispatch.
     #[error("kernel {kernel}: a grid of {x} x {y} workgroups is over the adapter's limit of {limit} a dimension")]
-    GridTooLarge {
-        kernel: String,
-        x: u64,
-        y: u64,
-        limit: u32,
-    },
+    GridTooLarge { kernel: String, x: u64, y: u64, limit: u32 },
     /// The device's memory is full.
     #[error("out of GPU memory ({allocated} bytes were allocated): {message}")]
     OutOfMemory { allocated: u64, message: String },
@@ -79,10 +60,5 @@ pub enum GpuError {
     Readback { label: String, message: String },
     /// A model dimension that a kernel cannot hold.
     #[error("kernel {kernel}: {what} is {value}, at most {limit} can be run")]
-    Unsupported {
-        kernel: &'static str,
-        what: &'static str,
-        value: usize,
-        limit: usize,
-    },
+    Unsupported { kernel: &'static str, what: &'static str, value: usize, limit: usize },
 }

@@ -39,11 +39,7 @@ pub fn grid(items: usize, size: usize, limit: u32) -> [u64; 2] {
 
 impl<'g> PlanBuilder<'g> {
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self {
-            gpu,
-            steps: Vec::new(),
-            params: Vec::new(),
-        }
+        Self { gpu, steps: Vec::new(), params: Vec::new() }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
@@ -59,11 +55,7 @@ impl<'g> PlanBuilder<'g> {
         items: usize,
         size: usize,
     ) -> Result<(), GpuError> {
-        let groups = grid(
-            items,
-            size,
-            self.gpu.limits().max_compute_workgroups_per_dimension,
-        );
+        let groups = grid(items, size, self.gpu.limits().max_compute_workgroups_per_dimension);
         self.dispatch(spec, params, bindings, groups)
     }
 
@@ -84,41 +76,24 @@ impl<'g> PlanBuilder<'g> {
         let limit = self.gpu.limits().max_compute_workgroups_per_dimension;
         let [x, y] = groups;
         let (Ok(gx), Ok(gy)) = (u32::try_from(x), u32::try_from(y)) else {
-            return Err(GpuError::GridTooLarge {
-                kernel: spec.label(),
-                x,
-                y,
-                limit,
-            });
+            return Err(GpuError::GridTooLarge { kernel: spec.label(), x, y, limit });
         };
         if gx > limit || gy > limit {
-            return Err(GpuError::GridTooLarge {
-                kernel: spec.label(),
-                x,
-                y,
-                limit,
-            });
+            return Err(GpuError::GridTooLarge { kernel: spec.label(), x, y, limit });
         }
         let limit = self.gpu.max_binding();
         for (_, tensor) in bindings {
             let (_, bytes) = tensor.binding();
             if bytes > limit {
                 let (kernel, label) = (spec.label(), tensor.label().to_owned());
-                return Err(GpuError::BindingTooLarge {
-                    kernel,
-                    label,
-                    bytes,
-                    limit,
-                });
+                return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
             }
         }
         let align = self.gpu.limits().min_uniform_buffer_offset_alignment as usize;
-        self.params
-            .resize(self.params.len().next_multiple_of(align), 0);
+        self.params.resize(self.params.len().next_multiple_of(align), 0);
         let begin = self.params.len();
         self.params.extend_from_slice(bytemuck::bytes_of(params));
-        self.params
-            .resize(self.params.len().next_multiple_of(16), 0);
+        self.params.resize(self.params.len().next_multiple_of(16), 0);
         self.steps.push(Pending {
             spec,
             bindings: bindings.iter().map(|(i, t)| (*i, (*t).clone())).collect(),
@@ -149,34 +124,20 @@ impl<'g> PlanBuilder<'g> {
                 offset: begin as u64,
                 size: std::num::NonZeroU64::new(length as u64),
             };
-            let mut entries = vec![wgpu::BindGroupEntry {
-                binding: 0,
-                resource: wgpu::BindingResource::Buffer(uniform),
-            }];
-            entries.extend(
-                pending
-                    .bindings
-                    .iter()
-                    .map(|(i, tensor)| wgpu::BindGroupEntry {
-                        binding: *i,
-                        resource: wgpu::BindingResource::Buffer(tensor.binding().0),
-                    }),
-            );
+            let mut entries =
+                vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(uniform) }];
+            entries.extend(pending.bindings.iter().map(|(i, tensor)| wgpu::BindGroupEntry {
+                binding: *i,
+                resource: wgpu::BindingResource::Buffer(tensor.binding().0),
+            }));
             let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(&pending.spec.label()),
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &entries,
             });
-            Step {
-                pipeline,
-                bind_group,
-                groups: pending.groups,
-            }
+            Step { pipeline, bind_group, groups: pending.groups }
         });
-        let plan = Plan {
-            steps: steps.collect(),
-            labels,
-        };
+        let plan = Plan { steps: steps.collect(), labels };
         self.gpu.check()?;
         Ok(plan)
     }

@@ -18,10 +18,7 @@ impl Readback {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        Self {
-            buffer,
-            label: label.into(),
-        }
+        Self { buffer, label: label.into() }
     }
 
     /// Records the copy of a tensor to the begin of this buffer.
@@ -31,35 +28,22 @@ impl Readback {
     }
 
     /// Waits for what was submitted and gives the first `elements` values.
-    pub async fn read<T: bytemuck::Pod>(
-        &self,
-        gpu: &Gpu,
-        elements: usize,
-    ) -> Result<Vec<T>, GpuError> {
-        let failed = |message: String| GpuError::Readback {
-            label: self.label.clone(),
-            message,
-        };
+    pub async fn read<T: bytemuck::Pod>(&self, gpu: &Gpu, elements: usize) -> Result<Vec<T>, GpuError> {
+        let failed = |message: String| GpuError::Readback { label: self.label.clone(), message };
         if elements == 0 {
             return Ok(Vec::new());
         }
         let range = 0..elements as u64 * 4;
         let (tx, rx) = futures_channel::oneshot::channel();
-        self.buffer
-            .map_async(wgpu::MapMode::Read, range.clone(), move |result| {
-                let _ = tx.send(result);
-            });
+        self.buffer.map_async(wgpu::MapMode::Read, range.clone(), move |result| {
+            let _ = tx.send(result);
+        });
         gpu.drive()?;
-        let mapped = rx
-            .await
-            .map_err(|_| failed("the callback was dropped".into()))?;
+        let mapped = rx.await.map_err(|_| failed("the callback was dropped".into()))?;
         gpu.check()?;
         mapped.map_err(|e| failed(e.to_string()))?;
         let values = {
-            let view = self
-                .buffer
-                .get_mapped_range(range)
-                .map_err(|e| failed(format!("{e:?}")))?;
+            let view = self.buffer.get_mapped_range(range).map_err(|e| failed(format!("{e:?}")))?;
             bytemuck::pod_collect_to_vec::<u8, T>(&view)
         };
         self.buffer.unmap();

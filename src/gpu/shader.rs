@@ -69,20 +69,12 @@ sources![
 ];
 
 fn file(path: &str) -> &'static str {
-    SOURCES
-        .iter()
-        .find(|(name, _)| *name == path)
-        .map_or("", |(_, text)| text)
+    SOURCES.iter().find(|(name, _)| *name == path).map_or("", |(_, text)| text)
 }
 
 impl ShaderSpec {
     pub fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            weight: None,
-            flags: Vec::new(),
-            constants: Vec::new(),
-        }
+        Self { name, weight: None, flags: Vec::new(), constants: Vec::new() }
     }
     pub fn weight(mut self, format: WeightFormat) -> Self {
         self.weight = Some(format);
@@ -165,9 +157,7 @@ mod tests {
         let plain = ShaderSpec::new("conv1d").source();
         let bias = ShaderSpec::new("conv1d").flag("BIAS", true).source();
         assert!(!plain.contains("bias: array") && bias.contains("bias: array"));
-        let fused = ShaderSpec::new("scan_fused_reduce")
-            .constant("D_STATE", 4)
-            .source();
+        let fused = ShaderSpec::new("scan_fused_reduce").constant("D_STATE", 4).source();
         assert!(fused.starts_with("const D_STATE: u32 = 4u;"));
         assert_eq!(fused.matches("struct Params").count(), 1);
         let update = ShaderSpec::new("selective_state_update").source();
@@ -177,15 +167,9 @@ mod tests {
     #[test]
     fn every_include_names_a_file() {
         for (path, text) in SOURCES {
-            for line in text
-                .lines()
-                .filter_map(|l| l.trim().strip_prefix("#include "))
-            {
+            for line in text.lines().filter_map(|l| l.trim().strip_prefix("#include ")) {
                 let name = line.trim_matches('"');
-                assert!(
-                    name == "${weight}" || !file(name).is_empty(),
-                    "{path} includes {name}"
-                );
+                assert!(name == "${weight}" || !file(name).is_empty(), "{path} includes {name}");
             }
         }
     }

@@ -51,12 +51,7 @@ impl ConvShape {
 
 impl<'a> Conv1d<'a> {
     fn bindings(&self) -> Vec<(u32, &'a Tensor)> {
-        let mut bindings = vec![
-            (1, self.xz),
-            (2, self.conv_state),
-            (3, self.weight),
-            (4, self.u),
-        ];
+        let mut bindings = vec![(1, self.xz), (2, self.conv_state), (3, self.weight), (4, self.u)];
         bindings.extend(self.bias.map(|b| (5, b)));
         bindings
     }
@@ -73,42 +68,18 @@ pub(super) fn update_spec(bias: bool) -> ShaderSpec {
 }
 
 /// u = silu(conv(x) + bias) over a chunk; conv_state is read only: [`conv1d_state`] follows.
-pub fn conv1d(
-    plan: &mut PlanBuilder<'_>,
-    conv: &Conv1d<'_>,
-    shape: ConvShape,
-) -> Result<(), GpuError> {
+pub fn conv1d(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
     let items = shape.l * shape.d_inner;
-    plan.dispatch_flat(
-        spec(conv.bias.is_some()),
-        &shape.params(),
-        &conv.bindings(),
-        items,
-        256,
-    )
+    plan.dispatch_flat(spec(conv.bias.is_some()), &shape.params(), &conv.bindings(), items, 256)
 }
 
 /// conv_state becomes the last d_conv inputs after the chunk.
-pub fn conv1d_state(
-    plan: &mut PlanBuilder<'_>,
-    conv: &Conv1d<'_>,
-    shape: ConvShape,
-) -> Result<(), GpuError> {
+pub fn conv1d_state(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
     let bindings = [(1, conv.xz), (2, conv.conv_state)];
     plan.dispatch_flat(state_spec(), &shape.params(), &bindings, shape.d_inner, 64)
 }
 
 /// Both for one token.
-pub fn conv1d_update(
-    plan: &mut PlanBuilder<'_>,
-    conv: &Conv1d<'_>,
-    shape: ConvShape,
-) -> Result<(), GpuError> {
-    plan.dispatch_flat(
-        update_spec(conv.bias.is_some()),
-        &shape.params(),
-        &conv.bindings(),
-        shape.d_inner,
-        64,
-    )
+pub fn conv1d_update(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
+    plan.dispatch_flat(update_spec(conv.bias.is_some()), &shape.params(), &conv.bindings(), shape.d_inner, 64)
 }

@@ -36,13 +36,7 @@ pub fn embedding(
             rows: part.rows as u32,
         };
         let bindings = [(1, &part.tensor), (2, tokens), (3, residual)];
-        plan.dispatch_flat(
-            spec(table.format()),
-            &params,
-            &bindings,
-            l * table.k4(),
-            256,
-        )?;
+        plan.dispatch_flat(spec(table.format()), &params, &bindings, l * table.k4(), 256)?;
     }
     Ok(())
 }

@@ -48,13 +48,7 @@ impl WeightMatrix {
         let bytes = words as u64 * 4;
         if bytes > limit {
             let (kernel, label) = ("matmul".to_owned(), label.to_owned());
-            return Err(GpuError::BindingTooLarge {
-                kernel,
-                label,
-                bytes,
-                limit,
-            }
-            .into());
+            return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit }.into());
         }
         let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
@@ -67,23 +61,12 @@ impl WeightMatrix {
                 let values = rows(row_start + at..row_start + at + count)?;
                 match format {
                     WeightFormat::F32 => tensor.write(gpu, at * words, &pad(&values, k, k4, |x| x)),
-                    WeightFormat::F16 => {
-                        tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32))
-                    }
+                    WeightFormat::F16 => tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32)),
                 }
             }
-            parts.push(Part {
-                tensor,
-                row_start,
-                rows: in_part,
-            });
+            parts.push(Part { tensor, row_start, rows: in_part });
         }
-        Ok(Self {
-            parts,
-            n,
-            k,
-            format,
-        })
+        Ok(Self { parts, n, k, format })
     }
 
     /// A matrix that is in memory already.
@@ -94,9 +77,7 @@ impl WeightMatrix {
         format: WeightFormat,
         w: &[f32],
     ) -> Result<Self, GpuError> {
-        Self::upload(gpu, label, (n, k), format, |rows| {
-            Ok(w[rows.start * k..rows.end * k].to_vec())
-        })
+        Self::upload(gpu, label, (n, k), format, |rows| Ok(w[rows.start * k..rows.end * k].to_vec()))
     }
 
     pub fn parts(&self) -> &[Part] {
@@ -120,12 +101,7 @@ impl WeightMatrix {
 }
 
 /// Rows of k values to rows of 4 k4, zeros behind.
-fn pad<T: Clone + Default>(
-    values: &[f32],
-    k: usize,
-    k4: usize,
-    convert: impl Fn(f32) -> T,
-) -> Vec<T> {
+fn pad<T: Clone + Default>(values: &[f32], k: usize, k4: usize, convert: impl Fn(f32) -> T) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len() / k.max(1) * 4 * k4);
     for row in values.chunks_exact(k.max(1)) {
         out.extend(row.iter().map(|&x| convert(x)));
@@ -163,25 +139,15 @@ struct Params {
 }
 
 pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
-    ShaderSpec::new("matmul")
-        .weight(format)
-        .flag("BIAS", bias)
-        .flag("SOFTPLUS", softplus)
+    ShaderSpec::new("matmul").weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus)
 }
 
 /// Invocations that share a row in matvec: fewer for short rows, so that each has a few quads to multiply before its
 /// sum is added up with the others'.
 pub(super) const SPANS: [u32; 3] = [8, 16, 32];
 
-pub(super) fn matvec_spec(
-    format: WeightFormat,
-    bias: bool,
-    softplus: bool,
-    span: u32,
-) -> ShaderSpec {
-    let spec = ShaderSpec::new("matvec")
-        .weight(format)
-        .constant("SPAN", span);
+pub(super) fn matvec_spec(format: WeightFormat, bias: bool, softplus: bool, span: u32) -> ShaderSpec {
+    let spec = ShaderSpec::new("matvec").weight(format).constant("SPAN", span);
     spec.flag("BIAS", bias).flag("SOFTPLUS", softplus)
 }
 
@@ -229,9 +195,7 @@ pub fn matmul(
     shape: Linear,
 ) -> Result<(), GpuError> {
     let spec = matmul_spec(w.format, bias.is_some(), shape.softplus);
-    record(plan, spec, (x, w, bias, y), shape, |part| {
-        [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
-    })
+    record(plan, spec, (x, w, bias, y), shape, |part| [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64])
 }
 
 /// The same for one token (`shape.l` is 1).
@@ -246,9 +210,7 @@ pub fn matvec(
     let span = span(w.k4());
     let spec = matvec_spec(w.format, bias.is_some(), shape.softplus, span);
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    record(plan, spec, (x, w, bias, y), shape, |part| {
-        grid(part.rows, 256 / span as usize, limit)
-    })
+    record(plan, spec, (x, w, bias, y), shape, |part| grid(part.rows, 256 / span as usize, limit))
 }
 
 /// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.

@@ -103,12 +103,7 @@ impl ScanShape {
     fn with_states(&self, kernel: &'static str) -> Result<ShaderSpec, GpuError> {
         if self.d_state > Self::MAX_STATES {
             let (what, value, limit) = ("d_state", self.d_state, Self::MAX_STATES);
-            return Err(GpuError::Unsupported {
-                kernel,
-                what,
-                value,
-                limit,
-            });
+            return Err(GpuError::Unsupported { kernel, what, value, limit });
         }
         Ok(ShaderSpec::new(kernel).constant("D_STATE", self.d_state as u32))
     }
@@ -143,9 +138,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     for format in formats {
         for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
             specs.push(linear::matmul_spec(format, bias, softplus));
-            specs.extend(
-                linear::SPANS.map(|span| linear::matvec_spec(format, bias, softplus, span)),
-            );
+            specs.extend(linear::SPANS.map(|span| linear::matvec_spec(format, bias, softplus, span)));
         }
     }
     for bias in [false, true] {
@@ -153,28 +146,15 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     specs.extend([false, true].map(norm::rms_norm_spec));
     specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
-    specs.extend([
-        sampling::argmax_spec(),
-        sampling::token_nll_spec(),
-        sampling::sample_spec(),
-    ]);
-    specs.extend(
-        [
-            "discretise",
-            "scan_blelloch",
-            "scan_blelloch_add",
-            "scan_output",
-        ]
-        .map(ShaderSpec::new),
-    );
+    specs.extend([sampling::argmax_spec(), sampling::token_nll_spec(), sampling::sample_spec()]);
+    specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
+    for width in scan_blelloch::WIDTHS {
+        specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
+    }
     for d_state in [1, 5, 16, 64] {
-        for name in [
-            "scan_sequential",
-            "selective_state_update",
-            "scan_fused_reduce",
-            "scan_fused_carry",
-            "scan_fused_apply",
-        ] {
+        for name in
+            ["scan_sequential", "selective_state_update", "scan_fused_reduce", "scan_fused_carry", "scan_fused_apply"]
+        {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
     }

@@ -25,9 +25,7 @@ struct Params {
 }
 
 pub(super) fn rms_norm_spec(add_hidden: bool) -> ShaderSpec {
-    ShaderSpec::new("rms_norm")
-        .constant("WG", WG)
-        .flag("ADD_HIDDEN", add_hidden)
+    ShaderSpec::new("rms_norm").constant("WG", WG).flag("ADD_HIDDEN", add_hidden)
 }
 
 /// residual += hidden (if given), then y (rows, d) = RMSNorm(residual) * weight (d).
@@ -39,21 +37,10 @@ pub fn rms_norm(
     y: &Tensor,
     shape: RmsNorm,
 ) -> Result<(), GpuError> {
-    let params = Params {
-        rows: shape.rows as u32,
-        d: shape.d as u32,
-        row0: shape.row0 as u32,
-        eps: shape.eps,
-    };
+    let params = Params { rows: shape.rows as u32, d: shape.d as u32, row0: shape.row0 as u32, eps: shape.eps };
     let mut bindings = vec![(1, residual), (2, weight), (3, y)];
     bindings.extend(hidden.map(|h| (4, h)));
-    plan.dispatch_flat(
-        rms_norm_spec(hidden.is_some()),
-        &params,
-        &bindings,
-        shape.rows,
-        1,
-    )
+    plan.dispatch_flat(rms_norm_spec(hidden.is_some()), &params, &bindings, shape.rows, 1)
 }
 
 #[repr(C)]
@@ -78,11 +65,6 @@ pub fn x_dbl_norm(
     d_state: usize,
     eps: f32,
 ) -> Result<(), GpuError> {
-    let params = DblParams {
-        l: l as u32,
-        dt_rank: dt_rank as u32,
-        d_state: d_state as u32,
-        eps,
-    };
+    let params = DblParams { l: l as u32, dt_rank: dt_rank as u32, d_state: d_state as u32, eps };
     plan.dispatch_flat(x_dbl_norm_spec(), &params, &[(1, x_dbl)], 3 * l, 1)
 }

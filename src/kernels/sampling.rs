@@ -31,10 +31,7 @@ pub fn argmax(
     rows: usize,
     vocab_size: usize,
 ) -> Result<(), GpuError> {
-    let params = Params {
-        rows: rows as u32,
-        vocab_size: vocab_size as u32,
-    };
+    let params = Params { rows: rows as u32, vocab_size: vocab_size as u32 };
     plan.dispatch_flat(argmax_spec(), &params, &[(1, logits), (2, token)], rows, 1)
 }
 
@@ -47,17 +44,8 @@ pub fn token_nll(
     rows: usize,
     vocab_size: usize,
 ) -> Result<(), GpuError> {
-    let params = Params {
-        rows: rows as u32,
-        vocab_size: vocab_size as u32,
-    };
-    plan.dispatch_flat(
-        token_nll_spec(),
-        &params,
-        &[(1, logits), (2, targets), (3, nll)],
-        rows,
-        1,
-    )
+    let params = Params { rows: rows as u32, vocab_size: vocab_size as u32 };
+    plan.dispatch_flat(token_nll_spec(), &params, &[(1, logits), (2, targets), (3, nll)], rows, 1)
 }
 
 #[repr(C)]
@@ -108,20 +96,11 @@ pub fn sample(
         temperature: params.temperature,
         top_k: params.top_k,
         top_p: params.top_p,
-        log_min_p: if params.min_p > 0.0 {
-            params.min_p.ln()
-        } else {
-            -1.0e30
-        },
+        log_min_p: if params.min_p > 0.0 { params.min_p.ln() } else { -1.0e30 },
         repetition_penalty: params.repetition_penalty,
         seed_low: params.seed as u32,
         seed_high: (params.seed >> 32) as u32,
     };
-    let bindings = [
-        (1, logits),
-        (2, &buffers.seen),
-        (3, &buffers.sampled),
-        (4, tokens),
-    ];
+    let bindings = [(1, logits), (2, &buffers.seen), (3, &buffers.sampled), (4, tokens)];
     plan.dispatch(sample_spec(), &params, &bindings, [1, 1])
 }

@@ -70,10 +70,7 @@ fn scan_level(
     }
     let (a, b) = &levels[level];
     let (sums_a, sums_b) = &levels[level + 1];
-    let params = Params {
-        l: length as u32,
-        lanes: lanes as u32,
-    };
+    let params = Params { l: length as u32, lanes: lanes as u32 };
     let bindings = [(1, a), (2, b), (3, sums_a), (4, sums_b)];
     let width = width(length);
     let blocks = length.div_ceil(2 * width as usize);
@@ -97,44 +94,12 @@ pub fn scan_blelloch(
     let (da, dbu) = &workspace.levels[0];
     for t0 in (0..shape.l).step_by(workspace.segment) {
         let length = workspace.segment.min(shape.l - t0);
-        let params = ScanParams {
-            l: length as u32,
-            t0: t0 as u32,
-            ..shape.params()
-        };
-        let bindings = [
-            (1, b.u),
-            (2, b.delta),
-            (3, b.a),
-            (4, b.x_dbl),
-            (5, b.ssm_state),
-            (6, da),
-            (7, dbu),
-        ];
-        plan.dispatch_flat(
-            ShaderSpec::new("discretise"),
-            &params,
-            &bindings,
-            length * lanes,
-            256,
-        )?;
+        let params = ScanParams { l: length as u32, t0: t0 as u32, ..shape.params() };
+        let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.ssm_state), (6, da), (7, dbu)];
+        plan.dispatch_flat(ShaderSpec::new("discretise"), &params, &bindings, length * lanes, 256)?;
         scan_level(plan, &workspace.levels, 0, length, lanes)?;
-        let bindings = [
-            (1, b.u),
-            (2, dbu),
-            (3, b.x_dbl),
-            (4, b.d),
-            (5, b.xz),
-            (6, b.ssm_state),
-            (7, b.y),
-        ];
-        plan.dispatch_flat(
-            ShaderSpec::new("scan_output"),
-            &params,
-            &bindings,
-            length * shape.d_inner,
-            256,
-        )?;
+        let bindings = [(1, b.u), (2, dbu), (3, b.x_dbl), (4, b.d), (5, b.xz), (6, b.ssm_state), (7, b.y)];
+        plan.dispatch_flat(ShaderSpec::new("scan_output"), &params, &bindings, length * shape.d_inner, 256)?;
     }
     Ok(())
 }

@@ -18,11 +18,7 @@ struct Cut {
 impl Cut {
     fn new(l: usize, chunk: usize) -> Self {
         let n_chunks = l.div_ceil(chunk);
-        Self {
-            chunk,
-            n_chunks,
-            n_blocks: n_chunks.div_ceil(CHUNKS),
-        }
+        Self { chunk, n_chunks, n_blocks: n_chunks.div_ceil(CHUNKS) }
     }
     /// Elements of the four regions of `aggregates`.
     fn elements(&self, d_inner: usize, d_state: usize) -> usize {
@@ -39,9 +35,7 @@ impl FusedWorkspace {
     /// For chunks of up to l tokens.
     pub fn new(gpu: &Gpu, l: usize, d_inner: usize, d_state: usize) -> Result<Self, GpuError> {
         let cut = cut(gpu, l, d_inner, d_state);
-        Ok(Self {
-            aggregates: Tensor::zeros(gpu, "scan aggregates", cut.elements(d_inner, d_state))?,
-        })
+        Ok(Self { aggregates: Tensor::zeros(gpu, "scan aggregates", cut.elements(d_inner, d_state))? })
     }
 }
 
@@ -76,41 +70,10 @@ pub fn scan_fused(
     };
     let aggregates = &workspace.aggregates;
     let groups = [shape.d_inner.div_ceil(CHANNELS) as u64, cut.n_blocks as u64];
-    let bindings = [
-        (1, b.u),
-        (2, b.delta),
-        (3, b.a),
-        (4, b.x_dbl),
-        (5, aggregates),
-    ];
-    plan.dispatch(
-        shape.with_states("scan_fused_reduce")?,
-        &params,
-        &bindings,
-        groups,
-    )?;
+    let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, aggregates)];
+    plan.dispatch(shape.with_states("scan_fused_reduce")?, &params, &bindings, groups)?;
     let bindings = [(1, b.a), (2, b.ssm_state), (3, aggregates)];
-    plan.dispatch_flat(
-        shape.with_states("scan_fused_carry")?,
-        &params,
-        &bindings,
-        shape.d_inner * shape.d_state,
-        64,
-    )?;
-    let bindings = [
-        (1, b.u),
-        (2, b.delta),
-        (3, b.a),
-        (4, b.x_dbl),
-        (5, b.d),
-        (6, b.xz),
-        (7, aggregates),
-        (8, b.y),
-    ];
-    plan.dispatch(
-        shape.with_states("scan_fused_apply")?,
-        &params,
-        &bindings,
-        groups,
-    )
+    plan.dispatch_flat(shape.with_states("scan_fused_carry")?, &params, &bindings, shape.d_inner * shape.d_state, 64)?;
+    let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.d), (6, b.xz), (7, aggregates), (8, b.y)];
+    plan.dispatch(shape.with_states("scan_fused_apply")?, &params, &bindings, groups)
 }

@@ -13,40 +13,17 @@ fn record(
     b: &ScanBuffers<'_>,
     shape: ScanShape,
 ) -> Result<(), GpuError> {
-    let bindings = [
-        (1, b.u),
-        (2, b.delta),
-        (3, b.a),
-        (4, b.x_dbl),
-        (5, b.d),
-        (6, b.xz),
-        (7, b.ssm_state),
-        (8, b.y),
-    ];
+    let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.d), (6, b.xz), (7, b.ssm_state), (8, b.y)];
     for t0 in (0..shape.l).step_by(SEGMENT) {
         let l = SEGMENT.min(shape.l - t0) as u32;
-        let params = ScanParams {
-            l,
-            t0: t0 as u32,
-            ..shape.params()
-        };
-        plan.dispatch_flat(
-            shape.with_states(kernel)?,
-            &params,
-            &bindings,
-            shape.d_inner,
-            64,
-        )?;
+        let params = ScanParams { l, t0: t0 as u32, ..shape.params() };
+        plan.dispatch_flat(shape.with_states(kernel)?, &params, &bindings, shape.d_inner, 64)?;
     }
     Ok(())
 }
 
 /// The selective scan, sequential over time: the oracle.
-pub fn scan_sequential(
-    plan: &mut PlanBuilder<'_>,
-    b: &ScanBuffers<'_>,
-    shape: ScanShape,
-) -> Result<(), GpuError> {
+pub fn scan_sequential(plan: &mut PlanBuilder<'_>, b: &ScanBuffers<'_>, shape: ScanShape) -> Result<(), GpuError> {
     record(plan, "scan_sequential", b, shape)
 }
 

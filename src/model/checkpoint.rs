@@ -28,10 +28,7 @@ pub struct Checkpoint {
 
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoint")
-            .field("source", &self.source)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Checkpoint").field("source", &self.source).field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -82,9 +79,7 @@ impl Checkpoint {
     ) -> Result<Self, LoadError> {
         let count = shards.len();
         if count == 0 {
-            return Err(LoadError::NoWeights {
-                path: source.into(),
-            });
+            return Err(LoadError::NoWeights { path: source.into() });
         }
         let named = |(i, bytes)| {
             let file = match count {
@@ -93,17 +88,10 @@ impl Checkpoint {
             };
             Shard::new(file, Bytes::Memory(bytes))
         };
-        let shards = shards
-            .into_iter()
-            .enumerate()
-            .map(named)
-            .collect::<Result<Vec<_>, _>>()?;
+        let shards = shards.into_iter().enumerate().map(named).collect::<Result<Vec<_>, _>>()?;
         Self::build(Parts {
             source: source.into(),
-            config: Some(RawConfig::parse(
-                &format!("{source}/config.json"),
-                config_json,
-            )?),
+            config: Some(RawConfig::parse(&format!("{source}/config.json"), config_json)?),
             table: Table::new(shards)?,
             tokenizer_json,
             warnings: Vec::new(),
@@ -127,18 +115,14 @@ impl Checkpoint {
 
     /// All stored tensors, in the order of the files, those included that the model does not use.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
-        self.table
-            .tensors
-            .iter()
-            .enumerate()
-            .map(|(i, (stored, _))| TensorInfo {
-                name: &stored.name,
-                dtype: stored.dtype.to_string(),
-                shape: &stored.shape,
-                bytes: stored.range.len() as u64,
-                file: self.table.file(i),
-                used: self.used[i],
-            })
+        self.table.tensors.iter().enumerate().map(|(i, (stored, _))| TensorInfo {
+            name: &stored.name,
+            dtype: stored.dtype.to_string(),
+            shape: &stored.shape,
+            bytes: stored.range.len() as u64,
+            file: self.table.file(i),
+            used: self.used[i],
+        })
     }
 
     /// The files that hold the weights.
@@ -157,13 +141,7 @@ impl Checkpoint {
     }
 
     fn build(parts: Parts) -> Result<Self, LoadError> {
-        let Parts {
-            source,
-            config: raw,
-            table,
-            tokenizer_json,
-            mut warnings,
-        } = parts;
+        let Parts { source, config: raw, table, tokenizer_json, mut warnings } = parts;
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let arch = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
@@ -217,33 +195,17 @@ impl Checkpoint {
             }
         };
         let mut used = vec![false; table.tensors.len()];
-        layout
-            .used()
-            .into_iter()
-            .for_each(|tensor| used[tensor] = true);
+        layout.used().into_iter().for_each(|tensor| used[tensor] = true);
         report_unused(&table, &used, &names, &mut warnings)?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self {
-            source,
-            config,
-            table,
-            layout,
-            used,
-            tokenizer_json,
-            warnings,
-        })
+        Ok(Self { source, config, table, layout, used, tokenizer_json, warnings })
     }
 }
 
 /// Tensors that are not used cause a warning, or an error where ignoring them would change the result.
-fn report_unused(
-    table: &Table,
-    used: &[bool],
-    names: &Names,
-    warnings: &mut Vec<String>,
-) -> Result<(), LoadError> {
+fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec<String>) -> Result<(), LoadError> {
     let mut extra: Vec<&Stored> = Vec::new();
     for (i, (stored, _)) in table.tensors.iter().enumerate().filter(|(i, _)| !used[*i]) {
         if let Some(reason) = names::why_it_matters(&stored.name) {

@@ -115,10 +115,7 @@ impl RawConfig {
             };
         }
         if !(self.map.contains_key("d_model") || self.map.contains_key("ssm_cfg")) {
-            warnings.push(format!(
-                "{}: no `model_type`: taken as a Mamba-1 model",
-                self.file
-            ));
+            warnings.push(format!("{}: no `model_type`: taken as a Mamba-1 model", self.file));
         }
         Ok(Arch::Mamba1)
     }
@@ -133,27 +130,14 @@ impl RawConfig {
         };
         if let Some(act) = self.get("hidden_act") {
             if !matches!(act.as_str(), Some("silu" | "swish")) {
-                return Err(unsupported(
-                    "hidden_act",
-                    act,
-                    "the activation must be \"silu\"",
-                ));
+                return Err(unsupported("hidden_act", act, "the activation must be \"silu\""));
             }
         }
         if self.flag("rms_norm")? == Some(false) {
-            return Err(unsupported(
-                "rms_norm",
-                &Value::Bool(false),
-                "LayerNorm: only RMSNorm is implemented",
-            ));
+            return Err(unsupported("rms_norm", &Value::Bool(false), "LayerNorm: only RMSNorm is implemented"));
         }
-        for (key, reason) in [
-            ("attn_layer_idx", "attention layers"),
-            ("d_intermediate", "MLP layers"),
-        ] {
-            let harmless = |v: &Value| {
-                v.as_array().is_some_and(|list| list.is_empty()) || v.as_u64() == Some(0)
-            };
+        for (key, reason) in [("attn_layer_idx", "attention layers"), ("d_intermediate", "MLP layers")] {
+            let harmless = |v: &Value| v.as_array().is_some_and(|list| list.is_empty()) || v.as_u64() == Some(0);
             if let Some(value) = self.get(key).filter(|v| !harmless(v)) {
                 return Err(unsupported(key, value, reason));
             }
@@ -180,17 +164,10 @@ impl RawConfig {
             ("ssm_cfg.conv_bias", "conv1d.bias", conv1d),
         ] {
             if self.flag(key)?.is_some_and(|expected| expected != stored) {
-                let found = format!(
-                    "the layers {} a tensor `mixer.{tensor}`",
-                    if stored { "have" } else { "do not have" }
-                );
+                let found =
+                    format!("the layers {} a tensor `mixer.{tensor}`", if stored { "have" } else { "do not have" });
                 let (file, key, value) = (self.file.clone(), key.into(), (!stored).to_string());
-                return Err(LoadError::Contradiction {
-                    file,
-                    key,
-                    value,
-                    found,
-                });
+                return Err(LoadError::Contradiction { file, key, value, found });
             }
         }
         Ok(())
@@ -216,47 +193,17 @@ impl RawConfig {
     }
 
     fn check_dimensions(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
-        let has = |dimension: &str, n: usize, tensor: &str| {
-            format!("the tensors have {dimension} {n} (`{tensor}`)")
-        };
-        let layers = format!(
-            "the last of the {} layers stored is `{}`",
-            dims.n_layer, dims.last_layer
-        );
+        let has = |dimension: &str, n: usize, tensor: &str| format!("the tensors have {dimension} {n} (`{tensor}`)");
+        let layers = format!("the last of the {} layers stored is `{}`", dims.n_layer, dims.last_layer);
         let inner = has("d_inner", dims.d_inner, &dims.a_log);
         // Keys in order of precedence; those from `free` on are read by no library.
         let checks: [(&[&str], usize, usize, String); 6] = [
-            (
-                &["hidden_size", "d_model"],
-                2,
-                dims.d_model,
-                has("d_model", dims.d_model, &dims.embedding),
-            ),
+            (&["hidden_size", "d_model"], 2, dims.d_model, has("d_model", dims.d_model, &dims.embedding)),
             (&["num_hidden_layers", "n_layer"], 2, dims.n_layer, layers),
-            (
-                &["state_size", "ssm_cfg.d_state"],
-                2,
-                dims.d_state,
-                has("d_state", dims.d_state, &dims.a_log),
-            ),
-            (
-                &["conv_kernel", "ssm_cfg.d_conv"],
-                2,
-                dims.d_conv,
-                has("d_conv", dims.d_conv, &dims.conv1d),
-            ),
-            (
-                &["intermediate_size", "expand", "ssm_cfg.expand", "d_inner"],
-                3,
-                dims.d_inner,
-                inner,
-            ),
-            (
-                &["time_step_rank", "ssm_cfg.dt_rank"],
-                2,
-                dims.dt_rank,
-                has("dt_rank", dims.dt_rank, &dims.dt_proj),
-            ),
+            (&["state_size", "ssm_cfg.d_state"], 2, dims.d_state, has("d_state", dims.d_state, &dims.a_log)),
+            (&["conv_kernel", "ssm_cfg.d_conv"], 2, dims.d_conv, has("d_conv", dims.d_conv, &dims.conv1d)),
+            (&["intermediate_size", "expand", "ssm_cfg.expand", "d_inner"], 3, dims.d_inner, inner),
+            (&["time_step_rank", "ssm_cfg.dt_rank"], 2, dims.dt_rank, has("dt_rank", dims.dt_rank, &dims.dt_proj)),
         ];
         for (keys, free, stored, found) in checks {
             let mut decided = false;
@@ -264,9 +211,7 @@ impl RawConfig {
                 let Some(value) = self.get(key) else { continue };
                 let agrees = if key.ends_with("expand") {
                     // transformers: int(expand * hidden_size)
-                    value
-                        .as_f64()
-                        .map(|expand| (expand * dims.d_model as f64).floor() == stored as f64)
+                    value.as_f64().map(|expand| (expand * dims.d_model as f64).floor() == stored as f64)
                 } else if value.as_str() == Some("auto") && key.ends_with("_rank") {
                     Some(dims.d_model.div_ceil(16) == stored)
                 } else {
@@ -276,23 +221,12 @@ impl RawConfig {
                 decided |= i < free;
                 match agrees {
                     Some(true) => {}
-                    None if strict => {
-                        return Err(self.bad_value(key, value, "it must be a number"))
-                    }
+                    None if strict => return Err(self.bad_value(key, value, "it must be a number")),
                     Some(false) if strict => {
                         let (file, key, value) = (self.file.clone(), key.to_string(), shown(value));
-                        return Err(LoadError::Contradiction {
-                            file,
-                            key,
-                            value,
-                            found,
-                        });
+                        return Err(LoadError::Contradiction { file, key, value, found });
                     }
-                    _ => warnings.push(format!(
-                        "{}: `{key}` is {}, but {found}: ignored",
-                        self.file,
-                        shown(value)
-                    )),
+                    _ => warnings.push(format!("{}: `{key}` is {}, but {found}: ignored", self.file, shown(value))),
                 }
             }
         }
@@ -304,31 +238,17 @@ impl RawConfig {
         let Some(value) = self.get("vocab_size") else {
             return Ok(());
         };
-        let vocab = value
-            .as_u64()
-            .ok_or_else(|| self.bad_value("vocab_size", value, "it must be a whole number"))?;
+        let vocab = value.as_u64().ok_or_else(|| self.bad_value("vocab_size", value, "it must be a whole number"))?;
         let rows = dims.vocab_size as u64;
         let found = format!("the embedding has {rows} rows (`{}`)", dims.embedding);
         if vocab > rows {
             let (file, key) = (self.file.clone(), "vocab_size".into());
-            return Err(LoadError::Contradiction {
-                file,
-                key,
-                value: shown(value),
-                found,
-            });
+            return Err(LoadError::Contradiction { file, key, value: shown(value), found });
         }
-        let multiple = self
-            .get("pad_vocab_size_multiple")
-            .and_then(Value::as_u64)
-            .filter(|&m| m > 0)
-            .unwrap_or(8);
+        let multiple = self.get("pad_vocab_size_multiple").and_then(Value::as_u64).filter(|&m| m > 0).unwrap_or(8);
         let padded = |m: u64| vocab.checked_next_multiple_of(m) == Some(rows);
         if vocab < rows && ![multiple, 8, 16, 32, 64, 128].into_iter().any(padded) {
-            warnings.push(format!(
-                "{}: `vocab_size` is {vocab}, but {found}: all rows are used",
-                self.file
-            ));
+            warnings.push(format!("{}: `vocab_size` is {vocab}, but {found}: all rows are used", self.file));
         }
         Ok(())
     }
@@ -367,42 +287,22 @@ mod tests {
     fn families() {
         let arch = |json| parse(json).arch(&mut Vec::new());
         assert_eq!(arch(r#"{"model_type": "mamba"}"#).unwrap(), Arch::Mamba1);
-        assert_eq!(
-            arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(),
-            Arch::FalconMamba
-        );
-        assert_eq!(
-            arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(),
-            Arch::FalconMamba
-        );
-        assert_eq!(
-            arch(r#"{"d_model": 4, "ssm_cfg": {"layer": "Mamba1"}}"#).unwrap(),
-            Arch::Mamba1
-        );
+        assert_eq!(arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(), Arch::FalconMamba);
+        assert_eq!(arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(), Arch::FalconMamba);
+        assert_eq!(arch(r#"{"d_model": 4, "ssm_cfg": {"layer": "Mamba1"}}"#).unwrap(), Arch::Mamba1);
         for mamba2 in [
             r#"{"model_type": "mamba2"}"#,
             r#"{"ssm_cfg": {"layer": "Mamba2"}}"#,
             r#"{"architectures": ["Mamba2ForCausalLM"]}"#,
         ] {
-            assert!(
-                matches!(arch(mamba2), Err(LoadError::Mamba2 { .. })),
-                "{mamba2}"
-            );
+            assert!(matches!(arch(mamba2), Err(LoadError::Mamba2 { .. })), "{mamba2}");
         }
-        for unknown in [
-            r#"{"model_type": "llama"}"#,
-            r#"{"architectures": ["LlamaForCausalLM"]}"#,
-            r#"{"architectures": [3]}"#,
-        ] {
-            assert!(
-                matches!(arch(unknown), Err(LoadError::UnknownArchitecture { .. })),
-                "{unknown}"
-            );
+        for unknown in
+            [r#"{"model_type": "llama"}"#, r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"{"architectures": [3]}"#]
+        {
+            assert!(matches!(arch(unknown), Err(LoadError::UnknownArchitecture { .. })), "{unknown}");
         }
-        assert!(matches!(
-            arch(r#"{"model_type": 3}"#),
-            Err(LoadError::ConfigValue { .. })
-        ));
+        assert!(matches!(arch(r#"{"model_type": 3}"#), Err(LoadError::ConfigValue { .. })));
     }
 
     #[test]
@@ -410,18 +310,12 @@ mod tests {
         let eos = |json| parse(json).tokens("eos_token_id");
         assert_eq!(eos(r#"{"eos_token_id": [1, 2]}"#).unwrap(), [1, 2]);
         assert_eq!(eos(r#"{"model_type": "mamba"}"#).unwrap(), [0]);
-        assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#)
-            .unwrap()
-            .is_empty());
+        assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#).unwrap().is_empty());
         assert!(eos(r#"{"eos_token_id": -1}"#).unwrap().is_empty());
         assert!(eos(r#"{"eos_token_id": "x"}"#).is_err());
         assert!(eos(r#"{"eos_token_id": 4294967296}"#).is_err());
         assert!(parse("{}").ties().unwrap());
         assert!(!parse(r#"{"tie_embeddings": false}"#).ties().unwrap());
-        assert!(
-            !parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#)
-                .ties()
-                .unwrap()
-        );
+        assert!(!parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#).ties().unwrap());
     }
 }

@@ -18,9 +18,9 @@ use crate::{
     error::InputError,
     generate::SamplingParams,
     reference::{
-        argmax, conv1d, conv1d_state, conv1d_update, embedding, matmul, matvec, par, rms_norm,
-        sample, scan_blelloch, scan_fused, scan_sequential, selective_state_update, token_nll,
-        x_dbl_norm, ConvShape, Epilogue, Linear, ScanInput, ScanShape,
+        argmax, conv1d, conv1d_state, conv1d_update, embedding, matmul, matvec, par, rms_norm, sample, scan_blelloch,
+        scan_fused, scan_sequential, selective_state_update, token_nll, x_dbl_norm, ConvShape, Epilogue, Linear,
+        ScanInput, ScanShape,
     },
     Result,
 };
@@ -85,25 +85,13 @@ impl CpuModel {
             Ok(values)
         };
         let embedding = read(&weights.embedding)?;
-        let layers = weights
-            .layers
-            .iter()
-            .map(|layer| Layer::load(layer, &mut read));
+        let layers = weights.layers.iter().map(|layer| Layer::load(layer, &mut read));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let norm_f = read(&weights.norm_f)?;
         let lm_head = weights.lm_head.as_ref().map(read).transpose()?;
         let config = config.clone();
-        let weights = Weights {
-            config,
-            embedding,
-            layers,
-            norm_f,
-            lm_head,
-        };
-        Ok(Self {
-            weights: Arc::new(weights),
-            options,
-        })
+        let weights = Weights { config, embedding, layers, norm_f, lm_head };
+        Ok(Self { weights: Arc::new(weights), options })
     }
 
     /// The model's dimensions.
@@ -113,10 +101,7 @@ impl CpuModel {
 }
 
 impl Layer {
-    fn load(
-        weights: &LayerWeights<'_>,
-        read: &mut impl FnMut(&TensorView<'_>) -> Result<Vec<f32>>,
-    ) -> Result<Self> {
+    fn load(weights: &LayerWeights<'_>, read: &mut impl FnMut(&TensorView<'_>) -> Result<Vec<f32>>) -> Result<Self> {
         let mut a = read(&weights.a_log)?;
         for a in &mut a {
             *a = -a.exp();
@@ -176,8 +161,7 @@ impl Workspace {
         self.hidden.resize(rows * config.d_model, 0.0);
         self.xz.resize(rows * 2 * config.d_inner, 0.0);
         self.u.resize(rows * config.d_inner, 0.0);
-        self.x_dbl
-            .resize(rows * (config.dt_rank + 2 * config.d_state), 0.0);
+        self.x_dbl.resize(rows * (config.dt_rank + 2 * config.d_state), 0.0);
         self.delta.resize(rows * config.d_inner, 0.0);
         self.y.resize(rows * config.d_inner, 0.0);
     }
@@ -215,11 +199,7 @@ impl CpuSession {
     ///
     /// # Errors
     /// No tokens, or one that is out of range; the state is then unchanged.
-    pub fn prefill(
-        &mut self,
-        tokens: &[u32],
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<()> {
+    pub fn prefill(&mut self, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         check_tokens(tokens, self.model.config().vocab_size)?;
         let mut done = 0;
         for chunk in tokens.chunks(self.model.options.chunk) {
@@ -397,32 +377,15 @@ impl CpuSession {
         self.work.grow(l, config);
         let residual = &mut self.work.residual[..l * d_model];
         embedding(residual, &weights.embedding, tokens, d_model);
-        let conv_states = self
-            .state
-            .conv
-            .chunks_exact_mut(config.d_conv * config.d_inner);
-        let ssm_states = self
-            .state
-            .ssm
-            .chunks_exact_mut(config.d_inner * config.d_state);
-        for ((layer, conv_state), ssm_state) in
-            weights.layers.iter().zip(conv_states).zip(ssm_states)
-        {
+        let conv_states = self.state.conv.chunks_exact_mut(config.d_conv * config.d_inner);
+        let ssm_states = self.state.ssm.chunks_exact_mut(config.d_inner * config.d_state);
+        for ((layer, conv_state), ssm_state) in weights.layers.iter().zip(conv_states).zip(ssm_states) {
             let scan = self.model.options.scan;
             layer.forward(&mut self.work, conv_state, ssm_state, config, l, mode, scan);
         }
-        let Workspace {
-            residual, hidden, ..
-        } = &mut self.work;
+        let Workspace { residual, hidden, .. } = &mut self.work;
         let (residual, hidden) = (&mut residual[..l * d_model], &mut hidden[..l * d_model]);
-        rms_norm(
-            hidden,
-            residual,
-            None,
-            Some(&weights.norm_f),
-            config.norm_eps,
-            d_model,
-        );
+        rms_norm(hidden, residual, None, Some(&weights.norm_f), config.norm_eps, d_model);
     }
 
     /// logits (l, vocab_size) of the positions from `start` on of the last chunk.
@@ -461,14 +424,7 @@ impl Layer {
         mode: Mode,
         scan: Scan,
     ) {
-        let &ModelConfig {
-            d_model,
-            d_inner,
-            d_state,
-            d_conv,
-            dt_rank,
-            ..
-        } = config;
+        let &ModelConfig { d_model, d_inner, d_state, d_conv, dt_rank, .. } = config;
         let x_dbl_width = dt_rank + 2 * d_state;
         let residual = &mut work.residual[..l * d_model];
         let hidden = &mut work.hidden[..l * d_model];
@@ -482,30 +438,11 @@ impl Layer {
             Mode::Decode => matvec,
         };
 
-        rms_norm(
-            hidden,
-            residual,
-            None,
-            Some(&self.norm),
-            config.norm_eps,
-            d_model,
-        );
+        rms_norm(hidden, residual, None, Some(&self.norm), config.norm_eps, d_model);
         let shape = Linear::dense(l, d_model, 2 * d_inner);
-        linear(
-            xz,
-            hidden,
-            &self.in_proj,
-            self.in_proj_bias.as_deref(),
-            &shape,
-            Epilogue::None,
-        );
+        linear(xz, hidden, &self.in_proj, self.in_proj_bias.as_deref(), &shape, Epilogue::None);
 
-        let shape = ConvShape {
-            l,
-            d_inner,
-            d_conv,
-            x_stride: 2 * d_inner,
-        };
+        let shape = ConvShape { l, d_inner, d_conv, x_stride: 2 * d_inner };
         let bias = self.conv1d_bias.as_deref();
         match mode {
             Mode::Prefill => {
@@ -515,41 +452,14 @@ impl Layer {
             Mode::Decode => conv1d_update(u, conv_state, xz, &self.conv1d, bias, &shape),
         }
 
-        linear(
-            x_dbl,
-            u,
-            &self.x_proj,
-            None,
-            &Linear::dense(l, d_inner, x_dbl_width),
-            Epilogue::None,
-        );
+        linear(x_dbl, u, &self.x_proj, None, &Linear::dense(l, d_inner, x_dbl_width), Epilogue::None);
         if config.arch == Arch::FalconMamba {
             x_dbl_norm(x_dbl, dt_rank, d_state, config.mixer_rms_eps);
         }
-        let shape = Linear {
-            l,
-            k: dt_rank,
-            n: d_inner,
-            x_stride: x_dbl_width,
-            y_stride: d_inner,
-        };
-        linear(
-            delta,
-            x_dbl,
-            &self.dt_proj,
-            Some(&self.dt_proj_bias),
-            &shape,
-            Epilogue::Softplus,
-        );
+        let shape = Linear { l, k: dt_rank, n: d_inner, x_stride: x_dbl_width, y_stride: d_inner };
+        linear(delta, x_dbl, &self.dt_proj, Some(&self.dt_proj_bias), &shape, Epilogue::Softplus);
 
-        let input = ScanInput {
-            u,
-            delta,
-            a: &self.a,
-            x_dbl,
-            d: &self.d,
-            xz,
-        };
+        let input = ScanInput { u, delta, a: &self.a, x_dbl, d: &self.d, xz };
         let shape = ScanShape {
             l,
             d_inner,
@@ -570,13 +480,6 @@ impl Layer {
         }
 
         let shape = Linear::dense(l, d_inner, d_model);
-        linear(
-            residual,
-            y,
-            &self.out_proj,
-            self.out_proj_bias.as_deref(),
-            &shape,
-            Epilogue::Add,
-        );
+        linear(residual, y, &self.out_proj, self.out_proj_bias.as_deref(), &shape, Epilogue::Add);
     }
 }

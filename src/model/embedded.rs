@@ -12,12 +12,7 @@ static WEIGHTS: &[u8] = include_bytes!("../../models/austen-4m/model.safetensors
 /// # Errors
 /// None in practice: it passes the checks of every other checkpoint, and a test opens it.
 pub fn checkpoint() -> Result<Checkpoint, LoadError> {
-    Checkpoint::from_named_bytes(
-        "embedded",
-        CONFIG,
-        vec![Cow::Borrowed(WEIGHTS)],
-        Some(Cow::Borrowed(TOKENIZER)),
-    )
+    Checkpoint::from_named_bytes("embedded", CONFIG, vec![Cow::Borrowed(WEIGHTS)], Some(Cow::Borrowed(TOKENIZER)))
 }
 
 #[cfg(test)]
@@ -25,16 +20,9 @@ mod tests {
     #[test]
     fn opens_and_converts() {
         let checkpoint = super::checkpoint().unwrap();
-        assert!(
-            checkpoint.warnings().is_empty(),
-            "{:?}",
-            checkpoint.warnings()
-        );
+        assert!(checkpoint.warnings().is_empty(), "{:?}", checkpoint.warnings());
         let c = checkpoint.config();
-        assert_eq!(
-            (c.n_layer, c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank),
-            (8, 256, 512, 16, 4, 16)
-        );
+        assert_eq!((c.n_layer, c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank), (8, 256, 512, 16, 4, 16));
         assert_eq!((c.vocab_size, c.tie_embeddings), (4096, true));
         assert!(checkpoint.tokenizer_json().is_some());
         let weights = checkpoint.weights();

@@ -32,17 +32,8 @@ const TOLERANCE: f32 = 1e-3;
 /// Those of loading and running the model.
 pub async fn check(backend: &Backend) -> Result<Option<String>> {
     let golden: Golden = serde_json::from_str(include_str!("../../models/austen-4m/golden.json"))
-        .map_err(|e| LoadError::ConfigSyntax {
-        file: "models/austen-4m/golden.json".into(),
-        reason: e.to_string(),
-    })?;
-    let model = LanguageModel::load(
-        &embedded::checkpoint()?,
-        backend,
-        ModelOptions::default(),
-        &mut |_, _| {},
-    )
-    .await?;
+        .map_err(|e| LoadError::ConfigSyntax { file: "models/austen-4m/golden.json".into(), reason: e.to_string() })?;
+    let model = LanguageModel::load(&embedded::checkpoint()?, backend, ModelOptions::default(), &mut |_, _| {}).await?;
     for (i, prompt) in golden.prompts.iter().enumerate() {
         let mut session = model.session()?;
         session.prefill(&prompt.tokens, &mut |_, _| {}).await?;
@@ -52,17 +43,13 @@ pub async fn check(backend: &Backend) -> Result<Option<String>> {
             let close = (got - want).abs() <= TOLERANCE; // false for NaN
             if !close {
                 let token = j * prompt.logits_step;
-                return Ok(Some(format!(
-                    "prompt {i}: the logit of token {token} is {got}, expected {want}"
-                )));
+                return Ok(Some(format!("prompt {i}: the logit of token {token} is {got}, expected {want}")));
             }
         }
         for (j, &want) in prompt.greedy_tokens.iter().enumerate() {
             let got = session.sample().await?;
             if got != want {
-                return Ok(Some(format!(
-                    "prompt {i}: greedy token {j} is {got}, expected {want}"
-                )));
+                return Ok(Some(format!("prompt {i}: greedy token {j} is {got}, expected {want}")));
             }
             session.step(got).await?;
         }

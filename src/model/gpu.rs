@@ -8,8 +8,7 @@ use crate::gpu::selftest::Variant;
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{
-    self, BlellochWorkspace, FusedWorkspace, RmsNorm, SampleBuffers, ScanBuffers, ScanShape,
-    WeightMatrix,
+    self, BlellochWorkspace, FusedWorkspace, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, WeightMatrix,
 };
 use std::sync::Arc;
 
@@ -79,20 +78,17 @@ impl Loader<'_> {
     /// A (n, k) matrix. What is stored as f16 stays f16 on the device, bit for bit, unless f32 was asked for.
     fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
         let format = match (self.weights, view.dtype) {
-            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16)
-                if self.gpu.allows(Variant::F16Weights) =>
-            {
+            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16) if self.gpu.allows(Variant::F16Weights) => {
                 WeightFormat::F16
             }
             _ => WeightFormat::F32,
         };
         let (n, k) = (view.shape[0], view.shape[1]);
         let gpu = self.gpu;
-        let matrix =
-            WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<Vec<f32>> {
-                gpu.check()?;
-                Ok(view.rows_to_f32(rows)?)
-            })?;
+        let matrix = WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<Vec<f32>> {
+            gpu.check()?;
+            Ok(view.rows_to_f32(rows)?)
+        })?;
         self.count(view)?;
         Ok(matrix)
     }
@@ -131,37 +127,18 @@ impl GpuModel {
             return Err(InputError::ZeroChunk.into());
         }
         let total = weights.total_bytes();
-        let mut loader = Loader {
-            gpu,
-            weights: options.weights,
-            done: 0,
-            total,
-            progress,
-        };
+        let mut loader = Loader { gpu, weights: options.weights, done: 0, total, progress };
         let model = Self {
             gpu: gpu.clone(),
             config: config.clone(),
             options,
             embedding: loader.matrix(&weights.embedding)?,
-            layers: weights
-                .layers
-                .iter()
-                .map(|l| loader.layer(l))
-                .collect::<Result<_>>()?,
+            layers: weights.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
             norm_f: loader.tensor(&weights.norm_f)?,
-            lm_head: weights
-                .lm_head
-                .as_ref()
-                .map(|h| loader.matrix(h))
-                .transpose()?,
+            lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
         };
         // The uploads are staged: let them reach the device, and hear of a full memory now.
-        gpu.submit_and_wait(
-            gpu.device()
-                .create_command_encoder(&Default::default())
-                .finish(),
-        )
-        .await?;
+        gpu.submit_and_wait(gpu.device().create_command_encoder(&Default::default()).finish()).await?;
         Ok(model)
     }
 
@@ -233,12 +210,8 @@ impl Workspace {
             hidden: rows("hidden", c.d_model)?,
             scan: match scan {
                 None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
-                Some(Scan::Blelloch) => {
-                    ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?)
-                }
-                Some(Scan::Fused) => {
-                    ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?)
-                }
+                Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
+                Some(Scan::Fused) => ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
             },
         })
     }
@@ -265,12 +238,10 @@ impl State {
         (c.d_inner * c.d_state).next_multiple_of(64)
     }
     fn conv_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
-        self.conv
-            .slice(layer * Self::conv_stride(c), c.d_conv * c.d_inner)
+        self.conv.slice(layer * Self::conv_stride(c), c.d_conv * c.d_inner)
     }
     fn ssm_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
-        self.ssm
-            .slice(layer * Self::ssm_stride(c), c.d_inner * c.d_state)
+        self.ssm.slice(layer * Self::ssm_stride(c), c.d_inner * c.d_state)
     }
 }
 
@@ -333,46 +304,15 @@ impl GpuSession {
 
     /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).
     /// `step`: the recurrent kernels for one token instead of the parallel ones.
-    fn layers(
-        &self,
-        plan: &mut PlanBuilder<'_>,
-        w: &Workspace,
-        l: usize,
-        step: bool,
-    ) -> Result<(), GpuError> {
+    fn layers(&self, plan: &mut PlanBuilder<'_>, w: &Workspace, l: usize, step: bool) -> Result<(), GpuError> {
         let c = &self.model.config;
         kernels::embedding(plan, &self.model.embedding, &w.tokens, &w.residual, l)?;
         for (i, layer) in self.model.layers.iter().enumerate() {
-            let norm = RmsNorm {
-                rows: l,
-                row0: 0,
-                d: c.d_model,
-                eps: c.norm_eps,
-            };
-            kernels::rms_norm(
-                plan,
-                &w.residual,
-                (i > 0).then_some(&w.hidden),
-                &layer.norm,
-                &w.normed,
-                norm,
-            )?;
-            let linear = |x_stride, y_stride| kernels::Linear {
-                l,
-                x_stride,
-                x_offset: 0,
-                y_stride,
-                softplus: false,
-            };
+            let norm = RmsNorm { rows: l, row0: 0, d: c.d_model, eps: c.norm_eps };
+            kernels::rms_norm(plan, &w.residual, (i > 0).then_some(&w.hidden), &layer.norm, &w.normed, norm)?;
+            let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, x_offset: 0, y_stride, softplus: false };
             let bias = layer.in_proj_bias.as_ref();
-            kernels::linear(
-                plan,
-                &w.normed,
-                &layer.in_proj,
-                bias,
-                &w.xz,
-                linear(c.d_model, 2 * c.d_inner),
-            )?;
+            kernels::linear(plan, &w.normed, &layer.in_proj, bias, &w.xz, linear(c.d_model, 2 * c.d_inner))?;
 
             let conv_state = self.state.conv_layer(c, i);
             let conv = kernels::Conv1d {
@@ -382,12 +322,7 @@ impl GpuSession {
                 bias: layer.conv1d_bias.as_ref(),
                 u: &w.u,
             };
-            let shape = kernels::ConvShape {
-                l,
-                d_inner: c.d_inner,
-                d_conv: c.d_conv,
-                x_stride: 2 * c.d_inner,
-            };
+            let shape = kernels::ConvShape { l, d_inner: c.d_inner, d_conv: c.d_conv, x_stride: 2 * c.d_inner };
             if step {
                 kernels::conv1d_update(plan, &conv, shape)?;
             } else {
@@ -396,29 +331,12 @@ impl GpuSession {
             }
 
             let width = self.model.x_dbl_width();
-            kernels::linear(
-                plan,
-                &w.u,
-                &layer.x_proj,
-                None,
-                &w.x_dbl,
-                linear(c.d_inner, width),
-            )?;
+            kernels::linear(plan, &w.u, &layer.x_proj, None, &w.x_dbl, linear(c.d_inner, width))?;
             if c.arch == Arch::FalconMamba {
                 kernels::x_dbl_norm(plan, &w.x_dbl, l, c.dt_rank, c.d_state, c.mixer_rms_eps)?;
             }
-            let dt = kernels::Linear {
-                softplus: true,
-                ..linear(width, c.d_inner)
-            };
-            kernels::linear(
-                plan,
-                &w.x_dbl,
-                &layer.dt_proj,
-                Some(&layer.dt_proj_bias),
-                &w.delta,
-                dt,
-            )?;
+            let dt = kernels::Linear { softplus: true, ..linear(width, c.d_inner) };
+            kernels::linear(plan, &w.x_dbl, &layer.dt_proj, Some(&layer.dt_proj_bias), &w.delta, dt)?;
 
             let ssm_state = self.state.ssm_layer(c, i);
             let buffers = ScanBuffers {
@@ -448,14 +366,7 @@ impl GpuSession {
                 ScanWorkspace::Fused(f) => kernels::scan_fused(plan, f, &buffers, shape)?,
             }
             let bias = layer.out_proj_bias.as_ref();
-            kernels::linear(
-                plan,
-                &w.y,
-                &layer.out_proj,
-                bias,
-                &w.hidden,
-                linear(c.d_inner, c.d_model),
-            )?;
+            kernels::linear(plan, &w.y, &layer.out_proj, bias, &w.hidden, linear(c.d_inner, c.d_model))?;
         }
         Ok(())
     }
@@ -469,31 +380,13 @@ impl GpuSession {
         logits: &Tensor,
     ) -> Result<(), GpuError> {
         let c = &self.model.config;
-        let norm = RmsNorm {
-            rows,
-            row0,
-            d: c.d_model,
-            eps: c.norm_eps,
-        };
+        let norm = RmsNorm { rows, row0, d: c.d_model, eps: c.norm_eps };
         // Without layers nothing is to be added.
         let hidden = (c.n_layer > 0).then_some(&w.hidden);
-        kernels::rms_norm(
-            plan,
-            &w.residual,
-            hidden,
-            &self.model.norm_f,
-            &w.normed,
-            norm,
-        )?;
+        kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.normed, norm)?;
         let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
         let (x_stride, y_stride) = (c.d_model, c.vocab_size);
-        let shape = kernels::Linear {
-            l: rows,
-            x_stride,
-            x_offset: 0,
-            y_stride,
-            softplus: false,
-        };
+        let shape = kernels::Linear { l: rows, x_stride, x_offset: 0, y_stride, softplus: false };
         kernels::linear(plan, &w.normed, head, None, logits, shape)
     }
 
@@ -505,11 +398,7 @@ impl GpuSession {
             self.plans.clear();
             self.prefill = None;
             self.score = None;
-            self.prefill = Some(Workspace::new(
-                &self.model,
-                capacity.max(l),
-                Some(self.model.scan()),
-            )?);
+            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), Some(self.model.scan()))?);
             self.model.gpu.check()?;
         }
         Ok(())
@@ -532,23 +421,10 @@ impl GpuSession {
                         let rows = SCORE_ROWS.min(l - row0);
                         self.head(&mut builder, w, (row0, rows), &s.logits)?;
                         let view = |t: &Tensor| t.slice(row0, rows);
-                        kernels::argmax(
-                            &mut builder,
-                            &s.logits,
-                            &view(&s.argmax),
-                            rows,
-                            vocab_size,
-                        )?;
+                        kernels::argmax(&mut builder, &s.logits, &view(&s.argmax), rows, vocab_size)?;
                         if nll {
                             let (targets, nll) = (view(&s.targets), view(&s.nll));
-                            kernels::token_nll(
-                                &mut builder,
-                                &s.logits,
-                                &targets,
-                                &nll,
-                                rows,
-                                vocab_size,
-                            )?;
+                            kernels::token_nll(&mut builder, &s.logits, &targets, &nll, rows, vocab_size)?;
                         }
                     }
                 }
@@ -560,33 +436,21 @@ impl GpuSession {
             }
             self.plans.push(((l, head), plan));
         }
-        Ok(self
-            .plans
-            .last()
-            .map(|(_, plan)| plan)
-            .ok_or(InputError::NoTokens)?)
+        Ok(self.plans.last().map(|(_, plan)| plan).ok_or(InputError::NoTokens)?)
     }
 
     /// Feeds a text by chunks through the parallel kernels; the last token's logits are ready afterwards.
     ///
     /// # Errors
     /// No tokens, a token out of range, or the device's.
-    pub async fn prefill(
-        &mut self,
-        tokens: &[u32],
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<()> {
+    pub async fn prefill(&mut self, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         self.check_tokens(tokens)?;
         let gpu = self.model.gpu.clone();
         let chunk = self.model.chunk();
         self.make_room(chunk.min(tokens.len()))?;
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let done = i * chunk + part.len();
-            let head = if done == tokens.len() {
-                Head::Last
-            } else {
-                Head::None
-            };
+            let head = if done == tokens.len() { Head::Last } else { Head::None };
             if let Some(w) = &self.prefill {
                 w.tokens.write(&gpu, 0, part);
             }
@@ -629,10 +493,7 @@ impl GpuSession {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.logits_back.copy_from(&mut encoder, &self.logits);
         gpu.queue().submit([encoder.finish()]);
-        Ok(self
-            .logits_back
-            .read(gpu, self.model.config.vocab_size)
-            .await?)
+        Ok(self.logits_back.read(gpu, self.model.config.vocab_size).await?)
     }
 
     /// As [`GpuSession::prefill`], with every position's most likely successor and, with targets, -log p of each.
@@ -659,10 +520,7 @@ impl GpuSession {
                 nll: Tensor::zeros(&gpu, "nll", capacity)?,
             });
         }
-        let mut scores = Scores {
-            argmax: Vec::with_capacity(tokens.len()),
-            nll: Vec::new(),
-        };
+        let mut scores = Scores { argmax: Vec::with_capacity(tokens.len()), nll: Vec::new() };
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let at = i * chunk;
             if let (Some(w), Some(s)) = (&self.prefill, &self.score) {
@@ -672,26 +530,14 @@ impl GpuSession {
                 }
             }
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            self.plan_for(
-                part.len(),
-                Head::Score {
-                    nll: targets.is_some(),
-                },
-            )?
-            .record(&mut encoder);
+            self.plan_for(part.len(), Head::Score { nll: targets.is_some() })?.record(&mut encoder);
             let Some(s) = &self.score else { break };
-            let last = s
-                .logits
-                .slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
+            let last = s.logits.slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
             copy(&mut encoder, &last, &self.logits);
             gpu.submit_and_wait(encoder.finish()).await?;
-            scores
-                .argmax
-                .extend(s.argmax.slice(0, part.len()).read::<u32>(&gpu).await?);
+            scores.argmax.extend(s.argmax.slice(0, part.len()).read::<u32>(&gpu).await?);
             if targets.is_some() {
-                scores
-                    .nll
-                    .extend(s.nll.slice(0, part.len()).read::<f32>(&gpu).await?);
+                scores.nll.extend(s.nll.slice(0, part.len()).read::<f32>(&gpu).await?);
             }
             if scores.argmax.contains(&SampleBuffers::NOT_A_NUMBER) {
                 return Err(InputError::NoTokenToChoose.into());
@@ -716,14 +562,7 @@ impl GpuSession {
         let mut builder = PlanBuilder::new(gpu);
         // The chosen token goes to a place of its own: the caller decides whether the model reads it.
         let next = Tensor::zeros(gpu, "next token", 1)?;
-        kernels::sample(
-            &mut builder,
-            &self.logits,
-            &self.sampling,
-            &next,
-            vocab_size,
-            params,
-        )?;
+        kernels::sample(&mut builder, &self.logits, &self.sampling, &next, vocab_size, params)?;
         self.sample_plan = Some(builder.finish()?);
         Ok(())
     }
@@ -780,9 +619,7 @@ impl GpuSession {
         let ssm = self.state.ssm.read::<f32>(gpu).await?;
         let layers = |values: &[f32], stride: usize, length: usize| {
             let parts = values.chunks(stride.max(1)).take(c.n_layer);
-            parts
-                .flat_map(|layer| layer.iter().take(length).copied())
-                .collect()
+            parts.flat_map(|layer| layer.iter().take(length).copied()).collect()
         };
         Ok(StateData {
             conv: layers(&conv, State::conv_stride(c), c.d_conv * c.d_inner),
@@ -820,11 +657,5 @@ impl GpuSession {
 /// Records a copy between tensors of one size.
 fn copy(encoder: &mut wgpu::CommandEncoder, from: &Tensor, to: &Tensor) {
     let bytes = from.elements().min(to.elements()) as u64 * 4;
-    encoder.copy_buffer_to_buffer(
-        from.buffer(),
-        from.offset(),
-        to.buffer(),
-        to.offset(),
-        bytes,
-    );
+    encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), bytes);
 }

@@ -42,18 +42,11 @@ struct Layer {
 
 impl Table {
     pub fn new(shards: Vec<(Shard, Vec<Stored>)>) -> Result<Self, LoadError> {
-        let mut table = Table {
-            shards: Vec::new(),
-            tensors: Vec::new(),
-            by_name: HashMap::new(),
-        };
+        let mut table = Table { shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
         for (i, (shard, tensors)) in shards.into_iter().enumerate() {
             table.shards.push(shard);
             for tensor in tensors {
-                if let Some(other) = table
-                    .by_name
-                    .insert(tensor.name.clone(), table.tensors.len())
-                {
+                if let Some(other) = table.by_name.insert(tensor.name.clone(), table.tensors.len()) {
                     return Err(LoadError::DuplicateTensor {
                         file: table.shards[i].file.clone(),
                         other: table.file(other).into(),
@@ -111,18 +104,12 @@ impl Table {
 
     /// A tensor that must be there, of a type that can be read and with elements.
     pub fn required(&self, name: &str) -> Result<usize, LoadError> {
-        let missing = || LoadError::MissingTensor {
-            file: self.place(),
-            tensor: name.into(),
-            hint: String::new(),
-        };
+        let missing = || LoadError::MissingTensor { file: self.place(), tensor: name.into(), hint: String::new() };
         self.usable(self.find(name).ok_or_else(missing)?)
     }
 
     fn optional(&self, name: &str) -> Result<Option<usize>, LoadError> {
-        self.find(name)
-            .map(|tensor| self.usable(tensor))
-            .transpose()
+        self.find(name).map(|tensor| self.usable(tensor)).transpose()
     }
 
     fn usable(&self, tensor: usize) -> Result<usize, LoadError> {
@@ -137,21 +124,12 @@ impl Table {
             });
         }
         if stored.shape.contains(&0) {
-            return Err(LoadError::ZeroSize {
-                file,
-                tensor: name,
-                found: stored.shape.clone(),
-            });
+            return Err(LoadError::ZeroSize { file, tensor: name, found: stored.shape.clone() });
         }
         Ok(tensor)
     }
 
-    fn check(
-        &self,
-        tensor: usize,
-        expected: &'static str,
-        shape: &[usize],
-    ) -> Result<usize, LoadError> {
+    fn check(&self, tensor: usize, expected: &'static str, shape: &[usize]) -> Result<usize, LoadError> {
         if self.shape(tensor) == shape {
             return Ok(tensor);
         }
@@ -165,11 +143,7 @@ impl Table {
     }
 
     /// The shape of a tensor that dimensions are read from.
-    fn dimensions<const N: usize>(
-        &self,
-        tensor: usize,
-        expected: &'static str,
-    ) -> Result<[usize; N], LoadError> {
+    fn dimensions<const N: usize>(&self, tensor: usize, expected: &'static str) -> Result<[usize; N], LoadError> {
         <[usize; N]>::try_from(self.shape(tensor)).map_err(|_| LoadError::Rank {
             file: self.file(tensor).into(),
             tensor: self.tensors[tensor].0.name.clone(),
@@ -180,11 +154,7 @@ impl Table {
 
     /// An error if a tensor that only Mamba-2 has is there.
     pub fn refuse_mamba2(&self) -> Result<(), LoadError> {
-        match self
-            .tensors
-            .iter()
-            .position(|(t, _)| names::is_mamba2(&t.name))
-        {
+        match self.tensors.iter().position(|(t, _)| names::is_mamba2(&t.name)) {
             Some(i) => Err(LoadError::Mamba2 {
                 file: self.file(i).into(),
                 evidence: format!("it has a tensor `{}`", self.tensors[i].0.name),
@@ -201,11 +171,8 @@ impl Layout {
     pub fn new(table: &Table, names: &Names, embedding: usize) -> Result<(Self, Dims), LoadError> {
         let n_layer = names.n_layer(&table.place())?;
         let first = |name: &str| table.required(&names.layer(0, name));
-        let (a_log, conv1d, dt_proj) = (
-            first("mixer.A_log")?,
-            first("mixer.conv1d.weight")?,
-            first("mixer.dt_proj.weight")?,
-        );
+        let (a_log, conv1d, dt_proj) =
+            (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
         let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
         let [d_inner, d_state] = table.dimensions(a_log, "(d_inner, d_state)")?;
         let [_, _, d_conv] = table.dimensions(conv1d, "(d_inner, 1, d_conv)")?;
@@ -225,15 +192,8 @@ impl Layout {
             last_layer: names.layer(n_layer - 1, "*"),
         };
         let norm_f = table.check(table.required(&names.norm_f())?, "(d_model)", &[d_model])?;
-        let layers = (0..n_layer)
-            .map(|i| Layer::new(table, names, i, &dims))
-            .collect::<Result<Vec<_>, _>>()?;
-        let layout = Layout {
-            embedding,
-            layers,
-            norm_f,
-            lm_head: None,
-        };
+        let layers = (0..n_layer).map(|i| Layer::new(table, names, i, &dims)).collect::<Result<Vec<_>, _>>()?;
+        let layout = Layout { embedding, layers, norm_f, lm_head: None };
         layout.check_biases(table, names)?;
         Ok((layout, dims))
     }
@@ -241,11 +201,7 @@ impl Layout {
     /// Uses a head of its own.
     pub fn set_head(&mut self, table: &Table, head: usize, dims: &Dims) -> Result<(), LoadError> {
         table.usable(head)?;
-        self.lm_head = Some(table.check(
-            head,
-            "(vocab_size, d_model)",
-            &[dims.vocab_size, dims.d_model],
-        )?);
+        self.lm_head = Some(table.check(head, "(vocab_size, d_model)", &[dims.vocab_size, dims.d_model])?);
         Ok(())
     }
 
@@ -260,14 +216,10 @@ impl Layout {
 
     /// A bias that the first layer has must be in all, and the reverse: the forward pass is the same in every layer.
     fn check_biases(&self, table: &Table, names: &Names) -> Result<(), LoadError> {
-        let biases = |layer: &Layer| {
-            [layer.in_proj_bias, layer.conv1d_bias, layer.out_proj_bias].map(|b| b.is_some())
-        };
+        let biases = |layer: &Layer| [layer.in_proj_bias, layer.conv1d_bias, layer.out_proj_bias].map(|b| b.is_some());
         for (b, bias) in ["in_proj", "conv1d", "out_proj"].into_iter().enumerate() {
             let has: Vec<bool> = self.layers.iter().map(|layer| biases(layer)[b]).collect();
-            if let (Some(with), Some(without)) =
-                (has.iter().position(|h| *h), has.iter().position(|h| !h))
-            {
+            if let (Some(with), Some(without)) = (has.iter().position(|h| *h), has.iter().position(|h| !h)) {
                 return Err(LoadError::MissingTensor {
                     file: table.place(),
                     tensor: names.layer(without, &format!("mixer.{bias}.bias")),
@@ -281,11 +233,7 @@ impl Layout {
     /// Whether `in_proj`, `out_proj` and the convolution have biases.
     pub fn biases(&self) -> [bool; 3] {
         let has = |bias: fn(&Layer) -> Option<usize>| self.layers.first().and_then(bias).is_some();
-        [
-            has(|l| l.in_proj_bias),
-            has(|l| l.out_proj_bias),
-            has(|l| l.conv1d_bias),
-        ]
+        [has(|l| l.in_proj_bias), has(|l| l.out_proj_bias), has(|l| l.conv1d_bias)]
     }
 
     /// Positions of all tensors in use.
@@ -293,22 +241,8 @@ impl Layout {
         let mut used = vec![self.embedding, self.norm_f];
         used.extend(self.lm_head);
         for l in &self.layers {
-            used.extend([
-                l.norm,
-                l.in_proj,
-                l.conv1d,
-                l.x_proj,
-                l.dt_proj,
-                l.dt_proj_bias,
-                l.a_log,
-                l.d,
-                l.out_proj,
-            ]);
-            used.extend(
-                [l.in_proj_bias, l.conv1d_bias, l.out_proj_bias]
-                    .into_iter()
-                    .flatten(),
-            );
+            used.extend([l.norm, l.in_proj, l.conv1d, l.x_proj, l.dt_proj, l.dt_proj_bias, l.a_log, l.d, l.out_proj]);
+            used.extend([l.in_proj_bias, l.conv1d_bias, l.out_proj_bias].into_iter().flatten());
         }
         used
     }
@@ -317,11 +251,7 @@ impl Layout {
         let view = |tensor: usize| table.view(tensor);
         ModelWeights {
             embedding: view(self.embedding),
-            layers: self
-                .layers
-                .iter()
-                .map(|layer| layer.weights(table))
-                .collect(),
+            layers: self.layers.iter().map(|layer| layer.weights(table)).collect(),
             norm_f: view(self.norm_f),
             lm_head: self.lm_head.map(view),
         }
@@ -330,55 +260,29 @@ impl Layout {
 
 impl Layer {
     fn new(table: &Table, names: &Names, layer: usize, dims: &Dims) -> Result<Self, LoadError> {
-        let &Dims {
-            d_model,
-            d_inner,
-            d_state,
-            d_conv,
-            dt_rank,
-            ..
-        } = dims;
+        let &Dims { d_model, d_inner, d_state, d_conv, dt_rank, .. } = dims;
         let required = |name: &str, expected, shape: &[usize]| {
             table.check(table.required(&names.layer(layer, name))?, expected, shape)
         };
         let optional = |name: &str, expected, shape: &[usize]| {
-            table
-                .optional(&names.layer(layer, name))?
-                .map(|tensor| table.check(tensor, expected, shape))
-                .transpose()
+            table.optional(&names.layer(layer, name))?.map(|tensor| table.check(tensor, expected, shape)).transpose()
         };
         Ok(Layer {
             norm: required("norm.weight", "(d_model)", &[d_model])?,
-            in_proj: required(
-                "mixer.in_proj.weight",
-                "(2 d_inner, d_model)",
-                &[2 * d_inner, d_model],
-            )?,
+            in_proj: required("mixer.in_proj.weight", "(2 d_inner, d_model)", &[2 * d_inner, d_model])?,
             in_proj_bias: optional("mixer.in_proj.bias", "(2 d_inner)", &[2 * d_inner])?,
-            conv1d: required(
-                "mixer.conv1d.weight",
-                "(d_inner, 1, d_conv)",
-                &[d_inner, 1, d_conv],
-            )?,
+            conv1d: required("mixer.conv1d.weight", "(d_inner, 1, d_conv)", &[d_inner, 1, d_conv])?,
             conv1d_bias: optional("mixer.conv1d.bias", "(d_inner)", &[d_inner])?,
             x_proj: required(
                 "mixer.x_proj.weight",
                 "(dt_rank + 2 d_state, d_inner)",
                 &[dt_rank + 2 * d_state, d_inner],
             )?,
-            dt_proj: required(
-                "mixer.dt_proj.weight",
-                "(d_inner, dt_rank)",
-                &[d_inner, dt_rank],
-            )?,
+            dt_proj: required("mixer.dt_proj.weight", "(d_inner, dt_rank)", &[d_inner, dt_rank])?,
             dt_proj_bias: required("mixer.dt_proj.bias", "(d_inner)", &[d_inner])?,
             a_log: required("mixer.A_log", "(d_inner, d_state)", &[d_inner, d_state])?,
             d: required("mixer.D", "(d_inner)", &[d_inner])?,
-            out_proj: required(
-                "mixer.out_proj.weight",
-                "(d_model, d_inner)",
-                &[d_model, d_inner],
-            )?,
+            out_proj: required("mixer.out_proj.weight", "(d_model, d_inner)", &[d_model, d_inner])?,
             out_proj_bias: optional("mixer.out_proj.bias", "(d_model)", &[d_model])?,
         })
     }

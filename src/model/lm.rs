@@ -41,12 +41,8 @@ impl LanguageModel {
     ) -> Result<Self> {
         let (config, weights) = (checkpoint.config(), checkpoint.weights());
         Ok(Self(match backend {
-            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(
-                config, &weights, options, progress,
-            )?)),
-            Backend::Gpu(gpu) => Model::Gpu(Arc::new(
-                GpuModel::load(gpu, config, &weights, options, progress).await?,
-            )),
+            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, &weights, options, progress)?)),
+            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, options, progress).await?)),
         }))
     }
 
@@ -91,11 +87,7 @@ impl Session {
     ///
     /// # Errors
     /// No tokens, a token out of range, or the device's.
-    pub async fn prefill(
-        &mut self,
-        tokens: &[u32],
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<()> {
+    pub async fn prefill(&mut self, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         match &mut self.0 {
             Inner::Cpu(s) => s.prefill(tokens, progress),
             Inner::Gpu(s) => s.prefill(tokens, progress).await,

@@ -14,10 +14,7 @@ pub enum LoadError {
     NotFound { path: String },
     /// The operating system refused to open, read or map a file.
     #[error("{path}: {source}")]
-    Io {
-        path: String,
-        source: std::io::Error,
-    },
+    Io { path: String, source: std::io::Error },
     /// A path that is neither a folder nor a regular file (a pipe, a device).
     #[error("{path}: neither a folder nor a regular file")]
     NotAFile { path: String },
@@ -43,36 +40,19 @@ pub enum LoadError {
     Header { file: String, reason: String },
     /// A tensor name that occurs twice.
     #[error("{file}: tensor `{tensor}` occurs twice (also in {other})")]
-    DuplicateTensor {
-        file: String,
-        tensor: String,
-        other: String,
-    },
+    DuplicateTensor { file: String, tensor: String, other: String },
     /// The index of a sharded checkpoint is not what such an index looks like.
     #[error("{file}: bad index of shards: {reason}")]
     Index { file: String, reason: String },
     /// The index names a file outside its own folder.
     #[error("{file}: tensor `{tensor}` is said to be in `{shard}`, which is not a plain file name: shards must lie beside the index")]
-    ShardPath {
-        file: String,
-        tensor: String,
-        shard: String,
-    },
+    ShardPath { file: String, tensor: String, shard: String },
     /// The index names a file that is not there.
     #[error("{file}: tensor `{tensor}` is said to be in `{shard}`, but there is no file {path}")]
-    MissingShard {
-        file: String,
-        tensor: String,
-        shard: String,
-        path: String,
-    },
+    MissingShard { file: String, tensor: String, shard: String, path: String },
     /// The index promises a tensor that its shard does not hold.
     #[error("{file}: tensor `{tensor}` is said to be in `{shard}`, which does not hold it")]
-    NotInShard {
-        file: String,
-        tensor: String,
-        shard: String,
-    },
+    NotInShard { file: String, tensor: String, shard: String },
     /// A folder without config.json.
     #[error("{path}: no config.json in this folder; add the model's, or pass the .safetensors file itself to take everything from the tensors (which cannot tell Falcon-Mamba from Mamba)")]
     ConfigMissing { path: String },
@@ -81,112 +61,46 @@ pub enum LoadError {
     ConfigSyntax { file: String, reason: String },
     /// A config key has a value of the wrong kind or range.
     #[error("{file}: `{key}` is {value}: {expected}")]
-    ConfigValue {
-        file: String,
-        key: String,
-        value: String,
-        expected: &'static str,
-    },
+    ConfigValue { file: String, key: String, value: String, expected: &'static str },
     /// The config and the tensors disagree on something that matters.
     #[error("{file}: `{key}` is {value}, but {found}")]
-    Contradiction {
-        file: String,
-        key: String,
-        value: String,
-        found: String,
-    },
+    Contradiction { file: String, key: String, value: String, found: String },
     /// A model family this crate does not know.
-    #[error(
-        "{file}: `{key}` is \"{value}\": only \"mamba\" and \"falcon_mamba\" models can be run"
-    )]
-    UnknownArchitecture {
-        file: String,
-        key: &'static str,
-        value: String,
-    },
+    #[error("{file}: `{key}` is \"{value}\": only \"mamba\" and \"falcon_mamba\" models can be run")]
+    UnknownArchitecture { file: String, key: &'static str, value: String },
     /// A Mamba-2 checkpoint.
-    #[error(
-        "{file}: {evidence}: a Mamba-2 model, which is not supported (Mamba-2); {MAMBA2_HINT}"
-    )]
+    #[error("{file}: {evidence}: a Mamba-2 model, which is not supported (Mamba-2); {MAMBA2_HINT}")]
     Mamba2 { file: String, evidence: String },
     /// A config option whose effect is not implemented, so that running would give wrong output.
     #[error("{file}: `{key}` is {value}: not supported ({reason})")]
-    UnsupportedOption {
-        file: String,
-        key: String,
-        value: String,
-        reason: &'static str,
-    },
+    UnsupportedOption { file: String, key: String, value: String, reason: &'static str },
     /// A stored tensor whose effect is not implemented, so that running would give wrong output.
     #[error("{file}: tensor `{tensor}` is not supported ({reason})")]
-    UnsupportedTensor {
-        file: String,
-        tensor: String,
-        reason: &'static str,
-    },
+    UnsupportedTensor { file: String, tensor: String, reason: &'static str },
     /// Two naming schemes in one checkpoint.
     #[error("{file}: both `{first}` and `{second}` could be the embedding: cannot tell which names to read")]
-    AmbiguousNames {
-        file: String,
-        first: String,
-        second: String,
-    },
+    AmbiguousNames { file: String, first: String, second: String },
     /// A tensor the model needs is not there.
     #[error("{file}: tensor `{tensor}` is missing{hint}")]
-    MissingTensor {
-        file: String,
-        tensor: String,
-        hint: String,
-    },
+    MissingTensor { file: String, tensor: String, hint: String },
     /// A tensor has not the shape that the others and the architecture ask for.
     #[error("{file}: tensor `{tensor}` has shape {found:?}, expected {expected} = {shape:?}")]
-    Shape {
-        file: String,
-        tensor: String,
-        found: Vec<usize>,
-        expected: &'static str,
-        shape: Vec<usize>,
-    },
+    Shape { file: String, tensor: String, found: Vec<usize>, expected: &'static str, shape: Vec<usize> },
     /// A tensor from which dimensions are read has not the right number of them.
     #[error("{file}: tensor `{tensor}` has shape {found:?}, expected {expected}")]
-    Rank {
-        file: String,
-        tensor: String,
-        found: Vec<usize>,
-        expected: &'static str,
-    },
+    Rank { file: String, tensor: String, found: Vec<usize>, expected: &'static str },
     /// A tensor without elements.
     #[error("{file}: tensor `{tensor}` has shape {found:?}: a dimension of 0")]
-    ZeroSize {
-        file: String,
-        tensor: String,
-        found: Vec<usize>,
-    },
+    ZeroSize { file: String, tensor: String, found: Vec<usize> },
     /// A number format other than f32, f16 and bf16.
     #[error("{file}: tensor `{tensor}` is stored as {dtype}: only {allowed} can be read")]
-    Dtype {
-        file: String,
-        tensor: String,
-        dtype: String,
-        allowed: &'static str,
-    },
+    Dtype { file: String, tensor: String, dtype: String, allowed: &'static str },
     /// A NaN or an infinity among the weights. `index` counts elements of the whole tensor, row-major.
     #[error("{file}: tensor `{tensor}` holds {value} at element {index}: the weights are damaged")]
-    NonFinite {
-        file: String,
-        tensor: String,
-        index: usize,
-        value: f32,
-    },
+    NonFinite { file: String, tensor: String, index: usize, value: f32 },
     /// Rows asked for that the tensor does not have (a caller's mistake, not the file's).
     #[error("{file}: rows {start}..{end} of tensor `{tensor}`, which has {rows}")]
-    Rows {
-        file: String,
-        tensor: String,
-        start: usize,
-        end: usize,
-        rows: usize,
-    },
+    Rows { file: String, tensor: String, start: usize, end: usize, rows: usize },
 }
 
 /// The Python that turns a pickle checkpoint into safetensors.

@@ -24,10 +24,7 @@ const MATTERS: [(&str, &str); 8] = [
     ("norm.bias", "LayerNorm: only RMSNorm is implemented"),
     ("norm_f.bias", "LayerNorm: only RMSNorm is implemented"),
     ("mixer.x_proj.bias", "x_proj has no bias in Mamba"),
-    (
-        "mixer.dt_layernorm.weight",
-        "learned norms inside the mixer",
-    ),
+    ("mixer.dt_layernorm.weight", "learned norms inside the mixer"),
     ("mixer.b_layernorm.weight", "learned norms inside the mixer"),
     ("mixer.c_layernorm.weight", "learned norms inside the mixer"),
     ("mixer.A_b_log", "a bidirectional scan"),
@@ -48,10 +45,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Recognises the scheme from the names alone. `file` is for messages.
-    pub fn recognise<'a>(
-        file: &str,
-        names: impl Iterator<Item = &'a str> + Clone,
-    ) -> Result<Self, LoadError> {
+    pub fn recognise<'a>(file: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<Self, LoadError> {
         let stored: BTreeSet<&str> = names.clone().collect();
         let mut found = PREFIXES
             .iter()
@@ -59,49 +53,26 @@ impl Names {
             .filter(|(_, name)| stored.contains(name.as_str()));
         let (prefix, embedding) = match (found.next(), found.next()) {
             (Some((_, first)), Some((_, second))) => {
-                return Err(LoadError::AmbiguousNames {
-                    file: file.into(),
-                    first,
-                    second,
-                });
+                return Err(LoadError::AmbiguousNames { file: file.into(), first, second });
             }
             (Some(one), None) => one,
             // No embedding: the layers may still tell the prefix, so that the error names what is missing as the file would.
             (None, _) => {
                 let prefix = PREFIXES
                     .into_iter()
-                    .find(|p| {
-                        stored
-                            .iter()
-                            .any(|name| name.starts_with(&format!("{p}layers.")))
-                    })
+                    .find(|p| stored.iter().any(|name| name.starts_with(&format!("{p}layers."))))
                     .unwrap_or("backbone.");
                 (prefix, format!("{prefix}{}", EMBEDDINGS[0]))
             }
         };
-        let head = HEADS
-            .into_iter()
-            .find(|h| stored.contains(h))
-            .unwrap_or(HEADS[0]);
-        let layers = names
-            .filter_map(|name| layer_number(prefix, name))
-            .collect();
-        Ok(Self {
-            prefix,
-            embedding,
-            head,
-            layers,
-        })
+        let head = HEADS.into_iter().find(|h| stored.contains(h)).unwrap_or(HEADS[0]);
+        let layers = names.filter_map(|name| layer_number(prefix, name)).collect();
+        Ok(Self { prefix, embedding, head, layers })
     }
 
     /// The number of layers: they must be numbered 0, 1, 2, ... without a gap.
     pub fn n_layer(&self, file: &str) -> Result<usize, LoadError> {
-        let n_layer = self
-            .layers
-            .iter()
-            .zip(0..)
-            .take_while(|(layer, i)| **layer == *i)
-            .count();
+        let n_layer = self.layers.iter().zip(0..).take_while(|(layer, i)| **layer == *i).count();
         match self.layers.last() {
             Some(&last) if n_layer == self.layers.len() => Ok(last + 1),
             last => Err(LoadError::MissingTensor {
@@ -129,10 +100,7 @@ impl Names {
 
 /// N of `<prefix>layers.N.…`, if `name` is such a name.
 fn layer_number(prefix: &str, name: &str) -> Option<usize> {
-    let (number, _) = name
-        .strip_prefix(prefix)?
-        .strip_prefix("layers.")?
-        .split_once('.')?;
+    let (number, _) = name.strip_prefix(prefix)?.strip_prefix("layers.")?.split_once('.')?;
     number.parse().ok()
 }
 
@@ -143,10 +111,7 @@ pub(super) fn is_mamba2(name: &str) -> bool {
 
 /// Why a tensor that the model does not use must not be ignored; `None` where it may.
 pub(super) fn why_it_matters(name: &str) -> Option<&'static str> {
-    MATTERS
-        .iter()
-        .find(|(end, _)| name.ends_with(end))
-        .map(|(_, why)| *why)
+    MATTERS.iter().find(|(end, _)| name.ends_with(end)).map(|(_, why)| *why)
 }
 
 #[cfg(test)]
@@ -166,12 +131,7 @@ mod tests {
             ("model.embeddings.weight", "model."),
             ("embedding.weight", ""),
         ] {
-            let n = names(&[
-                embedding,
-                &format!("{prefix}layers.0.norm.weight"),
-                "lm_head.weight",
-            ])
-            .unwrap();
+            let n = names(&[embedding, &format!("{prefix}layers.0.norm.weight"), "lm_head.weight"]).unwrap();
             assert_eq!((n.prefix, n.embedding.as_str()), (prefix, embedding));
             assert_eq!(n.n_layer("f").unwrap(), 1);
         }
@@ -187,19 +147,10 @@ mod tests {
     fn gaps_and_huge_numbers_name_the_missing_layer() {
         for far in ["2", "18446744073709551615"] {
             let far = format!("backbone.layers.{far}.norm.weight");
-            let e = names(&["backbone.layers.0.norm.weight", &far])
-                .unwrap()
-                .n_layer("f")
-                .unwrap_err();
-            assert!(
-                e.to_string().contains("`backbone.layers.1.norm.weight`"),
-                "{e}"
-            );
+            let e = names(&["backbone.layers.0.norm.weight", &far]).unwrap().n_layer("f").unwrap_err();
+            assert!(e.to_string().contains("`backbone.layers.1.norm.weight`"), "{e}");
         }
         let e = names(&[]).unwrap().n_layer("f").unwrap_err();
-        assert!(
-            e.to_string().contains("`backbone.layers.0.norm.weight`"),
-            "{e}"
-        );
+        assert!(e.to_string().contains("`backbone.layers.0.norm.weight`"), "{e}");
     }
 }

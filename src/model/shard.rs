@@ -48,10 +48,7 @@ impl Shard {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn map(path: &std::path::Path) -> Result<(Self, Vec<Stored>), LoadError> {
         let file = path.display().to_string();
-        let io = |source| LoadError::Io {
-            path: file.clone(),
-            source,
-        };
+        let io = |source| LoadError::Io { path: file.clone(), source };
         let open = std::fs::File::open(path).map_err(io)?;
         let metadata = open.metadata().map_err(io)?;
         // Opening a pipe or a device and mapping it would fail obscurely, or never end.
@@ -77,31 +74,21 @@ impl Shard {
 }
 
 fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
-    let bad = |reason: String| LoadError::Header {
-        file: file.into(),
-        reason,
-    };
+    let bad = |reason: String| LoadError::Header { file: file.into(), reason };
     let length = bytes.len();
     if length == 0 {
         return Err(LoadError::EmptyFile { file: file.into() });
     }
     let Some(first) = bytes.first_chunk::<LENGTH_BYTES>() else {
-        return Err(bad(format!(
-            "{length} bytes, fewer than the {LENGTH_BYTES} that give the header's length"
-        )));
+        return Err(bad(format!("{length} bytes, fewer than the {LENGTH_BYTES} that give the header's length")));
     };
     let n = u64::from_le_bytes(*first);
-    let data = usize::try_from(n)
-        .ok()
-        .and_then(|n| n.checked_add(LENGTH_BYTES))
-        .filter(|&start| start <= length);
+    let data = usize::try_from(n).ok().and_then(|n| n.checked_add(LENGTH_BYTES)).filter(|&start| start <= length);
     let Some(data) = data else {
-        return Err(bad(format!(
-            "it says that its header has {n} bytes, but the whole file has {length}"
-        )));
+        return Err(bad(format!("it says that its header has {n} bytes, but the whole file has {length}")));
     };
-    let entries = entries(&bytes[LENGTH_BYTES..data])
-        .map_err(|e| bad(format!("its header is not the JSON expected: {e}")))?;
+    let entries =
+        entries(&bytes[LENGTH_BYTES..data]).map_err(|e| bad(format!("its header is not the JSON expected: {e}")))?;
     let mut names = HashSet::new();
     for (name, info) in &entries {
         if !names.insert(name) {
@@ -118,10 +105,7 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
                 length - data
             )));
         }
-        let bits = info
-            .shape
-            .iter()
-            .try_fold(info.dtype.bitsize(), |product, &n| product.checked_mul(n));
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |product, &n| product.checked_mul(n));
         if bits.is_none_or(|bits| bits % 8 != 0 || bits / 8 != end - begin) {
             return Err(bad(format!(
                 "tensor `{name}` of shape {:?} and type {} does not fill its {} bytes",
@@ -144,12 +128,7 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
     let at = |offset: usize| data + offset;
     let stored = |(name, info): (String, TensorInfo)| {
         let (begin, end) = info.data_offsets;
-        Stored {
-            name,
-            dtype: info.dtype,
-            shape: info.shape,
-            range: at(begin)..at(end),
-        }
+        Stored { name, dtype: info.dtype, shape: info.shape, range: at(begin)..at(end) }
     };
     Ok(entries.into_iter().map(stored).collect())
 }
@@ -169,9 +148,7 @@ fn entries(header: &[u8]) -> Result<Vec<(String, TensorInfo)>, serde_json::Error
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
-                let info = map
-                    .next_value()
-                    .map_err(|e| serde::de::Error::custom(format!("tensor `{name}`: {e}")))?;
+                let info = map.next_value().map_err(|e| serde::de::Error::custom(format!("tensor `{name}`: {e}")))?;
                 entries.push((name, info));
             }
             Ok(entries)

@@ -74,13 +74,7 @@ impl Spec {
     /// The shapes of the published Mamba models, and `tiny` (odd sizes, some kilobytes).
     pub fn preset(name: &str) -> Option<Self> {
         Some(match name {
-            "tiny" => Self {
-                d_inner: 26,
-                d_state: 5,
-                d_conv: 3,
-                dt_rank: 2,
-                ..Self::new(2, 13, 37)
-            },
+            "tiny" => Self { d_inner: 26, d_state: 5, d_conv: 3, dt_rank: 2, ..Self::new(2, 13, 37) },
             "130m" => Self::new(24, 768, 50280),
             "370m" => Self::new(48, 1024, 50280),
             "790m" => Self::new(48, 1536, 50280),
@@ -117,10 +111,7 @@ impl Spec {
 
     /// Bytes of the weights.
     pub fn weight_bytes(&self) -> u64 {
-        self.plans()
-            .iter()
-            .map(|plan| plan.elements() * self.dtype.bytes() as u64)
-            .sum()
+        self.plans().iter().map(|plan| plan.elements() * self.dtype.bytes() as u64).sum()
     }
 
     /// Writes the safetensors file piece by piece (memory does not grow with the model), telling `progress` the bytes of
@@ -128,11 +119,7 @@ impl Spec {
     ///
     /// # Errors
     /// What `out` says.
-    pub fn write_safetensors(
-        &self,
-        out: &mut dyn io::Write,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> io::Result<()> {
+    pub fn write_safetensors(&self, out: &mut dyn io::Write, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
         let plans = self.plans();
         let mut header = serde_json::Map::new();
         let mut end = 0;
@@ -154,8 +141,7 @@ impl Spec {
         let mut done = 0;
         for (i, plan) in plans.iter().enumerate() {
             // A stream of its own for every tensor: the values do not depend on what is written before.
-            let mut random =
-                SplitMix64(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ (i as u64) << 32);
+            let mut random = SplitMix64(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ (i as u64) << 32);
             let columns = plan.shape.last().copied().unwrap_or(1).max(1) as u64;
             for start in (0..plan.elements()).step_by(BLOCK as usize) {
                 bytes.clear();
@@ -182,62 +168,26 @@ impl Spec {
     pub fn checkpoint(&self) -> Result<Checkpoint, LoadError> {
         let mut bytes = Vec::new();
         self.write_safetensors(&mut bytes, &mut |_, _| {})
-            .map_err(|source| LoadError::Io {
-                path: "synthetic/model.safetensors".into(),
-                source,
-            })?;
-        Checkpoint::from_named_bytes(
-            "synthetic",
-            self.config_json().as_bytes(),
-            vec![Cow::Owned(bytes)],
-            None,
-        )
+            .map_err(|source| LoadError::Io { path: "synthetic/model.safetensors".into(), source })?;
+        Checkpoint::from_named_bytes("synthetic", self.config_json().as_bytes(), vec![Cow::Owned(bytes)], None)
     }
 
     fn plans(&self) -> Vec<Plan> {
-        let &Spec {
-            d_model,
-            d_inner,
-            d_state,
-            d_conv,
-            dt_rank,
-            vocab_size,
-            ..
-        } = self;
+        let &Spec { d_model, d_inner, d_state, d_conv, dt_rank, vocab_size, .. } = self;
         let linear = |inputs: usize| Init::Uniform(1.0 / (inputs as f32).sqrt());
         let out_proj = Init::Uniform(1.0 / ((d_inner * self.n_layer) as f32).sqrt());
         let mut plans = Vec::new();
-        let mut add = |name: String, shape: &[usize], init| {
-            plans.push(Plan {
-                name,
-                shape: shape.to_vec(),
-                init,
-            })
-        };
-        add(
-            "backbone.embeddings.weight".into(),
-            &[vocab_size, d_model],
-            Init::Normal(0.02),
-        );
+        let mut add = |name: String, shape: &[usize], init| plans.push(Plan { name, shape: shape.to_vec(), init });
+        add("backbone.embeddings.weight".into(), &[vocab_size, d_model], Init::Normal(0.02));
         for i in 0..self.n_layer {
-            let mut layer = |name: &str, shape: &[usize], init| {
-                add(format!("backbone.layers.{i}.{name}"), shape, init)
-            };
+            let mut layer = |name: &str, shape: &[usize], init| add(format!("backbone.layers.{i}.{name}"), shape, init);
             layer("norm.weight", &[d_model], Init::Constant(1.0));
-            layer(
-                "mixer.in_proj.weight",
-                &[2 * d_inner, d_model],
-                linear(d_model),
-            );
+            layer("mixer.in_proj.weight", &[2 * d_inner, d_model], linear(d_model));
             layer("mixer.conv1d.weight", &[d_inner, 1, d_conv], linear(d_conv));
             if self.use_conv_bias {
                 layer("mixer.conv1d.bias", &[d_inner], linear(d_conv));
             }
-            layer(
-                "mixer.x_proj.weight",
-                &[dt_rank + 2 * d_state, d_inner],
-                linear(d_inner),
-            );
+            layer("mixer.x_proj.weight", &[dt_rank + 2 * d_state, d_inner], linear(d_inner));
             layer("mixer.dt_proj.weight", &[d_inner, dt_rank], linear(dt_rank));
             layer("mixer.dt_proj.bias", &[d_inner], Init::DtBias);
             layer("mixer.A_log", &[d_inner, d_state], Init::ALog);
@@ -248,17 +198,9 @@ impl Spec {
                 layer("mixer.out_proj.bias", &[d_model], Init::Uniform(0.02));
             }
         }
-        add(
-            "backbone.norm_f.weight".into(),
-            &[d_model],
-            Init::Constant(1.0),
-        );
+        add("backbone.norm_f.weight".into(), &[d_model], Init::Constant(1.0));
         if !self.tied {
-            add(
-                "lm_head.weight".into(),
-                &[vocab_size, d_model],
-                Init::Normal(0.02),
-            );
+            add("lm_head.weight".into(), &[vocab_size, d_model], Init::Normal(0.02));
         }
         plans
     }
@@ -317,41 +259,18 @@ mod tests {
 
     #[test]
     fn presets_open_and_have_the_published_sizes() {
-        let tiny = Spec {
-            use_bias: true,
-            tied: false,
-            ..Spec::preset("tiny").unwrap()
-        };
+        let tiny = Spec { use_bias: true, tied: false, ..Spec::preset("tiny").unwrap() };
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
             for arch in [Arch::Mamba1, Arch::FalconMamba] {
-                let checkpoint = Spec {
-                    dtype,
-                    arch,
-                    ..tiny.clone()
-                }
-                .checkpoint()
-                .unwrap();
+                let checkpoint = Spec { dtype, arch, ..tiny.clone() }.checkpoint().unwrap();
                 let c = checkpoint.config();
-                assert_eq!(
-                    (c.arch, c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank),
-                    (arch, 13, 26, 5, 3, 2)
-                );
+                assert_eq!((c.arch, c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank), (arch, 13, 26, 5, 3, 2));
                 assert_eq!((c.n_layer, c.vocab_size, c.tie_embeddings), (2, 37, false));
-                assert!(
-                    checkpoint.warnings().is_empty(),
-                    "{:?}",
-                    checkpoint.warnings()
-                );
-                checkpoint
-                    .weights()
-                    .for_each(|t| assert_eq!(t.to_f32().unwrap().len(), t.len()));
+                assert!(checkpoint.warnings().is_empty(), "{:?}", checkpoint.warnings());
+                checkpoint.weights().for_each(|t| assert_eq!(t.to_f32().unwrap().len(), t.len()));
             }
         }
-        for (name, parameters) in PRESETS
-            .iter()
-            .skip(1)
-            .zip([129.1e6, 371.5e6, 793.2e6, 1372e6, 2768e6])
-        {
+        for (name, parameters) in PRESETS.iter().skip(1).zip([129.1e6, 371.5e6, 793.2e6, 1372e6, 2768e6]) {
             let n = Spec::preset(name).unwrap().weight_bytes() as f64 / 4.0;
             assert!((n / parameters - 1.0).abs() < 0.01, "{name}: {n}");
         }

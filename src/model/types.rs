@@ -58,9 +58,7 @@ impl FromStr for WeightDtype {
             "auto" => Ok(WeightDtype::Auto),
             "f32" => Ok(WeightDtype::F32),
             "f16" => Ok(WeightDtype::F16),
-            _ => Err(format!(
-                "unknown weight format {s:?}: one of auto, f32, f16"
-            )),
+            _ => Err(format!("unknown weight format {s:?}: one of auto, f32, f16")),
         }
     }
 }
@@ -76,11 +74,7 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self {
-            scan: Scan::default(),
-            chunk: 512,
-            weights: WeightDtype::default(),
-        }
+        Self { scan: Scan::default(), chunk: 512, weights: WeightDtype::default() }
     }
 }
 
@@ -109,22 +103,10 @@ impl StateData {
             if got == expected {
                 return Ok(());
             }
-            Err(InputError::StateShape {
-                what,
-                got,
-                expected,
-            })
+            Err(InputError::StateShape { what, got, expected })
         };
-        check(
-            "conv_state",
-            self.conv.len(),
-            c.n_layer * c.d_conv * c.d_inner,
-        )?;
-        check(
-            "ssm_state",
-            self.ssm.len(),
-            c.n_layer * c.d_inner * c.d_state,
-        )
+        check("conv_state", self.conv.len(), c.n_layer * c.d_conv * c.d_inner)?;
+        check("ssm_state", self.ssm.len(), c.n_layer * c.d_inner * c.d_state)
     }
 }
 
@@ -135,27 +117,15 @@ pub(crate) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), Inpu
     }
     match tokens.iter().position(|&t| t as usize >= vocab_size) {
         None => Ok(()),
-        Some(position) => Err(InputError::TokenOutOfRange {
-            token: tokens[position],
-            position,
-            vocab_size,
-        }),
+        Some(position) => Err(InputError::TokenOutOfRange { token: tokens[position], position, vocab_size }),
     }
 }
 
 /// Two lists of one length.
-pub(crate) fn check_length(
-    what: &'static str,
-    got: usize,
-    expected: usize,
-) -> Result<(), InputError> {
+pub(crate) fn check_length(what: &'static str, got: usize, expected: usize) -> Result<(), InputError> {
     if got == expected {
         Ok(())
     } else {
-        Err(InputError::LengthMismatch {
-            what,
-            got,
-            expected,
-        })
+        Err(InputError::LengthMismatch { what, got, expected })
     }
 }

@@ -92,19 +92,11 @@ impl TensorView<'_> {
     pub fn rows_to_f16(&self, rows: Range<usize>) -> Result<Vec<f16>, LoadError> {
         if self.dtype != Dtype::F16 {
             let dtype = self.dtype.to_string();
-            return Err(LoadError::Dtype {
-                file: self.file.into(),
-                tensor: self.name.into(),
-                dtype,
-                allowed: "f16",
-            });
+            return Err(LoadError::Dtype { file: self.file.into(), tensor: self.name.into(), dtype, allowed: "f16" });
         }
         let elements = self.elements(rows)?;
         let bytes = &self.data[elements.start * 2..elements.end * 2];
-        let out: Vec<f16> = bytes
-            .chunks_exact(2)
-            .map(|b| f16::from_le_bytes([b[0], b[1]]))
-            .collect();
+        let out: Vec<f16> = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
         match out.iter().position(|x| !x.is_finite()) {
             Some(at) => Err(self.non_finite(elements.start + at, out[at].to_f32())),
             None => Ok(out),
@@ -116,13 +108,7 @@ impl TensorView<'_> {
         let n = self.shape.first().copied().unwrap_or(1);
         if rows.start > rows.end || rows.end > n {
             let (file, tensor) = (self.file.into(), self.name.into());
-            return Err(LoadError::Rows {
-                file,
-                tensor,
-                start: rows.start,
-                end: rows.end,
-                rows: n,
-            });
+            return Err(LoadError::Rows { file, tensor, start: rows.start, end: rows.end, rows: n });
         }
         let row: usize = self.shape.iter().skip(1).product();
         Ok(rows.start * row..rows.end * row)
@@ -133,11 +119,7 @@ impl TensorView<'_> {
         let bytes = &self.data[elements.start * size..elements.end * size];
         let mut out = vec![0.0f32; elements.len()];
         let mut aligned = [f16::ZERO; BLOCK];
-        for (block, (to, from)) in out
-            .chunks_mut(BLOCK)
-            .zip(bytes.chunks(BLOCK * size))
-            .enumerate()
-        {
+        for (block, (to, from)) in out.chunks_mut(BLOCK).zip(bytes.chunks(BLOCK * size)).enumerate() {
             match self.dtype {
                 Dtype::F32 => {
                     for (x, b) in to.iter_mut().zip(from.chunks_exact(4)) {
@@ -168,12 +150,7 @@ impl TensorView<'_> {
     }
 
     fn non_finite(&self, index: usize, value: f32) -> LoadError {
-        LoadError::NonFinite {
-            file: self.file.into(),
-            tensor: self.name.into(),
-            index,
-            value,
-        }
+        LoadError::NonFinite { file: self.file.into(), tensor: self.name.into(), index, value }
     }
 
     /// Whether both hold the same numbers in the same shape. Bytes are compared, so that equal files cost a memcmp.
@@ -185,12 +162,10 @@ impl TensorView<'_> {
             return self.data == other.data;
         }
         let rows = self.shape.first().copied().unwrap_or(0);
-        (0..rows).all(
-            |i| match (self.rows_to_f32(i..i + 1), other.rows_to_f32(i..i + 1)) {
-                (Ok(a), Ok(b)) => a == b,
-                _ => false,
-            },
-        )
+        (0..rows).all(|i| match (self.rows_to_f32(i..i + 1), other.rows_to_f32(i..i + 1)) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        })
     }
 }
 
@@ -225,26 +200,11 @@ impl<'a> ModelWeights<'a> {
     pub fn for_each(&self, mut f: impl FnMut(&TensorView<'a>)) {
         f(&self.embedding);
         for w in &self.layers {
-            let conv = [
-                Some(&w.conv1d),
-                w.conv1d_bias.as_ref(),
-                Some(&w.x_proj),
-                Some(&w.dt_proj),
-                Some(&w.dt_proj_bias),
-            ];
+            let conv =
+                [Some(&w.conv1d), w.conv1d_bias.as_ref(), Some(&w.x_proj), Some(&w.dt_proj), Some(&w.dt_proj_bias)];
             let input = [Some(&w.norm), Some(&w.in_proj), w.in_proj_bias.as_ref()];
-            let output = [
-                Some(&w.a_log),
-                Some(&w.d),
-                Some(&w.out_proj),
-                w.out_proj_bias.as_ref(),
-            ];
-            input
-                .into_iter()
-                .chain(conv)
-                .chain(output)
-                .flatten()
-                .for_each(&mut f);
+            let output = [Some(&w.a_log), Some(&w.d), Some(&w.out_proj), w.out_proj_bias.as_ref()];
+            input.into_iter().chain(conv).chain(output).flatten().for_each(&mut f);
         }
         f(&self.norm_f);
         self.lm_head.iter().for_each(f);
@@ -270,23 +230,16 @@ mod tests {
     use super::*;
 
     fn view<'a>(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> TensorView<'a> {
-        TensorView {
-            name: "t",
-            dtype,
-            shape,
-            data,
-            file: "f",
-        }
+        TensorView { name: "t", dtype, shape, data, file: "f" }
     }
 
     #[test]
     fn every_f16_and_bf16_converts_exactly_and_non_finite_is_found() {
         for bits in 0..=u16::MAX {
             let bytes = bits.to_le_bytes();
-            for (dtype, expected) in [
-                (Dtype::F16, f16::from_bits(bits).to_f32()),
-                (Dtype::BF16, half::bf16::from_bits(bits).to_f32()),
-            ] {
+            for (dtype, expected) in
+                [(Dtype::F16, f16::from_bits(bits).to_f32()), (Dtype::BF16, half::bf16::from_bits(bits).to_f32())]
+            {
                 match view(dtype, &[1], &bytes).to_f32() {
                     Ok(got) => assert_eq!(got[0].to_bits(), expected.to_bits()),
                     Err(LoadError::NonFinite { index: 0, .. }) => assert!(!expected.is_finite()),
@@ -305,15 +258,9 @@ mod tests {
         let shape = [rows, columns];
         let t = view(Dtype::F32, &shape, &bytes[1..]);
         assert_eq!(t.to_f32().unwrap(), values);
-        assert_eq!(
-            t.rows_to_f32(2..5).unwrap(),
-            &values[2 * columns..5 * columns]
-        );
+        assert_eq!(t.rows_to_f32(2..5).unwrap(), &values[2 * columns..5 * columns]);
         assert!(t.rows_to_f32(3..3).unwrap().is_empty());
-        assert!(matches!(
-            t.rows_to_f32(0..8),
-            Err(LoadError::Rows { rows: 7, .. })
-        ));
+        assert!(matches!(t.rows_to_f32(0..8), Err(LoadError::Rows { rows: 7, .. })));
         assert!(matches!(t.rows_to_f16(0..1), Err(LoadError::Dtype { .. })));
     }
 
@@ -323,18 +270,10 @@ mod tests {
         values[2 * BLOCK + 5] = f32::NAN;
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let shape = [3, BLOCK];
-        for result in [
-            view(Dtype::F32, &shape, &bytes).to_f32(),
-            view(Dtype::F32, &shape, &bytes).rows_to_f32(1..3),
-        ] {
-            assert!(
-                matches!(result, Err(LoadError::NonFinite { index, .. }) if index == 2 * BLOCK + 5)
-            );
+        for result in [view(Dtype::F32, &shape, &bytes).to_f32(), view(Dtype::F32, &shape, &bytes).rows_to_f32(1..3)] {
+            assert!(matches!(result, Err(LoadError::NonFinite { index, .. }) if index == 2 * BLOCK + 5));
         }
-        let halves: Vec<u8> = [1.0, f32::NEG_INFINITY]
-            .iter()
-            .flat_map(|&x| f16::from_f32(x).to_le_bytes())
-            .collect();
+        let halves: Vec<u8> = [1.0, f32::NEG_INFINITY].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
         assert!(matches!(
             view(Dtype::F16, &[2, 1], &halves).rows_to_f16(1..2),
             Err(LoadError::NonFinite { index: 1, .. })

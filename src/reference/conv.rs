@@ -23,20 +23,8 @@ pub struct ConvShape {
 ///
 /// `u` (L, d_inner), `xz` (L, x_stride) of which the first d_inner columns are x, `conv_state` (d_conv, d_inner) the inputs
 /// before, oldest first, `weight` (d_inner, d_conv), `bias` (d_inner).
-pub fn conv1d<T: Real>(
-    u: &mut [T],
-    xz: &[T],
-    conv_state: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    shape: &ConvShape,
-) {
-    let &ConvShape {
-        l,
-        d_inner,
-        d_conv,
-        x_stride,
-    } = shape;
+pub fn conv1d<T: Real>(u: &mut [T], xz: &[T], conv_state: &[T], weight: &[T], bias: Option<&[T]>, shape: &ConvShape) {
+    let &ConvShape { l, d_inner, d_conv, x_stride } = shape;
     debug_assert_eq!(u.len(), l * d_inner);
     debug_assert!(l == 0 || xz.len() >= (l - 1) * x_stride + d_inner);
     debug_assert_eq!(conv_state.len(), d_conv * d_inner);
@@ -63,12 +51,7 @@ pub fn conv1d<T: Real>(
 ///
 /// `conv_state` (d_conv, d_inner), `xz` (L, x_stride) of which the first d_inner columns are x.
 pub fn conv1d_state<T: Real>(conv_state: &mut [T], xz: &[T], shape: &ConvShape) {
-    let &ConvShape {
-        l,
-        d_inner,
-        d_conv,
-        x_stride,
-    } = shape;
+    let &ConvShape { l, d_inner, d_conv, x_stride } = shape;
     debug_assert_eq!(conv_state.len(), d_conv * d_inner);
     let kept = d_conv.saturating_sub(l);
     conv_state.copy_within((d_conv - kept) * d_inner.., 0);
@@ -87,9 +70,7 @@ pub fn conv1d_update<T: Real>(
     bias: Option<&[T]>,
     shape: &ConvShape,
 ) {
-    let &ConvShape {
-        l, d_inner, d_conv, ..
-    } = shape;
+    let &ConvShape { l, d_inner, d_conv, .. } = shape;
     debug_assert_eq!(l, 1);
     debug_assert_eq!(u.len(), d_inner);
     debug_assert_eq!(weight.len(), d_inner * d_conv);
@@ -131,23 +112,11 @@ mod tests {
     #[test]
     fn by_hand() {
         // One channel, taps [1 10 100] from oldest to newest, x = 1 2 3, before it 7 8 9 (9 the most recent).
-        let shape = ConvShape {
-            l: 3,
-            d_inner: 1,
-            d_conv: 3,
-            x_stride: 2,
-        };
+        let shape = ConvShape { l: 3, d_inner: 1, d_conv: 3, x_stride: 2 };
         let xz = [1.0, f64::NAN, 2.0, f64::NAN, 3.0, f64::NAN];
         let mut state = [7.0, 8.0, 9.0];
         let mut u = [0.0; 3];
-        conv1d(
-            &mut u,
-            &xz,
-            &state,
-            &[1.0, 10.0, 100.0],
-            Some(&[-200.0]),
-            &shape,
-        );
+        conv1d(&mut u, &xz, &state, &[1.0, 10.0, 100.0], Some(&[-200.0]), &shape);
         assert_eq!(u, [silu(-2.0), silu(19.0), silu(121.0)]);
         conv1d_state(&mut state, &xz, &shape);
         assert_eq!(state, [1.0, 2.0, 3.0]);
@@ -195,24 +164,12 @@ mod tests {
 
     #[test]
     fn f32_follows_f64_and_nan_reaches_d_conv_outputs() {
-        let shape = ConvShape {
-            l: 700,
-            d_inner: 64,
-            d_conv: 4,
-            x_stride: 128,
-        };
+        let shape = ConvShape { l: 700, d_inner: 64, d_conv: 4, x_stride: 128 };
         let mut x: Vec<f32> = (0..700 * 128).map(|i| uniform(1, i) * 8.0 - 4.0).collect();
         let weight: Vec<f32> = (0..256).map(|i| uniform(2, i) - 0.5).collect();
         let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         let mut expected = vec![0.0f64; 700 * 64];
-        conv1d(
-            &mut expected,
-            &wide(&x),
-            &[0.0; 256],
-            &wide(&weight),
-            None,
-            &shape,
-        );
+        conv1d(&mut expected, &wide(&x), &[0.0; 256], &wide(&weight), None, &shape);
         x[5 * 128 + 3] = f32::NAN;
         let mut u = vec![0.0f32; 700 * 64];
         conv1d(&mut u, &x, &[0.0; 256], &weight, None, &shape);
@@ -220,10 +177,7 @@ mod tests {
             if i % 64 == 3 && (5..9).contains(&(i / 64)) {
                 assert!(got.is_nan(), "{i}");
             } else {
-                assert!(
-                    (f64::from(*got) - expected).abs() < 2e-6,
-                    "{i}: {got} {expected}"
-                );
+                assert!((f64::from(*got) - expected).abs() < 2e-6, "{i}: {got} {expected}");
             }
         }
     }

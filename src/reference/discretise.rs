@@ -25,33 +25,15 @@ pub fn silu<T: Real>(x: T) -> T {
 /// published checkpoint have it (the paper's eq. 4 has the zero-order hold for both).
 #[inline(always)]
 pub(super) fn discretise_one<T: Real>(delta: T, a: T, b: T, u: T) -> ScanElement<T> {
-    ScanElement {
-        a: (delta * a).exp_lane(),
-        b: delta * u * b,
-    }
+    ScanElement { a: (delta * a).exp_lane(), b: delta * u * b }
 }
 
 /// dA = exp(delta A), dBu = delta B u for every position, channel and state.
 ///
 /// `da`, `dbu` (L, d_inner, d_state), `delta`, `u` (L, d_inner), `a` (d_inner, d_state) = -exp(A_log), `x_dbl`
 /// (L, x_dbl_stride) with B in columns `b_offset` on.
-pub fn discretise<T: Real>(
-    da: &mut [T],
-    dbu: &mut [T],
-    delta: &[T],
-    a: &[T],
-    x_dbl: &[T],
-    u: &[T],
-    shape: &ScanShape,
-) {
-    let &ScanShape {
-        l,
-        d_inner,
-        d_state,
-        x_dbl_stride,
-        b_offset,
-        ..
-    } = shape;
+pub fn discretise<T: Real>(da: &mut [T], dbu: &mut [T], delta: &[T], a: &[T], x_dbl: &[T], u: &[T], shape: &ScanShape) {
+    let &ScanShape { l, d_inner, d_state, x_dbl_stride, b_offset, .. } = shape;
     debug_assert_eq!(da.len(), l * d_inner * d_state);
     debug_assert_eq!(dbu.len(), da.len());
     debug_assert_eq!((delta.len(), u.len()), (l * d_inner, l * d_inner));
@@ -88,10 +70,7 @@ mod tests {
         let mut x = -80.0f32;
         while x < 30.0 {
             let expected = f64::from(x).exp().ln_1p();
-            assert!(
-                (f64::from(softplus(x)) / expected - 1.0).abs() < 3e-7,
-                "{x}"
-            );
+            assert!((f64::from(softplus(x)) / expected - 1.0).abs() < 3e-7, "{x}");
             x += 0.013;
         }
     }
@@ -121,24 +100,8 @@ mod tests {
         };
         let x_dbl = [9.0, 1.0, 2.0, 9.0, 9.0, 9.0, -3.0, 0.5, 9.0, 9.0f64];
         let (mut da, mut dbu) = ([0.0; 4], [0.0; 4]);
-        discretise(
-            &mut da,
-            &mut dbu,
-            &[0.5, 2.0],
-            &[-1.0, -2.0],
-            &x_dbl,
-            &[10.0, 1.0],
-            &shape,
-        );
-        assert_eq!(
-            da,
-            [
-                (-0.5f64).exp(),
-                (-1.0f64).exp(),
-                (-2.0f64).exp(),
-                (-4.0f64).exp()
-            ]
-        );
+        discretise(&mut da, &mut dbu, &[0.5, 2.0], &[-1.0, -2.0], &x_dbl, &[10.0, 1.0], &shape);
+        assert_eq!(da, [(-0.5f64).exp(), (-1.0f64).exp(), (-2.0f64).exp(), (-4.0f64).exp()]);
         assert_eq!(dbu, [5.0, 10.0, -6.0, 1.0]);
     }
 }

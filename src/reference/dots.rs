@@ -6,10 +6,7 @@ use super::Real;
 const LANES: usize = 8;
 
 /// The dot product of each of `xs` with each of `ws`, all of one length.
-pub(super) fn portable<T: Real, const L: usize, const N: usize>(
-    xs: [&[T]; L],
-    ws: [&[T]; N],
-) -> [[T; N]; L] {
+pub(super) fn portable<T: Real, const L: usize, const N: usize>(xs: [&[T]; L], ws: [&[T]; N]) -> [[T; N]; L] {
     let mut out = [[T::zero(); N]; L];
     for (x, out) in xs.iter().zip(&mut out) {
         for (w, out) in ws.iter().zip(out) {
@@ -44,13 +41,8 @@ pub(super) fn has_avx2_fma() -> bool {
 /// [`portable`] with one fused multiply-add for eight lanes; L x N registers of sums hide its latency.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2<const L: usize, const N: usize>(
-    xs: [&[f32]; L],
-    ws: [&[f32]; N],
-) -> [[f32; N]; L] {
-    use std::arch::x86_64::{
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    };
+pub(super) fn avx2<const L: usize, const N: usize>(xs: [&[f32]; L], ws: [&[f32]; N]) -> [[f32; N]; L] {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
     let k = xs.iter().chain(&ws).map(|row| row.len()).min().unwrap_or(0);
     let whole = k - k % LANES;
     let mut sums = [[_mm256_setzero_ps(); N]; L];
@@ -102,10 +94,7 @@ mod tests {
                     for (w, got) in w.iter().zip(got) {
                         let terms = x.iter().zip(*w).map(|(&x, &w)| f64::from(x) * f64::from(w));
                         let expected: f64 = terms.sum();
-                        assert!(
-                            (f64::from(got) - expected).abs() < 1e-6,
-                            "{k}: {got} {expected}"
-                        );
+                        assert!((f64::from(got) - expected).abs() < 1e-6, "{k}: {got} {expected}");
                     }
                 }
             }

@@ -27,13 +27,7 @@ pub struct Linear {
 impl Linear {
     /// Rows without gaps.
     pub fn dense(l: usize, k: usize, n: usize) -> Self {
-        Self {
-            l,
-            k,
-            n,
-            x_stride: k,
-            y_stride: n,
-        }
+        Self { l, k, n, x_stride: k, y_stride: n }
     }
 }
 
@@ -52,59 +46,27 @@ pub enum Epilogue {
 ///
 /// `y` (l, n) with rows `y_stride` apart, `x` (l, k) with rows `x_stride` apart (both starting at the first element; the
 /// last row may end with its last column), `w` (n, k), `bias` (n). Columns of y beyond n are left alone.
-pub fn matmul<T: Real>(
-    y: &mut [T],
-    x: &[T],
-    w: &[T],
-    bias: Option<&[T]>,
-    shape: &Linear,
-    epilogue: Epilogue,
-) {
-    let &Linear {
-        l,
-        k,
-        n,
-        x_stride,
-        y_stride,
-    } = shape;
+pub fn matmul<T: Real>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear, epilogue: Epilogue) {
+    let &Linear { l, k, n, x_stride, y_stride } = shape;
     if l == 0 || n == 0 {
         return;
     }
     check(y, x, w, bias, shape);
     let rows = (l - 1) * y_stride + n;
     let mut blocks = par::column_blocks(&mut y[..rows], y_stride, n, BLOCK_N);
-    let each = if par::piece(blocks.len(), 1, l * n * k) == blocks.len() {
-        blocks.len()
-    } else {
-        1
-    };
+    let each = if par::piece(blocks.len(), 1, l * n * k) == blocks.len() { blocks.len() } else { 1 };
     par::chunks_mut(&mut blocks, each, |i, blocks| {
         for (j, y) in blocks.iter_mut().enumerate() {
             let j = (i * each + j) * BLOCK_N;
             let width = y[0].len();
             let bias = bias.map(|bias| &bias[j..j + width]);
-            block(
-                y,
-                x,
-                x_stride,
-                &w[j * k..(j + width) * k],
-                bias,
-                k,
-                epilogue,
-            );
+            block(y, x, x_stride, &w[j * k..(j + width) * k], bias, k, epilogue);
         }
     });
 }
 
 /// [`matmul`] for one row (l = 1, as in decoding): the rows of W are shared out over the threads, nothing is allocated.
-pub fn matvec<T: Real>(
-    y: &mut [T],
-    x: &[T],
-    w: &[T],
-    bias: Option<&[T]>,
-    shape: &Linear,
-    epilogue: Epilogue,
-) {
+pub fn matvec<T: Real>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear, epilogue: Epilogue) {
     let &Linear { l, k, n, .. } = shape;
     debug_assert_eq!(l, 1);
     check(y, x, w, bias, shape);
@@ -114,42 +76,17 @@ pub fn matvec<T: Real>(
         let j = i * size;
         let width = y.len();
         let bias = bias.map(|bias| &bias[j..j + width]);
-        block(
-            &mut [y],
-            x,
-            k,
-            &w[j * k..(j + width) * k],
-            bias,
-            k,
-            epilogue,
-        );
+        block(&mut [y], x, k, &w[j * k..(j + width) * k], bias, k, epilogue);
     });
 }
 
 fn check<T>(y: &[T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear) {
-    let &Linear {
-        l,
-        k,
-        n,
-        x_stride,
-        y_stride,
-    } = shape;
+    let &Linear { l, k, n, x_stride, y_stride } = shape;
     debug_assert!(x_stride >= k && y_stride >= n, "{shape:?}");
-    debug_assert!(
-        l == 0 || x.len() >= (l - 1) * x_stride + k,
-        "x: {} for {shape:?}",
-        x.len()
-    );
-    debug_assert!(
-        l == 0 || y.len() >= (l - 1) * y_stride + n,
-        "y: {} for {shape:?}",
-        y.len()
-    );
+    debug_assert!(l == 0 || x.len() >= (l - 1) * x_stride + k, "x: {} for {shape:?}", x.len());
+    debug_assert!(l == 0 || y.len() >= (l - 1) * y_stride + n, "y: {} for {shape:?}", y.len());
     debug_assert_eq!(w.len(), n * k, "w for {shape:?}");
-    debug_assert!(
-        bias.is_none_or(|bias| bias.len() == n),
-        "bias for {shape:?}"
-    );
+    debug_assert!(bias.is_none_or(|bias| bias.len() == n), "bias for {shape:?}");
 }
 
 /// A block of y: `y[t]` is row t's columns, `w` their rows of W. Tiles of 4 x 2 elements of y (1 x 4 for rows left over), so
@@ -231,56 +168,25 @@ mod tests {
         // x rows [1 2], [3 4] in a stride of 3; w rows [1 10], [-100 0]; y in a stride of 4.
         let x = [1.0f64, 2.0, f64::NAN, 3.0, 4.0];
         let w = [1.0, 10.0, -100.0, 0.0];
-        let shape = Linear {
-            l: 2,
-            k: 2,
-            n: 2,
-            x_stride: 3,
-            y_stride: 4,
-        };
+        let shape = Linear { l: 2, k: 2, n: 2, x_stride: 3, y_stride: 4 };
         let mut y = [7.0; 6];
         matmul(&mut y, &x, &w, Some(&[0.5, 0.0]), &shape, Epilogue::None);
         assert_eq!(y, [21.5, -100.0, 7.0, 7.0, 43.5, -300.0]);
         matmul(&mut y, &x, &w, None, &shape, Epilogue::Add);
         assert_eq!(y, [42.5, -200.0, 7.0, 7.0, 86.5, -600.0]);
         matmul(&mut y, &x, &w, None, &shape, Epilogue::Softplus);
-        assert_eq!(
-            y,
-            [
-                21.0,
-                (-100.0f64).exp().ln_1p(),
-                7.0,
-                7.0,
-                43.0,
-                (-300.0f64).exp().ln_1p()
-            ]
-        );
+        assert_eq!(y, [21.0, (-100.0f64).exp().ln_1p(), 7.0, 7.0, 43.0, (-300.0f64).exp().ln_1p()]);
         let mut y = [1.0; 2];
-        matvec(
-            &mut y,
-            &x[..2],
-            &w,
-            Some(&[0.5, 0.0]),
-            &Linear::dense(1, 2, 2),
-            Epilogue::Add,
-        );
+        matvec(&mut y, &x[..2], &w, Some(&[0.5, 0.0]), &Linear::dense(1, 2, 2), Epilogue::Add);
         assert_eq!(y, [22.5, -99.0]);
-        matmul(
-            &mut [],
-            &[],
-            &w,
-            None,
-            &Linear::dense(0, 2, 2),
-            Epilogue::None,
-        );
+        matmul(&mut [], &[], &w, None, &Linear::dense(0, 2, 2), Epilogue::None);
     }
 
     fn naive(x: &[f32], w: &[f32], shape: &Linear) -> Vec<f64> {
         let mut y = vec![];
         for t in 0..shape.l {
             for j in 0..shape.n {
-                let terms = (0..shape.k)
-                    .map(|i| f64::from(x[t * shape.x_stride + i]) * f64::from(w[j * shape.k + i]));
+                let terms = (0..shape.k).map(|i| f64::from(x[t * shape.x_stride + i]) * f64::from(w[j * shape.k + i]));
                 y.push(terms.sum());
             }
         }
@@ -288,9 +194,7 @@ mod tests {
     }
 
     fn numbers(len: usize, salt: u64) -> Vec<f32> {
-        (0..len)
-            .map(|i| super::super::uniform(salt, i as u32) * 2.0 - 1.0)
-            .collect()
+        (0..len).map(|i| super::super::uniform(salt, i as u32) * 2.0 - 1.0).collect()
     }
 
     proptest! {

@@ -73,14 +73,7 @@ mod tests {
         // mean(3^2, 4^2) = 12.5; with eps 3.5 the root is 4.
         let mut residual = [1.0f64, 5.0];
         let mut y = [0.0; 2];
-        rms_norm(
-            &mut y,
-            &mut residual,
-            Some(&[2.0, -1.0]),
-            Some(&[2.0, 0.5]),
-            3.5,
-            2,
-        );
+        rms_norm(&mut y, &mut residual, Some(&[2.0, -1.0]), Some(&[2.0, 0.5]), 3.5, 2);
         assert_eq!(residual, [3.0, 4.0]);
         assert_eq!(y, [1.5, 0.5]);
         rms_norm(&mut y, &mut residual, None, None, 3.5, 2);

@@ -37,14 +37,10 @@ pub fn chunks_mut<T: Send>(data: &mut [T], size: usize, f: impl Fn(usize, &mut [
     #[cfg(not(target_arch = "wasm32"))]
     {
         use rayon::prelude::*;
-        data.par_chunks_mut(size)
-            .enumerate()
-            .for_each(|(i, piece)| f(i, piece));
+        data.par_chunks_mut(size).enumerate().for_each(|(i, piece)| f(i, piece));
     }
     #[cfg(target_arch = "wasm32")]
-    data.chunks_mut(size)
-        .enumerate()
-        .for_each(|(i, piece)| f(i, piece));
+    data.chunks_mut(size).enumerate().for_each(|(i, piece)| f(i, piece));
 }
 
 /// Calls `f(i, piece of a, piece of b)` for the i-th pieces of `size_a` and `size_b` elements.
@@ -68,20 +64,12 @@ pub fn zip_chunks_mut<A: Send, B: Send>(
         pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
     }
     #[cfg(target_arch = "wasm32")]
-    a.chunks_mut(size_a)
-        .zip(b.chunks_mut(size_b))
-        .enumerate()
-        .for_each(|(i, (a, b))| f(i, a, b));
+    a.chunks_mut(size_a).zip(b.chunks_mut(size_b)).enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }
 
 /// A matrix cut into blocks of columns: `blocks[i][row]` are the columns from `i * size` on of that row. `stride` is the
 /// length of a stored row, `width` of it are columns. This is how threads write to disjoint columns without `unsafe`.
-pub fn column_blocks<T>(
-    matrix: &mut [T],
-    stride: usize,
-    width: usize,
-    size: usize,
-) -> Vec<Vec<&mut [T]>> {
+pub fn column_blocks<T>(matrix: &mut [T], stride: usize, width: usize, size: usize) -> Vec<Vec<&mut [T]>> {
     if width == 0 || matrix.is_empty() {
         return Vec::new();
     }
@@ -126,9 +114,7 @@ mod tests {
     #[test]
     fn every_chunk_is_visited() {
         let (mut a, mut b) = (vec![0usize; 1003], vec![0usize; 2006]);
-        chunks_mut(&mut a, 100, |i, piece| {
-            piece.iter_mut().for_each(|v| *v += i + 1)
-        });
+        chunks_mut(&mut a, 100, |i, piece| piece.iter_mut().for_each(|v| *v += i + 1));
         assert_eq!((a[0], a[999], a[1002]), (1, 10, 11));
         zip_chunks_mut(&mut a, 100, &mut b, 200, |i, a, b| {
             a.iter_mut().for_each(|v| *v = i);

@@ -88,10 +88,7 @@ mod tests {
             x += 1.37e-4;
         }
         assert!(worst <= 2.0, "{worst} ulp");
-        assert!(
-            worst > 0.1,
-            "a comparison that finds no rounding error compares a function with itself"
-        );
+        assert!(worst > 0.1, "a comparison that finds no rounding error compares a function with itself");
     }
 
     #[test]

@@ -38,18 +38,11 @@ pub fn token_nll<T: Real>(logits: &[T], target: u32) -> T {
 /// repetition penalty; `step` the number of tokens drawn before, the counter of the random numbers. `params` are valid
 /// ([`SamplingParams::validate`]). Equal logits are kept or dropped together. `None` if a logit is NaN, if all are -inf or
 /// if there are none; an infinite logit has no distribution and gives `None` too unless the choice is greedy.
-pub fn sample<T: Real>(
-    logits: &[T],
-    seen: &[u32],
-    params: &SamplingParams,
-    step: u32,
-) -> Option<u32> {
+pub fn sample<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, step: u32) -> Option<u32> {
     if params.temperature == 0.0 && params.repetition_penalty == 1.0 {
         let best = argmax(logits)?;
         let found = logits[best] > T::neg_infinity();
-        return found
-            .then_some(best)
-            .and_then(|best| u32::try_from(best).ok());
+        return found.then_some(best).and_then(|best| u32::try_from(best).ok());
     }
     let mut logits = logits.to_vec();
     penalise(&mut logits, seen, T::from_f32(params.repetition_penalty));
@@ -120,22 +113,14 @@ fn penalise<T: Real>(logits: &mut [T], seen: &[u32], penalty: T) {
     for (i, logit) in logits.iter_mut().enumerate() {
         let word = seen.get(i / 32).copied().unwrap_or(0);
         if word >> (i % 32) & 1 == 1 {
-            *logit = if *logit < T::zero() {
-                *logit * penalty
-            } else {
-                *logit / penalty
-            };
+            *logit = if *logit < T::zero() { *logit * penalty } else { *logit / penalty };
         }
     }
 }
 
 /// The largest logit t such that the logits of at least t have `top_p` of the mass of those of at least `threshold`.
 fn nucleus<T: Real>(logits: &[T], threshold: T, max: T, top_p: T) -> T {
-    let mut kept: Vec<T> = logits
-        .iter()
-        .copied()
-        .filter(|&logit| logit >= threshold)
-        .collect();
+    let mut kept: Vec<T> = logits.iter().copied().filter(|&logit| logit >= threshold).collect();
     kept.sort_unstable_by(descending);
     let mut total = T::zero();
     for &logit in &kept {
@@ -161,14 +146,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PLAIN: SamplingParams = SamplingParams {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        seed: 42,
-    };
+    const PLAIN: SamplingParams =
+        SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 42 };
 
     #[test]
     fn argmax_takes_the_first_of_equals_and_refuses_nan() {
@@ -192,29 +171,19 @@ mod tests {
 
     #[test]
     fn refuses_what_has_no_distribution() {
-        let greedy = SamplingParams {
-            temperature: 0.0,
-            ..PLAIN
-        };
+        let greedy = SamplingParams { temperature: 0.0, ..PLAIN };
         for params in [&PLAIN, &greedy] {
             assert_eq!(sample::<f32>(&[], &[], params, 0), None);
             assert_eq!(sample(&[0.0f32, f32::NAN], &[], params, 0), None);
             assert_eq!(sample(&[f32::NEG_INFINITY; 3], &[], params, 0), None);
         }
         assert_eq!(sample(&[0.0, f32::INFINITY], &[], &PLAIN, 0), None);
-        assert_eq!(
-            sample(&[0.0, f32::NEG_INFINITY, -1.0f32], &[], &greedy, 0),
-            Some(0)
-        );
+        assert_eq!(sample(&[0.0, f32::NEG_INFINITY, -1.0f32], &[], &greedy, 0), Some(0));
     }
 
     #[test]
     fn penalty_moves_the_greedy_choice() {
-        let params = SamplingParams {
-            temperature: 0.0,
-            repetition_penalty: 2.0,
-            ..PLAIN
-        };
+        let params = SamplingParams { temperature: 0.0, repetition_penalty: 2.0, ..PLAIN };
         let logits = [3.0f32, 2.0, -1.0];
         assert_eq!(sample(&logits, &[], &params, 0), Some(0));
         assert_eq!(sample(&logits, &[0b001], &params, 0), Some(1));
@@ -241,11 +210,7 @@ mod tests {
         let shares = shares(logits, params);
         for (got, &expected) in shares.iter().zip(expected) {
             // Five standard deviations of a share of 1/2 are 0.04; what was filtered out must never appear.
-            let ok = if expected == 0.0 {
-                *got == 0.0
-            } else {
-                (got - expected).abs() < 0.04
-            };
+            let ok = if expected == 0.0 { *got == 0.0 } else { (got - expected).abs() < 0.04 };
             assert!(ok, "{params:?}: {shares:?}, expected {expected:?}");
         }
     }
@@ -255,67 +220,21 @@ mod tests {
         let p = [0.1f32, 0.4, 0.2, 0.2, 0.1];
         let logits = p.map(f32::ln);
         assert_shares(&logits, &PLAIN, &[0.1, 0.4, 0.2, 0.2, 0.1]);
-        assert_shares(
-            &logits,
-            &SamplingParams { top_k: 1, ..PLAIN },
-            &[0.0, 1.0, 0.0, 0.0, 0.0],
-        );
+        assert_shares(&logits, &SamplingParams { top_k: 1, ..PLAIN }, &[0.0, 1.0, 0.0, 0.0, 0.0]);
         // The second and third largest are equal: both stay. More than there are keeps all.
         let top_2 = SamplingParams { top_k: 2, ..PLAIN };
         assert_shares(&logits, &top_2, &[0.0, 0.5, 0.25, 0.25, 0.0]);
-        assert_shares(
-            &logits,
-            &SamplingParams { top_k: 99, ..PLAIN },
-            &[0.1, 0.4, 0.2, 0.2, 0.1],
-        );
-        assert_shares(
-            &logits,
-            &SamplingParams {
-                top_p: 0.39,
-                ..PLAIN
-            },
-            &[0.0, 1.0, 0.0, 0.0, 0.0],
-        );
-        assert_shares(
-            &logits,
-            &SamplingParams {
-                top_p: 0.5,
-                ..PLAIN
-            },
-            &[0.0, 0.5, 0.25, 0.25, 0.0],
-        );
+        assert_shares(&logits, &SamplingParams { top_k: 99, ..PLAIN }, &[0.1, 0.4, 0.2, 0.2, 0.1]);
+        assert_shares(&logits, &SamplingParams { top_p: 0.39, ..PLAIN }, &[0.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_shares(&logits, &SamplingParams { top_p: 0.5, ..PLAIN }, &[0.0, 0.5, 0.25, 0.25, 0.0]);
         // Of what top-k leaves (1/2, 1/4, 1/4), 0.49 is covered by the first.
-        let both = SamplingParams {
-            top_p: 0.49,
-            ..top_2
-        };
+        let both = SamplingParams { top_p: 0.49, ..top_2 };
         assert_shares(&logits, &both, &[0.0, 1.0, 0.0, 0.0, 0.0]);
-        assert_shares(
-            &logits,
-            &SamplingParams {
-                min_p: 0.4,
-                ..PLAIN
-            },
-            &[0.0, 0.5, 0.25, 0.25, 0.0],
-        );
-        assert_shares(
-            &logits,
-            &SamplingParams {
-                min_p: 1.0,
-                ..PLAIN
-            },
-            &[0.0, 1.0, 0.0, 0.0, 0.0],
-        );
+        assert_shares(&logits, &SamplingParams { min_p: 0.4, ..PLAIN }, &[0.0, 0.5, 0.25, 0.25, 0.0]);
+        assert_shares(&logits, &SamplingParams { min_p: 1.0, ..PLAIN }, &[0.0, 1.0, 0.0, 0.0, 0.0]);
         // Temperature 1/2 squares the probabilities: 1 16 4 4 1.
-        let cool = SamplingParams {
-            temperature: 0.5,
-            ..PLAIN
-        };
-        assert_shares(
-            &logits,
-            &cool,
-            &[1.0 / 26.0, 16.0 / 26.0, 4.0 / 26.0, 4.0 / 26.0, 1.0 / 26.0],
-        );
+        let cool = SamplingParams { temperature: 0.5, ..PLAIN };
+        assert_shares(&logits, &cool, &[1.0 / 26.0, 16.0 / 26.0, 4.0 / 26.0, 4.0 / 26.0, 1.0 / 26.0]);
     }
 
     proptest! {

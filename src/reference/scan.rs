@@ -30,19 +30,13 @@ pub struct ScanElement<T> {
 impl<T: Real> ScanElement<T> {
     /// The step that changes nothing.
     pub fn identity() -> Self {
-        Self {
-            a: T::one(),
-            b: T::zero(),
-        }
+        Self { a: T::one(), b: T::zero() }
     }
 
     /// `e0`, the earlier one, and then `e1`: (a1 a0, a1 b0 + b1).
     #[inline(always)]
     pub fn combine(e0: Self, e1: Self) -> Self {
-        Self {
-            a: e1.a * e0.a,
-            b: e1.a * e0.b + e1.b,
-        }
+        Self { a: e1.a * e0.a, b: e1.a * e0.b + e1.b }
     }
 
     /// The state after this step from `h`.
@@ -92,23 +86,12 @@ pub struct ScanInput<'a, T> {
 
 impl<T: Real> ScanInput<'_, T> {
     fn check(&self, y: &[T], ssm_state: &[T], shape: &ScanShape) {
-        let &ScanShape {
-            l,
-            d_inner,
-            d_state,
-            x_dbl_stride,
-            b_offset,
-            c_offset,
-            ..
-        } = shape;
+        let &ScanShape { l, d_inner, d_state, x_dbl_stride, b_offset, c_offset, .. } = shape;
         debug_assert!(x_dbl_stride >= b_offset.max(c_offset) + d_state);
         debug_assert!(shape.xz_stride >= shape.z_offset + d_inner);
         debug_assert_eq!(y.len(), l * d_inner);
         debug_assert_eq!((self.u.len(), self.delta.len()), (y.len(), y.len()));
-        debug_assert_eq!(
-            (ssm_state.len(), self.a.len()),
-            (d_inner * d_state, d_inner * d_state)
-        );
+        debug_assert_eq!((ssm_state.len(), self.a.len()), (d_inner * d_state, d_inner * d_state));
         debug_assert_eq!(self.d.len(), d_inner);
         debug_assert!(self.x_dbl.len() >= l * x_dbl_stride && self.xz.len() >= l * shape.xz_stride);
     }
@@ -117,12 +100,7 @@ impl<T: Real> ScanInput<'_, T> {
 /// The first rung and the oracle: one state after the other in time.
 ///
 /// `y` (L, d_inner), `ssm_state` (d_inner, d_state) the initial state and, after, the final one. With L = 0 it stays.
-pub fn scan_sequential<T: Real>(
-    y: &mut [T],
-    ssm_state: &mut [T],
-    input: &ScanInput<T>,
-    shape: &ScanShape,
-) {
+pub fn scan_sequential<T: Real>(y: &mut [T], ssm_state: &mut [T], input: &ScanInput<T>, shape: &ScanShape) {
     input.check(y, ssm_state, shape);
     for_channels(y, ssm_state, shape, |first, y, h| {
         advance(Some(y), h, &mut [], 0..shape.l, first, input, shape);
@@ -131,20 +109,9 @@ pub fn scan_sequential<T: Real>(
 
 /// The second rung: the textbook work-efficient scan over materialised pairs, in blocks of `block` (a power of two, at
 /// least 2) whose sums are scanned by the same scan. Arguments as [`scan_sequential`].
-pub fn scan_blelloch<T: Real>(
-    y: &mut [T],
-    ssm_state: &mut [T],
-    input: &ScanInput<T>,
-    shape: &ScanShape,
-    block: usize,
-) {
+pub fn scan_blelloch<T: Real>(y: &mut [T], ssm_state: &mut [T], input: &ScanInput<T>, shape: &ScanShape, block: usize) {
     input.check(y, ssm_state, shape);
-    let &ScanShape {
-        l,
-        d_inner,
-        d_state,
-        ..
-    } = shape;
+    let &ScanShape { l, d_inner, d_state, .. } = shape;
     for_channels(y, ssm_state, shape, |first, y, h| {
         // (L) pairs of one state, and (L, d_state) sums over the states of C h.
         let mut pairs = vec![ScanElement::identity(); l];
@@ -180,13 +147,7 @@ pub fn scan_blelloch<T: Real>(
 /// The third rung: pairs live in registers, a chunk of `chunk` positions at a time. Each chunk's product of a (the
 /// exponential of A times its sum of delta) and its final state from zero form one pair; Blelloch scans those; then every
 /// chunk runs again from its true initial state and writes y. Arguments as [`scan_sequential`].
-pub fn scan_fused<T: Real>(
-    y: &mut [T],
-    ssm_state: &mut [T],
-    input: &ScanInput<T>,
-    shape: &ScanShape,
-    chunk: usize,
-) {
+pub fn scan_fused<T: Real>(y: &mut [T], ssm_state: &mut [T], input: &ScanInput<T>, shape: &ScanShape, chunk: usize) {
     /// Chunk aggregates that are scanned as one block.
     const AGGREGATES: usize = 256;
     input.check(y, ssm_state, shape);
@@ -205,15 +166,7 @@ pub fn scan_fused<T: Real>(
         for i in 0..chunks - 1 {
             from_zero.fill(T::zero());
             delta_sum.fill(T::zero());
-            advance(
-                None,
-                &mut from_zero,
-                &mut delta_sum,
-                times(i),
-                first,
-                input,
-                shape,
-            );
+            advance(None, &mut from_zero, &mut delta_sum, times(i), first, input, shape);
             for (s, &b) in from_zero.iter().enumerate() {
                 let a = (delta_sum[s / d_state] * input.a[first * d_state + s]).exp_lane();
                 pairs[s * chunks + i] = ScanElement { a, b };
@@ -283,22 +236,14 @@ fn for_channels<T: Real>(
     shape: &ScanShape,
     f: impl Fn(usize, &mut [&mut [T]], &mut [T]) + Sync + Send,
 ) {
-    let &ScanShape {
-        l,
-        d_inner,
-        d_state,
-        ..
-    } = shape;
+    let &ScanShape { l, d_inner, d_state, .. } = shape;
     if l == 0 || d_inner == 0 {
         return;
     }
     let width = par::piece(d_inner, 8, 4 * l * d_inner * d_state);
     let mut blocks = par::column_blocks(y, d_inner, d_inner, width);
     if d_state == 0 {
-        blocks
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, y)| f(i * width, y, &mut []));
+        blocks.iter_mut().enumerate().for_each(|(i, y)| f(i * width, y, &mut []));
         return;
     }
     par::zip_chunks_mut(&mut blocks, 1, ssm_state, width * d_state, |i, y, h| {
@@ -349,9 +294,7 @@ fn advance_lanes<T: Real>(
     input: &ScanInput<T>,
     shape: &ScanShape,
 ) {
-    let &ScanShape {
-        d_inner, d_state, ..
-    } = shape;
+    let &ScanShape { d_inner, d_state, .. } = shape;
     for t in times {
         let x_dbl = &input.x_dbl[t * shape.x_dbl_stride..][..shape.x_dbl_stride];
         let b = &x_dbl[shape.b_offset..][..d_state];
@@ -394,12 +337,7 @@ fn step<T: Real>(h: &mut [T], a: &[T], b: &[T], delta: T, u: T) {
             h[lane] = discretise_one(delta, a[lane], b[lane], u).apply(h[lane]);
         }
     }
-    for ((h, &a), &b) in h
-        .into_remainder()
-        .iter_mut()
-        .zip(a.remainder())
-        .zip(b.remainder())
-    {
+    for ((h, &a), &b) in h.into_remainder().iter_mut().zip(a.remainder()).zip(b.remainder()) {
         *h = discretise_one(delta, a, b, u).apply(*h);
     }
 }
@@ -414,8 +352,7 @@ fn product<T: Real>(c: &[T], h: &[T]) -> T {
             sums[lane] += c[lane] * h[lane];
         }
     }
-    let mut sum =
-        ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+    let mut sum = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
     for (&c, &h) in c.remainder().iter().zip(h.remainder()) {
         sum += c * h;
     }
@@ -444,10 +381,7 @@ mod tests {
         let (e0, e1) = (element(2.0, 3.0), element(5.0, 7.0));
         assert_eq!(ScanElement::combine(e0, e1), element(10.0, 22.0));
         assert_eq!(ScanElement::combine(e1, e0), element(10.0, 17.0));
-        assert_eq!(
-            e1.apply(e0.apply(1.0)),
-            ScanElement::combine(e0, e1).apply(1.0)
-        );
+        assert_eq!(e1.apply(e0.apply(1.0)), ScanElement::combine(e0, e1).apply(1.0));
         assert_eq!(ScanElement::combine(ScanElement::identity(), e1), e1);
         assert_eq!(ScanElement::combine(e1, ScanElement::identity()), e1);
     }
@@ -455,17 +389,14 @@ mod tests {
     #[test]
     fn blelloch_exclusive_by_hand() {
         // h -> h + b counts up; h -> 0 h + b forgets what was before.
-        let mut elements = [(1.0, 1.0), (1.0, 2.0), (1.0, 3.0), (0.0, 10.0), (1.0, 4.0)]
-            .map(|(a, b)| element(a, b));
+        let mut elements = [(1.0, 1.0), (1.0, 2.0), (1.0, 3.0), (0.0, 10.0), (1.0, 4.0)].map(|(a, b)| element(a, b));
         blelloch_exclusive(&mut elements, 2);
         let expected = [(1.0, 0.0), (1.0, 1.0), (1.0, 3.0), (1.0, 6.0), (0.0, 10.0)];
         assert_eq!(elements, expected.map(|(a, b)| element(a, b)));
         blelloch_exclusive::<f64>(&mut [], 2);
     }
 
-    fn elements(
-        len: std::ops::RangeInclusive<usize>,
-    ) -> impl Strategy<Value = Vec<ScanElement<f64>>> {
+    fn elements(len: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<ScanElement<f64>>> {
         let one = (0.0..1.0f64, -2.0..2.0f64).prop_map(|(a, b)| element(a, b));
         prop::collection::vec(one, len)
     }

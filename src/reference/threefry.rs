@@ -5,19 +5,14 @@
 pub fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
     let keys = [key[0], key[1], 0x1BD1_1BDA ^ key[0] ^ key[1]];
-    let mut x = [
-        counter[0].wrapping_add(keys[0]),
-        counter[1].wrapping_add(keys[1]),
-    ];
+    let mut x = [counter[0].wrapping_add(keys[0]), counter[1].wrapping_add(keys[1])];
     for group in 0..5 {
         for rotation in ROTATIONS[group % 2] {
             x[0] = x[0].wrapping_add(x[1]);
             x[1] = x[1].rotate_left(rotation) ^ x[0];
         }
         x[0] = x[0].wrapping_add(keys[(group + 1) % 3]);
-        x[1] = x[1]
-            .wrapping_add(keys[(group + 2) % 3])
-            .wrapping_add(group as u32 + 1);
+        x[1] = x[1].wrapping_add(keys[(group + 2) % 3]).wrapping_add(group as u32 + 1);
     }
     x
 }
@@ -36,10 +31,7 @@ mod tests {
     #[test]
     fn known_answers() {
         assert_eq!(threefry2x32([0, 0], [0, 0]), [0x6b20_0159, 0x99ba_4efe]);
-        assert_eq!(
-            threefry2x32([u32::MAX; 2], [u32::MAX; 2]),
-            [0x1cb9_96fc, 0xbb00_2be7]
-        );
+        assert_eq!(threefry2x32([u32::MAX; 2], [u32::MAX; 2]), [0x1cb9_96fc, 0xbb00_2be7]);
         let pi = threefry2x32([0x1319_8a2e, 0x0370_7344], [0x243f_6a88, 0x85a3_08d3]);
         assert_eq!(pi, [0xc492_3a9c, 0x483d_f7a0]);
     }

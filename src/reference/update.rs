@@ -6,18 +6,8 @@ use super::{par, scan::advance, Real, ScanInput, ScanShape};
 ///
 /// `y` (d_inner), `ssm_state` (d_inner, d_state), `input` with one row each; `shape.l` is 1. The same bits as
 /// [`super::scan_sequential`] gives.
-pub fn selective_state_update<T: Real>(
-    y: &mut [T],
-    ssm_state: &mut [T],
-    input: &ScanInput<T>,
-    shape: &ScanShape,
-) {
-    let &ScanShape {
-        l,
-        d_inner,
-        d_state,
-        ..
-    } = shape;
+pub fn selective_state_update<T: Real>(y: &mut [T], ssm_state: &mut [T], input: &ScanInput<T>, shape: &ScanShape) {
+    let &ScanShape { l, d_inner, d_state, .. } = shape;
     debug_assert_eq!(l, 1);
     debug_assert_eq!((y.len(), ssm_state.len()), (d_inner, d_inner * d_state));
     if d_state == 0 {

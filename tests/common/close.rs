@@ -16,10 +16,7 @@ where
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let (g, w): (f64, f64) = ((*g).into(), (*w).into());
         if !g.is_finite() || !w.is_finite() {
-            return Err(format!(
-                "at index {i} of {}: got {g}, expected {w}",
-                got.len()
-            ));
+            return Err(format!("at index {i} of {}: got {g}, expected {w}", got.len()));
         }
         let (difference, allowed) = ((g - w).abs(), atol + rtol * w.abs());
         largest = largest.max(difference);

@@ -38,33 +38,21 @@ impl Model {
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Self {
-            config: serde_json::from_str(&spec.config_json()).unwrap(),
-            tensors,
-        }
+        Self { config: serde_json::from_str(&spec.config_json()).unwrap(), tensors }
     }
 
     /// Sets a key of the config; null removes it.
     pub fn config(mut self, key: &str, value: Value) -> Self {
         match value {
             Value::Null => self.config.as_object_mut().unwrap().remove(key),
-            value => self
-                .config
-                .as_object_mut()
-                .unwrap()
-                .insert(key.into(), value),
+            value => self.config.as_object_mut().unwrap().insert(key.into(), value),
         };
         self
     }
 
     /// Changes the one tensor whose name ends so.
     pub fn edit(mut self, end: &str, change: impl FnOnce(&mut Tensor)) -> Self {
-        change(
-            self.tensors
-                .iter_mut()
-                .find(|t| t.name.ends_with(end))
-                .unwrap(),
-        );
+        change(self.tensors.iter_mut().find(|t| t.name.ends_with(end)).unwrap());
         self
     }
 
@@ -78,24 +66,15 @@ impl Model {
 
     /// Renames by replacing part of every name.
     pub fn rename(mut self, from: &str, to: &str) -> Self {
-        self.tensors
-            .iter_mut()
-            .for_each(|t| t.name = t.name.replace(from, to));
+        self.tensors.iter_mut().for_each(|t| t.name = t.name.replace(from, to));
         self
     }
 
     /// Adds an f32 tensor of one value.
     pub fn add(mut self, name: &str, shape: &[usize], value: f32) -> Self {
         let n = shape.iter().product::<usize>();
-        let data = std::iter::repeat_n(value.to_le_bytes(), n)
-            .flatten()
-            .collect();
-        self.tensors.push(Tensor {
-            name: name.into(),
-            dtype: "F32".into(),
-            shape: shape.into(),
-            data,
-        });
+        let data = std::iter::repeat_n(value.to_le_bytes(), n).flatten().collect();
+        self.tensors.push(Tensor { name: name.into(), dtype: "F32".into(), shape: shape.into(), data });
         self
     }
 
@@ -103,19 +82,14 @@ impl Model {
     pub fn reshape(self, end: &str, shape: &[usize]) -> Self {
         self.edit(end, |t| {
             t.shape = shape.into();
-            t.data = std::iter::repeat_n(0.5f32.to_le_bytes(), shape.iter().product())
-                .flatten()
-                .collect();
+            t.data = std::iter::repeat_n(0.5f32.to_le_bytes(), shape.iter().product()).flatten().collect();
         })
     }
 
     /// The mamba-ssm form: its names and its config.
     pub fn original(self) -> Self {
         let mut model = self.rename("embeddings.weight", "embedding.weight");
-        let (d_model, n_layer) = (
-            model.config["hidden_size"].clone(),
-            model.config["num_hidden_layers"].clone(),
-        );
+        let (d_model, n_layer) = (model.config["hidden_size"].clone(), model.config["num_hidden_layers"].clone());
         let c = &model.config;
         let ssm_cfg = json!({ "d_state": c["state_size"], "d_conv": c["conv_kernel"], "expand": c["expand"], "dt_rank": c["time_step_rank"] });
         model.config = json!({ "d_model": d_model, "n_layer": n_layer, "vocab_size": c["vocab_size"], "ssm_cfg": ssm_cfg,
@@ -133,11 +107,7 @@ impl Model {
     }
 
     pub fn open(&self) -> Result<Checkpoint, LoadError> {
-        Checkpoint::from_bytes(
-            &self.config_json(),
-            vec![Cow::Owned(self.safetensors())],
-            None,
-        )
+        Checkpoint::from_bytes(&self.config_json(), vec![Cow::Owned(self.safetensors())], None)
     }
 
     /// Writes config.json and model.safetensors.
@@ -163,18 +133,15 @@ impl Model {
 }
 
 pub fn write_index(folder: &Path, index: &Value) {
-    fs::write(
-        folder.join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
 /// A file of these tensors, the same name twice if asked to.
 pub fn safetensors_of<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Vec<u8> {
     let (mut entries, mut data) = (Vec::new(), Vec::new());
     for t in tensors {
-        let entry = json!({ "dtype": t.dtype, "shape": t.shape, "data_offsets": [data.len(), data.len() + t.data.len()] });
+        let entry =
+            json!({ "dtype": t.dtype, "shape": t.shape, "data_offsets": [data.len(), data.len() + t.data.len()] });
         entries.push(format!("{}:{entry}", json!(t.name)));
         data.extend(&t.data);
     }

@@ -38,17 +38,8 @@ impl On {
 }
 
 /// A model of a checkpoint by one scan and one chunk size.
-pub async fn load(
-    checkpoint: &Checkpoint,
-    backend: &Backend,
-    scan: Scan,
-    chunk: usize,
-) -> LanguageModel {
-    let options = ModelOptions {
-        scan,
-        chunk,
-        ..Default::default()
-    };
+pub async fn load(checkpoint: &Checkpoint, backend: &Backend, scan: Scan, chunk: usize) -> LanguageModel {
+    let options = ModelOptions { scan, chunk, ..Default::default() };
     match LanguageModel::load(checkpoint, backend, options, &mut |_, _| {}).await {
         Ok(model) => model,
         Err(e) => panic!("{} does not load: {e}", checkpoint.source()),
@@ -104,11 +95,7 @@ pub struct Sequence {
 impl Sequence {
     /// (position, logits there), in order.
     pub fn logits_at(&self) -> Vec<(usize, &[f32])> {
-        let mut all: Vec<_> = self
-            .logits_at
-            .iter()
-            .map(|(t, l)| (t.parse().unwrap(), l.as_slice()))
-            .collect();
+        let mut all: Vec<_> = self.logits_at.iter().map(|(t, l)| (t.parse().unwrap(), l.as_slice())).collect();
         all.sort_by_key(|(t, _)| *t);
         all
     }
@@ -124,31 +111,18 @@ pub struct Golden {
 impl Golden {
     pub fn named(name: &str) -> Self {
         let folder = repository("tests/golden/checkpoints").join(name);
-        let text =
-            std::fs::read(folder.join("expected.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let text = std::fs::read(folder.join("expected.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected = serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
-        Self {
-            name: name.into(),
-            folder,
-            expected,
-        }
+        Self { name: name.into(), folder, expected }
     }
 
     /// Every folder of tests/golden/checkpoints, by name.
     pub fn all() -> Vec<Self> {
         let folder = repository("tests/golden/checkpoints");
-        let entries =
-            std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-        let mut names: Vec<_> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert!(
-            names.len() >= 15,
-            "only {} golden checkpoints in {}",
-            names.len(),
-            folder.display()
-        );
+        assert!(names.len() >= 15, "only {} golden checkpoints in {}", names.len(), folder.display());
         names.iter().map(|n| Self::named(n)).collect()
     }
 

@@ -9,70 +9,30 @@ use std::fs;
 fn config_missing() {
     let folder = good();
     fs::remove_file(folder.path().join("config.json")).unwrap();
-    refused!(
-        Checkpoint::open(folder.path()),
-        ConfigMissing,
-        folder.path().to_str().unwrap(),
-        "config.json"
-    );
+    refused!(Checkpoint::open(folder.path()), ConfigMissing, folder.path().to_str().unwrap(), "config.json");
     // A file named itself is taken for what its tensors say.
     let checkpoint = Checkpoint::open(&folder.path().join("model.safetensors")).unwrap();
     let c = checkpoint.config();
-    assert_eq!(
-        (c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank, c.n_layer),
-        (13, 26, 5, 3, 2, 2)
-    );
-    assert_eq!(
-        (c.norm_eps, c.tie_embeddings, checkpoint.warnings().len()),
-        (1e-5, true, 1)
-    );
+    assert_eq!((c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank, c.n_layer), (13, 26, 5, 3, 2, 2));
+    assert_eq!((c.norm_eps, c.tie_embeddings, checkpoint.warnings().len()), (1e-5, true, 1));
 }
 
 #[test]
 fn config_not_json() {
     let deep = "[".repeat(100_000);
-    for text in [
-        "",
-        "{",
-        "hidden_size: 3",
-        "[1]",
-        "null",
-        "{\"a\": nan}",
-        "\u{0}",
-        &deep,
-        "{} {}",
-    ] {
-        refused!(
-            Checkpoint::open(with_config(text).path()),
-            ConfigSyntax,
-            "config.json"
-        );
+    for text in ["", "{", "hidden_size: 3", "[1]", "null", "{\"a\": nan}", "\u{0}", &deep, "{} {}"] {
+        refused!(Checkpoint::open(with_config(text).path()), ConfigSyntax, "config.json");
     }
 }
 
 #[test]
 fn config_with_non_finite_numbers_is_read() {
-    let config = Model::tiny()
-        .config("time_step_limit", json!("HERE"))
-        .config
-        .to_string();
+    let config = Model::tiny().config("time_step_limit", json!("HERE")).config.to_string();
     let folder = with_config(&config.replace("\"HERE\"", "[0.0, Infinity, -Infinity, NaN]"));
-    assert!(Checkpoint::open(folder.path())
-        .unwrap()
-        .warnings()
-        .is_empty());
-    let config = Model::tiny()
-        .config("layer_norm_epsilon", json!("HERE"))
-        .config
-        .to_string();
+    assert!(Checkpoint::open(folder.path()).unwrap().warnings().is_empty());
+    let config = Model::tiny().config("layer_norm_epsilon", json!("HERE")).config.to_string();
     let folder = with_config(&config.replace("\"HERE\"", "NaN"));
-    refused!(
-        Checkpoint::open(folder.path()),
-        ConfigValue,
-        "config.json",
-        "`layer_norm_epsilon`",
-        "NaN"
-    );
+    refused!(Checkpoint::open(folder.path()), ConfigValue, "config.json", "`layer_norm_epsilon`", "NaN");
 }
 
 #[test]
@@ -103,84 +63,41 @@ fn config_values_of_the_wrong_kind() {
 #[test]
 fn config_that_contradicts_the_tensors() {
     for (key, value, found) in [
-        (
-            "hidden_size",
-            json!(64),
-            "d_model 13 (`backbone.embeddings.weight [37, 13]`)",
-        ),
-        (
-            "num_hidden_layers",
-            json!(24),
-            "2 layers stored is `backbone.layers.1.*`",
-        ),
+        ("hidden_size", json!(64), "d_model 13 (`backbone.embeddings.weight [37, 13]`)"),
+        ("num_hidden_layers", json!(24), "2 layers stored is `backbone.layers.1.*`"),
         ("num_hidden_layers", json!(1), "2 layers"),
-        (
-            "state_size",
-            json!(16),
-            "d_state 5 (`backbone.layers.0.mixer.A_log [26, 5]`)",
-        ),
-        (
-            "conv_kernel",
-            json!(4),
-            "d_conv 3 (`backbone.layers.0.mixer.conv1d.weight [26, 1, 3]`)",
-        ),
+        ("state_size", json!(16), "d_state 5 (`backbone.layers.0.mixer.A_log [26, 5]`)"),
+        ("conv_kernel", json!(4), "d_conv 3 (`backbone.layers.0.mixer.conv1d.weight [26, 1, 3]`)"),
         ("intermediate_size", json!(52), "d_inner 26"),
-        (
-            "time_step_rank",
-            json!(3),
-            "dt_rank 2 (`backbone.layers.0.mixer.dt_proj.weight [26, 2]`)",
-        ),
+        ("time_step_rank", json!(3), "dt_rank 2 (`backbone.layers.0.mixer.dt_proj.weight [26, 2]`)"),
         ("time_step_rank", json!("auto"), "dt_rank 2"),
         ("vocab_size", json!(50280), "37 rows"),
         ("use_bias", json!(true), "in_proj.bias"),
         ("use_conv_bias", json!(false), "conv1d.bias"),
     ] {
-        refused!(
-            Model::tiny().config(key, value).open(),
-            Contradiction,
-            "config.json",
-            &format!("`{key}`"),
-            found
-        );
+        refused!(Model::tiny().config(key, value).open(), Contradiction, "config.json", &format!("`{key}`"), found);
     }
     let mut original = Model::tiny().original();
     original.open().unwrap();
     original.config["ssm_cfg"]["d_state"] = json!(16);
-    refused!(
-        original.open(),
-        Contradiction,
-        "`ssm_cfg.d_state`",
-        "d_state 5"
-    );
+    refused!(original.open(), Contradiction, "`ssm_cfg.d_state`", "d_state 5");
 }
 
 /// Leftovers in published configs that no library reads.
 #[test]
 fn harmless_contradictions_are_warnings() {
-    let model =
-        |change: &dyn Fn(Model) -> Model| change(Model::tiny()).open().unwrap().warnings().to_vec();
+    let model = |change: &dyn Fn(Model) -> Model| change(Model::tiny()).open().unwrap().warnings().to_vec();
     assert!(model(&|m| m).is_empty());
-    for (key, value) in [
-        ("expand", json!(16)),
-        ("d_inner", json!(160)),
-        ("d_model", json!(1)),
-        ("vocab_size", json!(30)),
-    ] {
+    for (key, value) in
+        [("expand", json!(16)), ("d_inner", json!(160)), ("d_model", json!(1)), ("vocab_size", json!(30))]
+    {
         let warnings = model(&|m| m.config(key, value.clone()));
-        assert!(
-            warnings.len() == 1 && warnings[0].contains(&format!("`{key}`")),
-            "{warnings:?}"
-        );
+        assert!(warnings.len() == 1 && warnings[0].contains(&format!("`{key}`")), "{warnings:?}");
     }
     // Padded to a multiple of 8 as mamba-ssm does, 33 to 40.
-    assert!(model(&|m| m
-        .reshape("embeddings.weight", &[40, 13])
-        .config("vocab_size", json!(33)))
-    .is_empty());
+    assert!(model(&|m| m.reshape("embeddings.weight", &[40, 13]).config("vocab_size", json!(33))).is_empty());
     // Without intermediate_size, expand decides.
-    let m = Model::tiny()
-        .config("intermediate_size", Value::Null)
-        .config("expand", json!(16));
+    let m = Model::tiny().config("intermediate_size", Value::Null).config("expand", json!(16));
     refused!(m.open(), Contradiction, "`expand`", "d_inner 26");
 }
 
@@ -192,15 +109,8 @@ fn another_architecture() {
         "config.json",
         "\"llama\""
     );
-    let m = Model::tiny()
-        .config("model_type", Value::Null)
-        .config("architectures", json!(["JambaForCausalLM"]));
-    refused!(
-        m.open(),
-        UnknownArchitecture,
-        "`architectures`",
-        "JambaForCausalLM"
-    );
+    let m = Model::tiny().config("model_type", Value::Null).config("architectures", json!(["JambaForCausalLM"]));
+    refused!(m.open(), UnknownArchitecture, "`architectures`", "JambaForCausalLM");
 }
 
 #[test]
@@ -211,17 +121,8 @@ fn mamba2() {
         "config.json",
         "not supported (Mamba-2)"
     );
-    let m = Model::tiny().without("dt_proj").without("x_proj").add(
-        "backbone.layers.0.mixer.dt_bias",
-        &[4],
-        0.0,
-    );
-    refused!(
-        m.open(),
-        Mamba2,
-        "`backbone.layers.0.mixer.dt_bias`",
-        "not supported (Mamba-2)"
-    );
+    let m = Model::tiny().without("dt_proj").without("x_proj").add("backbone.layers.0.mixer.dt_bias", &[4], 0.0);
+    refused!(m.open(), Mamba2, "`backbone.layers.0.mixer.dt_bias`", "not supported (Mamba-2)");
     let mut m = Model::tiny().original();
     m.config["ssm_cfg"]["layer"] = json!("Mamba2");
     refused!(m.open(), Mamba2, "config.json", "ssm_cfg.layer");
@@ -236,11 +137,7 @@ fn options_that_are_not_implemented() {
         "gelu",
         "silu"
     );
-    for (key, value) in [
-        ("rms_norm", json!(false)),
-        ("attn_layer_idx", json!([3])),
-        ("d_intermediate", json!(4096)),
-    ] {
+    for (key, value) in [("rms_norm", json!(false)), ("attn_layer_idx", json!([3])), ("d_intermediate", json!(4096))] {
         refused!(
             Model::tiny().original().config(key, value).open(),
             UnsupportedOption,
@@ -248,9 +145,6 @@ fn options_that_are_not_implemented() {
             &format!("`{key}`")
         );
     }
-    let m = Model::tiny()
-        .original()
-        .config("attn_layer_idx", json!([]))
-        .config("d_intermediate", json!(0));
+    let m = Model::tiny().original().config("attn_layer_idx", json!([])).config("d_intermediate", json!(0));
     m.open().unwrap();
 }

@@ -7,33 +7,19 @@ use tempfile::tempdir;
 
 #[test]
 fn no_folder() {
-    refused!(
-        Checkpoint::open(Path::new("/no/such/model")),
-        NotFound,
-        "/no/such/model"
-    );
+    refused!(Checkpoint::open(Path::new("/no/such/model")), NotFound, "/no/such/model");
     refused!(Checkpoint::open(Path::new("")), NotFound, "no such file");
 }
 
 #[test]
 fn empty_folder() {
     let folder = tempdir().unwrap();
-    refused!(
-        Checkpoint::open(folder.path()),
-        NoWeights,
-        folder.path().to_str().unwrap(),
-        "model.safetensors"
-    );
+    refused!(Checkpoint::open(folder.path()), NoWeights, folder.path().to_str().unwrap(), "model.safetensors");
 }
 
 #[test]
 fn empty_file() {
-    refused!(
-        Checkpoint::open(with_weights(b"").path()),
-        EmptyFile,
-        "model.safetensors",
-        "0 bytes"
-    );
+    refused!(Checkpoint::open(with_weights(b"").path()), EmptyFile, "model.safetensors", "0 bytes");
 }
 
 #[test]
@@ -41,11 +27,7 @@ fn a_folder_for_a_file() {
     let folder = good();
     fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     fs::create_dir(folder.path().join("model.safetensors")).unwrap();
-    refused!(
-        Checkpoint::open(folder.path()),
-        NotAFile,
-        "model.safetensors"
-    );
+    refused!(Checkpoint::open(folder.path()), NotAFile, "model.safetensors");
 }
 
 #[cfg(unix)]
@@ -63,20 +45,9 @@ fn pickle_only() {
         let folder = tempdir().unwrap();
         fs::write(folder.path().join("config.json"), "{}").unwrap();
         fs::write(folder.path().join(name), "PK").unwrap();
-        refused!(
-            Checkpoint::open(folder.path()),
-            PickleOnly,
-            name,
-            "save_file(",
-            "weights_only=True"
-        );
+        refused!(Checkpoint::open(folder.path()), PickleOnly, name, "save_file(", "weights_only=True");
         if name.ends_with(".bin") {
-            refused!(
-                Checkpoint::open(&folder.path().join(name)),
-                PickleOnly,
-                name,
-                "save_file("
-            );
+            refused!(Checkpoint::open(&folder.path().join(name)), PickleOnly, name, "save_file(");
         }
     }
 }
@@ -96,10 +67,5 @@ fn several_files_without_an_index() {
     fs::rename(path("model.safetensors"), path("a.safetensors")).unwrap();
     assert_eq!(Checkpoint::open(folder.path()).unwrap().warnings().len(), 1);
     fs::copy(path("a.safetensors"), path("b.safetensors")).unwrap();
-    refused!(
-        Checkpoint::open(folder.path()),
-        SeveralFiles,
-        "2 .safetensors files",
-        "index.json"
-    );
+    refused!(Checkpoint::open(folder.path()), SeveralFiles, "2 .safetensors files", "index.json");
 }

@@ -16,13 +16,7 @@ fn wrong_dtype() {
             t.data = vec![0; t.shape.iter().product::<usize>() * bytes];
         })
     };
-    for (dtype, bytes) in [
-        ("I8", 1),
-        ("F8_E4M3", 1),
-        ("F64", 8),
-        ("I64", 8),
-        ("BOOL", 1),
-    ] {
+    for (dtype, bytes) in [("I8", 1), ("F8_E4M3", 1), ("F64", 8), ("I64", 8), ("BOOL", 1)] {
         refused!(
             as_type(dtype, bytes).open(),
             Dtype,
@@ -52,27 +46,12 @@ fn wrong_shape() {
         ("norm_f.weight", &[14]),
     ] {
         let result = Model::tiny().reshape(end, shape).open();
-        refused!(
-            result,
-            Shape,
-            "model.safetensors",
-            end,
-            &format!("{shape:?}"),
-            "expected ("
-        );
+        refused!(result, Shape, "model.safetensors", end, &format!("{shape:?}"), "expected (");
     }
-    for (end, shape) in [
-        ("embeddings.weight", &[481][..]),
-        ("0.mixer.A_log", &[130]),
-        ("0.mixer.conv1d.weight", &[26, 3]),
-    ] {
-        refused!(
-            Model::tiny().reshape(end, shape).open(),
-            Rank,
-            "model.safetensors",
-            end,
-            &format!("{shape:?}")
-        );
+    for (end, shape) in
+        [("embeddings.weight", &[481][..]), ("0.mixer.A_log", &[130]), ("0.mixer.conv1d.weight", &[26, 3])]
+    {
+        refused!(Model::tiny().reshape(end, shape).open(), Rank, "model.safetensors", end, &format!("{shape:?}"));
     }
 }
 
@@ -89,33 +68,17 @@ fn every_tensor_is_needed() {
             refused!(result, MissingTensor, "model.safetensors", &name);
         }
     }
-    let m = Model::tiny()
-        .without("conv1d.bias")
-        .config("use_conv_bias", Value::Null);
-    m.open()
-        .expect("the convolution's bias may be missing in all layers");
+    let m = Model::tiny().without("conv1d.bias").config("use_conv_bias", Value::Null);
+    m.open().expect("the convolution's bias may be missing in all layers");
 }
 
 #[test]
 fn a_gap_between_layers() {
-    let m = Model::tiny()
-        .rename("layers.1.", "layers.2.")
-        .config("num_hidden_layers", json!(3));
-    refused!(
-        m.open(),
-        MissingTensor,
-        "model.safetensors",
-        "`backbone.layers.1.norm.weight`",
-        "layer 2"
-    );
+    let m = Model::tiny().rename("layers.1.", "layers.2.").config("num_hidden_layers", json!(3));
+    refused!(m.open(), MissingTensor, "model.safetensors", "`backbone.layers.1.norm.weight`", "layer 2");
     let m = Model::tiny().rename("layers.1.", "layers.18446744073709551615.");
     refused!(m.open(), MissingTensor, "`backbone.layers.1.norm.weight`");
-    refused!(
-        Model::tiny().without("layers.").open(),
-        MissingTensor,
-        "`backbone.layers.0.norm.weight`",
-        "no layers"
-    );
+    refused!(Model::tiny().without("layers.").open(), MissingTensor, "`backbone.layers.0.norm.weight`", "no layers");
 }
 
 #[test]
@@ -139,18 +102,10 @@ fn dimensions_of_zero() {
         ("1.mixer.D", &[0]),
         ("1.mixer.in_proj.weight", &[0, 0]),
     ] {
-        refused!(
-            Model::tiny().reshape(end, shape).open(),
-            ZeroSize,
-            "model.safetensors",
-            end,
-            &format!("{shape:?}")
-        );
+        refused!(Model::tiny().reshape(end, shape).open(), ZeroSize, "model.safetensors", end, &format!("{shape:?}"));
     }
     // An element count of zero hides a huge dimension.
-    let m = Model::tiny().edit("0.mixer.A_log", |t| {
-        (t.shape, t.data) = (vec![usize::MAX / 64, 0], vec![])
-    });
+    let m = Model::tiny().edit("0.mixer.A_log", |t| (t.shape, t.data) = (vec![usize::MAX / 64, 0], vec![]));
     refused!(m.open(), ZeroSize, "0.mixer.A_log");
 }
 
@@ -161,9 +116,7 @@ fn non_finite_weights() {
         ("embeddings.weight", 480, f32::INFINITY),
         ("norm_f.weight", 0, f32::NEG_INFINITY),
     ] {
-        let m = Model::tiny().edit(end, |t| {
-            t.data[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes())
-        });
+        let m = Model::tiny().edit(end, |t| t.data[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes()));
         let checkpoint = m.open().expect("values are read when they are used");
         refused!(
             convert(&checkpoint),
@@ -178,44 +131,18 @@ fn non_finite_weights() {
 
 #[test]
 fn heads_tied_and_untied() {
-    let untied = || {
-        Model::new(&Spec {
-            tied: false,
-            ..Spec::preset("tiny").unwrap()
-        })
-    };
+    let untied = || Model::new(&Spec { tied: false, ..Spec::preset("tiny").unwrap() });
     assert!(!untied().open().unwrap().config().tie_embeddings);
     // Untied, but no head stored.
-    refused!(
-        untied().without("lm_head").open(),
-        MissingTensor,
-        "model.safetensors",
-        "`lm_head.weight`",
-        "config"
-    );
+    refused!(untied().without("lm_head").open(), MissingTensor, "model.safetensors", "`lm_head.weight`", "config");
     // Tied, but a different head stored: the config is wrong, as transformers 5 sees it.
-    let checkpoint = untied()
-        .config("tie_word_embeddings", json!(true))
-        .open()
-        .unwrap();
+    let checkpoint = untied().config("tie_word_embeddings", json!(true)).open().unwrap();
     assert!(!checkpoint.config().tie_embeddings && checkpoint.weights().lm_head.is_some());
-    assert!(
-        checkpoint.warnings()[0].contains("`lm_head.weight` differs"),
-        "{:?}",
-        checkpoint.warnings()
-    );
+    assert!(checkpoint.warnings()[0].contains("`lm_head.weight` differs"), "{:?}", checkpoint.warnings());
     // Tied, and the same matrix stored twice.
     let mut same = Model::tiny();
-    let data = same
-        .tensors
-        .iter()
-        .find(|t| t.name.ends_with("embeddings.weight"))
-        .unwrap()
-        .data
-        .clone();
-    same = same
-        .add("lm_head.weight", &[37, 13], 0.0)
-        .edit("lm_head.weight", |t| t.data = data);
+    let data = same.tensors.iter().find(|t| t.name.ends_with("embeddings.weight")).unwrap().data.clone();
+    same = same.add("lm_head.weight", &[37, 13], 0.0).edit("lm_head.weight", |t| t.data = data);
     let checkpoint = same.open().unwrap();
     assert!(
         checkpoint.config().tie_embeddings
@@ -223,97 +150,46 @@ fn heads_tied_and_untied() {
             && checkpoint.warnings().is_empty()
     );
     // Tied, stored under the head's name only.
-    let checkpoint = Model::tiny()
-        .rename("backbone.embeddings.weight", "lm_head.weight")
-        .open()
-        .unwrap();
-    assert!(
-        checkpoint.config().tie_embeddings
-            && checkpoint.weights().embedding.name == "lm_head.weight"
-    );
+    let checkpoint = Model::tiny().rename("backbone.embeddings.weight", "lm_head.weight").open().unwrap();
+    assert!(checkpoint.config().tie_embeddings && checkpoint.weights().embedding.name == "lm_head.weight");
     // A head of another shape.
-    refused!(
-        untied().reshape("lm_head.weight", &[40, 13]).open(),
-        Shape,
-        "`lm_head.weight`",
-        "[40, 13]",
-        "[37, 13]"
-    );
+    refused!(untied().reshape("lm_head.weight", &[40, 13]).open(), Shape, "`lm_head.weight`", "[40, 13]", "[37, 13]");
 }
 
 #[test]
 fn tensors_beside_the_known_ones() {
-    let checkpoint = Model::tiny()
-        .add("backbone.layers.0.mixer.extra", &[3], 0.0)
-        .open()
-        .unwrap();
+    let checkpoint = Model::tiny().add("backbone.layers.0.mixer.extra", &[3], 0.0).open().unwrap();
     assert!(checkpoint.warnings()[0].contains("`backbone.layers.0.mixer.extra`"));
     assert_eq!(checkpoint.tensors().filter(|t| !t.used).count(), 1);
-    for name in [
-        "backbone.norm_f.bias",
-        "backbone.layers.1.norm.bias",
-        "backbone.layers.0.mixer.x_proj.bias",
-        "lm_head.bias",
-    ] {
-        refused!(
-            Model::tiny().add(name, &[13], 0.0).open(),
-            UnsupportedTensor,
-            "model.safetensors",
-            name
-        );
+    for name in
+        ["backbone.norm_f.bias", "backbone.layers.1.norm.bias", "backbone.layers.0.mixer.x_proj.bias", "lm_head.bias"]
+    {
+        refused!(Model::tiny().add(name, &[13], 0.0).open(), UnsupportedTensor, "model.safetensors", name);
     }
 }
 
 #[test]
 fn names_of_every_scheme() {
-    for (from, to) in [
-        ("embeddings.", "embedding."),
-        ("backbone.", "model.backbone."),
-        ("backbone.", "model."),
-        ("backbone.", ""),
-    ] {
+    for (from, to) in
+        [("embeddings.", "embedding."), ("backbone.", "model.backbone."), ("backbone.", "model."), ("backbone.", "")]
+    {
         let checkpoint = Model::tiny().rename(from, to).open().unwrap();
         assert!(checkpoint.warnings().is_empty());
         convert(&checkpoint).unwrap();
     }
     let m = Model::tiny().add("embedding.weight", &[37, 13], 0.0);
-    refused!(
-        m.open(),
-        AmbiguousNames,
-        "memory",
-        "`backbone.embeddings.weight`",
-        "`embedding.weight`"
-    );
-    let falcon = Model::new(&Spec {
-        arch: Arch::FalconMamba,
-        ..Spec::preset("tiny").unwrap()
-    })
-    .open()
-    .unwrap();
-    assert_eq!(
-        (falcon.config().arch, falcon.config().mixer_rms_eps),
-        (Arch::FalconMamba, 1e-6)
-    );
+    refused!(m.open(), AmbiguousNames, "memory", "`backbone.embeddings.weight`", "`embedding.weight`");
+    let falcon = Model::new(&Spec { arch: Arch::FalconMamba, ..Spec::preset("tiny").unwrap() }).open().unwrap();
+    assert_eq!((falcon.config().arch, falcon.config().mixer_rms_eps), (Arch::FalconMamba, 1e-6));
 }
 
 #[test]
 fn rows_outside_a_tensor() {
     let checkpoint = Model::tiny().open().unwrap();
     let embedding = checkpoint.weights().embedding;
-    refused!(
-        embedding.rows_to_f32(30..38),
-        Rows,
-        "`backbone.embeddings.weight`",
-        "30..38",
-        "37"
-    );
+    refused!(embedding.rows_to_f32(30..38), Rows, "`backbone.embeddings.weight`", "30..38", "37");
     #[allow(clippy::reversed_empty_ranges)]
     let backwards = 5..3;
     refused!(embedding.rows_to_f32(backwards), Rows, "5..3");
-    refused!(
-        embedding.rows_to_f16(0..1),
-        Dtype,
-        "`backbone.embeddings.weight`",
-        "f32"
-    );
+    refused!(embedding.rows_to_f16(0..1), Dtype, "`backbone.embeddings.weight`", "f32");
 }

@@ -10,18 +10,10 @@ pub fn devices() -> &'static [(&'static str, Gpu); 2] {
     static DEVICES: OnceLock<[(&str, Gpu); 2]> = OnceLock::new();
     DEVICES.get_or_init(|| {
         let open = |limits, checked_shaders| {
-            let options = GpuOptions {
-                limits,
-                checked_shaders,
-                ..Default::default()
-            };
-            pollster::block_on(Gpu::new(&options))
-                .expect("GPU tests need an adapter (a software one will do)")
+            let options = GpuOptions { limits, checked_shaders, ..Default::default() };
+            pollster::block_on(Gpu::new(&options)).expect("GPU tests need an adapter (a software one will do)")
         };
-        [
-            ("full", open(LimitMode::Full, false)),
-            ("WebGPU defaults", open(LimitMode::WebGpuDefaults, true)),
-        ]
+        [("full", open(LimitMode::Full, false)), ("WebGPU defaults", open(LimitMode::WebGpuDefaults, true))]
     })
 }
 

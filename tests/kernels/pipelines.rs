@@ -7,16 +7,11 @@ use mamba_wgpu::kernels::all_specs;
 fn every_variant_compiles_on_the_adapter() {
     for limits in [LimitMode::Full, LimitMode::WebGpuDefaults] {
         for checked_shaders in [false, true] {
-            let options = GpuOptions {
-                limits,
-                checked_shaders,
-                ..Default::default()
-            };
+            let options = GpuOptions { limits, checked_shaders, ..Default::default() };
             let gpu = pollster::block_on(Gpu::new(&options)).expect("an adapter");
             for spec in all_specs() {
                 gpu.pipeline(&spec);
-                gpu.check()
-                    .unwrap_or_else(|e| panic!("{}: {e}", spec.label()));
+                gpu.check().unwrap_or_else(|e| panic!("{}: {e}", spec.label()));
             }
         }
     }
@@ -27,12 +22,6 @@ fn every_variant_compiles_on_the_adapter() {
 fn a_shader_that_does_not_compile_is_an_error() {
     let gpu = pollster::block_on(Gpu::new(&GpuOptions::default())).expect("an adapter");
     gpu.pipeline(&mamba_wgpu::gpu::shader::ShaderSpec::new("no such kernel"));
-    assert!(matches!(
-        gpu.check(),
-        Err(mamba_wgpu::gpu::GpuError::Validation { .. })
-    ));
-    assert!(
-        gpu.check().is_ok(),
-        "an error that is no loss is reported once"
-    );
+    assert!(matches!(gpu.check(), Err(mamba_wgpu::gpu::GpuError::Validation { .. })));
+    assert!(gpu.check().is_ok(), "an error that is no loss is reported once");
 }

@@ -11,17 +11,8 @@ fn embedding_equals_its_twin() {
     let mut random = Random(2);
     for (device, gpu) in devices() {
         for format in [WeightFormat::F32, WeightFormat::F16] {
-            for sizes in [
-                (1, 1, 1),
-                (7, 3, 5),
-                (101, 27, 64),
-                (50, 256, 257),
-                (9, 4, 0),
-            ] {
-                pass(
-                    device,
-                    pointwise::embedding(gpu, format, sizes, &mut random),
-                );
+            for sizes in [(1, 1, 1), (7, 3, 5), (101, 27, 64), (50, 256, 257), (9, 4, 0)] {
+                pass(device, pointwise::embedding(gpu, format, sizes, &mut random));
             }
         }
     }
@@ -34,12 +25,7 @@ fn rms_norm_equals_its_twin() {
         for d in [1, 27, 255, 256, 257, 1000] {
             for (rows, row0) in [(0, 0), (1, 0), (1, 4), (5, 0), (3, 2)] {
                 for add in [false, true] {
-                    let shape = RmsNorm {
-                        rows,
-                        row0,
-                        d,
-                        eps: 1e-5,
-                    };
+                    let shape = RmsNorm { rows, row0, d, eps: 1e-5 };
                     pass(device, pointwise::rms_norm(gpu, shape, add, &mut random));
                 }
             }
@@ -62,30 +48,10 @@ fn conv1d_equals_its_twin_whole_and_by_tokens() {
     let mut random = Random(5);
     for (device, gpu) in devices() {
         for d_conv in 1..=5 {
-            for (d_inner, l) in [
-                (1, 1),
-                (54, 0),
-                (54, 2),
-                (64, 3),
-                (65, 4),
-                (63, 5),
-                (300, 33),
-            ] {
+            for (d_inner, l) in [(1, 1), (54, 0), (54, 2), (64, 3), (65, 4), (63, 5), (300, 33)] {
                 for bias in [false, true] {
-                    pass(
-                        device,
-                        pointwise::conv1d(gpu, (l, d_inner, d_conv), bias, false, &mut random),
-                    );
-                    pass(
-                        device,
-                        pointwise::conv1d(
-                            gpu,
-                            (l.min(7), d_inner, d_conv),
-                            bias,
-                            true,
-                            &mut random,
-                        ),
-                    );
+                    pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), bias, false, &mut random));
+                    pass(device, pointwise::conv1d(gpu, (l.min(7), d_inner, d_conv), bias, true, &mut random));
                 }
             }
         }

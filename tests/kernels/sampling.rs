@@ -28,20 +28,11 @@ fn logits_without_a_choice_give_no_token() {
             logits[at] = f32::NAN;
             let (tl, token) = (tensor(gpu, &logits).unwrap(), poisoned(gpu, 1).unwrap());
             block_on(run(gpu, |plan| kernels::argmax(plan, &tl, &token, 1, 300))).unwrap();
-            assert_eq!(
-                block_on(token.read::<u32>(gpu)).unwrap(),
-                [SampleBuffers::NOT_A_NUMBER]
-            );
-            assert_eq!(
-                block_on(draws(gpu, &logits, &greedy, 1)).unwrap(),
-                [SampleBuffers::NOT_A_NUMBER]
-            );
+            assert_eq!(block_on(token.read::<u32>(gpu)).unwrap(), [SampleBuffers::NOT_A_NUMBER]);
+            assert_eq!(block_on(draws(gpu, &logits, &greedy, 1)).unwrap(), [SampleBuffers::NOT_A_NUMBER]);
         }
         let nothing = vec![f32::NEG_INFINITY; 300];
-        assert_eq!(
-            block_on(draws(gpu, &nothing, &greedy, 1)).unwrap(),
-            [SampleBuffers::NOT_A_NUMBER]
-        );
+        assert_eq!(block_on(draws(gpu, &nothing, &greedy, 1)).unwrap(), [SampleBuffers::NOT_A_NUMBER]);
     }
 }
 
@@ -62,11 +53,7 @@ fn sample_equals_its_twin() {
 fn draws_follow_the_softmax() {
     let (_, gpu) = &devices()[0];
     let logits = [0.0f32, 1.0, 2.0, -1.0, 0.5];
-    let params = SamplingParams {
-        temperature: 1.0,
-        seed: 3,
-        ..SamplingParams::default()
-    };
+    let params = SamplingParams { temperature: 1.0, seed: 3, ..SamplingParams::default() };
     let tokens = block_on(draws(gpu, &logits, &params, 2000)).unwrap();
     let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
     let part = |i: usize| {

@@ -49,10 +49,7 @@ fn long_texts_and_extreme_deltas() {
                 let case = ScanCase::random(sizes, range, &mut random);
                 let expected = case.expected();
                 for rung in RUNGS {
-                    pass(
-                        &format!("{device}, delta {range:?}"),
-                        scan(gpu, rung, &case, &expected),
-                    );
+                    pass(&format!("{device}, delta {range:?}"), scan(gpu, rung, &case, &expected));
                 }
             }
         }
@@ -94,22 +91,8 @@ fn the_final_state_is_the_next_initial_state() {
             let (mut y, state) = block_on(first.run(gpu, rung)).unwrap();
             let (rest, state) = block_on(whole.part(cut, 200, state).run(gpu, rung)).unwrap();
             y.extend(rest);
-            close(
-                &format!("{rung:?} cut at {cut}: y"),
-                &y,
-                &want_y,
-                2e-5,
-                2e-5,
-            )
-            .unwrap();
-            close(
-                &format!("{rung:?} cut at {cut}: state"),
-                &state,
-                &want_state,
-                2e-5,
-                2e-5,
-            )
-            .unwrap();
+            close(&format!("{rung:?} cut at {cut}: y"), &y, &want_y, 2e-5, 2e-5).unwrap();
+            close(&format!("{rung:?} cut at {cut}: state"), &state, &want_state, 2e-5, 2e-5).unwrap();
         }
     }
 }
@@ -124,10 +107,7 @@ fn a_perturbed_input_fails() {
         case.x_dbl[8] = wrong;
         for rung in RUNGS {
             let (y, _) = block_on(case.run(gpu, rung)).unwrap();
-            assert!(
-                difference(&y, &want, 2e-5, 2e-5).is_some(),
-                "{rung:?} with {wrong}"
-            );
+            assert!(difference(&y, &want, 2e-5, 2e-5).is_some(), "{rung:?} with {wrong}");
         }
     }
 }
@@ -136,27 +116,9 @@ fn a_perturbed_input_fails() {
 fn too_many_states_for_registers_is_an_error() {
     let (_, gpu) = &devices()[0];
     let t = Tensor::zeros(gpu, "t", 1024).unwrap();
-    let b = ScanBuffers {
-        u: &t,
-        delta: &t,
-        a: &t,
-        x_dbl: &t,
-        d: &t,
-        xz: &t,
-        ssm_state: &t,
-        y: &t,
-    };
+    let b = ScanBuffers { u: &t, delta: &t, a: &t, x_dbl: &t, d: &t, xz: &t, ssm_state: &t, y: &t };
     let (x_dbl_stride, b_offset, c_offset) = (515, 1, 258);
-    let s = ScanShape {
-        l: 1,
-        d_inner: 1,
-        d_state: 257,
-        x_dbl_stride,
-        b_offset,
-        c_offset,
-        xz_stride: 2,
-        z_offset: 1,
-    };
+    let s = ScanShape { l: 1, d_inner: 1, d_state: 257, x_dbl_stride, b_offset, c_offset, xz_stride: 2, z_offset: 1 };
     let e = kernels::scan_sequential(&mut PlanBuilder::new(gpu), &b, s).unwrap_err();
     assert!(e.to_string().contains("d_state is 257"), "{e}");
 }

@@ -28,42 +28,21 @@ impl Job {
         };
         let label = format!("{label} ({environment})");
         let text = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Self {
-            label,
-            text,
-            options: json!({ "environment": environment }),
-        }
+        Self { label, text, options: json!({ "environment": environment }) }
     }
 
     /// Shader model 6.0, and 6.2 with 16-bit types where the variant needs them: what wgpu asks for.
     pub fn hlsl(variant: &ShaderVariant, entry: &str, text: &str) -> Self {
-        let mut arguments = vec![
-            "-E",
-            entry,
-            "-T",
-            if variant.needs.f16 {
-                "cs_6_2"
-            } else {
-                "cs_6_0"
-            },
-        ];
+        let mut arguments = vec!["-E", entry, "-T", if variant.needs.f16 { "cs_6_2" } else { "cs_6_0" }];
         arguments.extend(["-HV", "2018", "-no-warnings", "-Ges"]);
         if variant.needs.f16 {
             arguments.push("-enable-16bit-types");
         }
-        Self {
-            label: variant.label.clone(),
-            text: text.into(),
-            options: json!({ "arguments": arguments }),
-        }
+        Self { label: variant.label.clone(), text: text.into(), options: json!({ "arguments": arguments }) }
     }
 
     pub fn glsl(label: &str, text: &str) -> Self {
-        Self {
-            label: label.into(),
-            text: text.into(),
-            options: Value::Null,
-        }
+        Self { label: label.into(), text: text.into(), options: Value::Null }
     }
 
     pub fn wgsl(variant: &ShaderVariant) -> Self {
@@ -79,23 +58,14 @@ impl Job {
             text.push_str("enable subgroups;\n");
         }
         text.push_str(&variant.source);
-        let constants: serde_json::Map<String, Value> = variant
-            .constants
-            .iter()
-            .map(|(name, value)| (name.clone(), json!(value)))
-            .collect();
+        let constants: serde_json::Map<String, Value> =
+            variant.constants.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let options = json!({ "features": features, "entryPoint": variant.entry_point, "constants": constants });
-        Self {
-            label: variant.label.clone(),
-            text: text.into_bytes(),
-            options,
-        }
+        Self { label: variant.label.clone(), text: text.into_bytes(), options }
     }
 
     fn option(&self, name: &str) -> &str {
-        self.options[name]
-            .as_str()
-            .expect("an option of this checker's jobs")
+        self.options[name].as_str().expect("an option of this checker's jobs")
     }
 }
 
@@ -107,15 +77,8 @@ pub fn spirv_val(jobs: &[Job]) -> Vec<Verdict> {
     let file = folder.path().join("module.spv");
     let check = |job: &Job| {
         fs::write(&file, &job.text).expect("a temporary file");
-        let output = run(Command::new(&program)
-            .arg("--target-env")
-            .arg(job.option("environment"))
-            .arg(&file));
-        output
-            .status
-            .success()
-            .then_some(())
-            .ok_or_else(|| words_of(&output))
+        let output = run(Command::new(&program).arg("--target-env").arg(job.option("environment")).arg(&file));
+        output.status.success().then_some(()).ok_or_else(|| words_of(&output))
     };
     jobs.iter().map(check).collect()
 }
@@ -127,9 +90,7 @@ pub fn glslang(jobs: &[Job]) -> Vec<Verdict> {
     for (job, name) in jobs.iter().zip(&names) {
         fs::write(folder.path().join(name), &job.text).expect("a temporary file");
     }
-    let output = run(Command::new("glslangValidator")
-        .args(&names)
-        .current_dir(folder.path()));
+    let output = run(Command::new("glslangValidator").args(&names).current_dir(folder.path()));
     let words = words_of(&output);
     let mut messages: Vec<Option<String>> = vec![None; jobs.len()];
     let mut current = None;
@@ -150,12 +111,7 @@ pub fn glslang(jobs: &[Job]) -> Vec<Verdict> {
     };
     let verdicts: Vec<Verdict> = messages.into_iter().map(verdict).collect();
     let accepted = verdicts.iter().all(Verdict::is_ok);
-    assert_eq!(
-        output.status.success(),
-        accepted,
-        "glslangValidator: {}:\n{words}",
-        output.status
-    );
+    assert_eq!(output.status.success(), accepted, "glslangValidator: {}:\n{words}", output.status);
     verdicts
 }
 
@@ -163,33 +119,21 @@ pub fn glslang(jobs: &[Job]) -> Vec<Verdict> {
 pub fn dxc(jobs: &[Job]) -> Vec<Verdict> {
     let library = root().join(".tools/wheels/compushady/backends/libdxcompiler_x86_64.so");
     installed(&library, "DXC");
-    by_script(
-        Command::new("python3")
-            .arg(script("dxc-check.py"))
-            .arg(library),
-        jobs,
-    )
+    by_script(Command::new("python3").arg(script("dxc-check.py")).arg(library), jobs)
 }
 
 /// Tint, as Dawn gives it to Node, by tests/tools/tint-check.mjs.
 pub fn tint(jobs: &[Job]) -> Vec<Verdict> {
     let package = root().join(".tools/tint/node_modules/webgpu/index.js");
     installed(&package, "Tint");
-    by_script(
-        Command::new("node")
-            .arg(script("tint-check.mjs"))
-            .arg(package),
-        jobs,
-    )
+    by_script(Command::new("node").arg(script("tint-check.mjs")).arg(package), jobs)
 }
 
 /// A script under tests/tools: all jobs as a JSON array on its input; on its output an array of null (accepted) and
 /// messages (refused).
 fn by_script(command: &mut Command, jobs: &[Job]) -> Vec<Verdict> {
-    let shaders: Vec<Value> = jobs
-        .iter()
-        .map(|job| json!({ "text": String::from_utf8_lossy(&job.text), "options": job.options }))
-        .collect();
+    let shaders: Vec<Value> =
+        jobs.iter().map(|job| json!({ "text": String::from_utf8_lossy(&job.text), "options": job.options })).collect();
     let input = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(input.path(), Value::from(shaders).to_string()).expect("a temporary file");
     let output = run(command.stdin(Stdio::from(input.reopen().expect("a temporary file"))));
@@ -197,33 +141,20 @@ fn by_script(command: &mut Command, jobs: &[Job]) -> Vec<Verdict> {
         .unwrap_or_else(|e| panic!("{command:?}: {e}; {}\n{}", output.status, words_of(&output)));
     assert!(output.status.success(), "{command:?}: {}", output.status);
     assert_eq!(answers.len(), jobs.len(), "{command:?}: answers");
-    answers
-        .into_iter()
-        .map(|answer| answer.map_or(Ok(()), Err))
-        .collect()
+    answers.into_iter().map(|answer| answer.map_or(Ok(()), Err)).collect()
 }
 
 pub fn run(command: &mut Command) -> Output {
     let program = command.get_program().to_string_lossy().into_owned();
-    command
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}: run scripts/setup-tests.sh, which installs it"))
+    command.output().unwrap_or_else(|e| panic!("{program}: {e}: run scripts/setup-tests.sh, which installs it"))
 }
 
 fn installed(file: &Path, checker: &str) {
-    assert!(
-        file.exists(),
-        "{checker} is not installed ({}): run scripts/setup-tests.sh",
-        file.display()
-    );
+    assert!(file.exists(), "{checker} is not installed ({}): run scripts/setup-tests.sh", file.display());
 }
 
 fn words_of(output: &Output) -> String {
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     text.trim().to_owned()
 }
 

@@ -22,9 +22,7 @@ pub fn check(resolved: &Resolved) -> Result<(), String> {
             AddressSpace::Storage { .. } => storage += 1,
             AddressSpace::Uniform => uniform += 1,
             AddressSpace::WorkGroup => {
-                let size = resolved.module.types[variable.ty]
-                    .inner
-                    .size(resolved.module.to_ctx());
+                let size = resolved.module.types[variable.ty].inner.size(resolved.module.to_ctx());
                 // As WebGPU counts: each variable rounded up to 16 bytes.
                 workgroup += size.next_multiple_of(16);
             }
@@ -32,36 +30,20 @@ pub fn check(resolved: &Resolved) -> Result<(), String> {
         }
     }
     if storage > STORAGE_BUFFERS {
-        return Err(format!(
-            "{storage} storage buffers, above {STORAGE_BUFFERS}"
-        ));
+        return Err(format!("{storage} storage buffers, above {STORAGE_BUFFERS}"));
     }
     if uniform > UNIFORM_BUFFERS {
-        return Err(format!(
-            "{uniform} uniform buffers, above {UNIFORM_BUFFERS}"
-        ));
+        return Err(format!("{uniform} uniform buffers, above {UNIFORM_BUFFERS}"));
     }
     if workgroup > WORKGROUP_MEMORY {
-        return Err(format!(
-            "{workgroup} bytes of workgroup memory, above {WORKGROUP_MEMORY}"
-        ));
+        return Err(format!("{workgroup} bytes of workgroup memory, above {WORKGROUP_MEMORY}"));
     }
     let invocations: u32 = entry.workgroup_size.iter().product();
     if invocations > INVOCATIONS {
-        return Err(format!(
-            "{invocations} invocations a workgroup, above {INVOCATIONS}"
-        ));
+        return Err(format!("{invocations} invocations a workgroup, above {INVOCATIONS}"));
     }
-    if entry
-        .workgroup_size
-        .iter()
-        .zip(SIZE_XYZ)
-        .any(|(size, limit)| *size > limit)
-    {
-        return Err(format!(
-            "a workgroup of {:?}, above {SIZE_XYZ:?}",
-            entry.workgroup_size
-        ));
+    if entry.workgroup_size.iter().zip(SIZE_XYZ).any(|(size, limit)| *size > limit) {
+        return Err(format!("a workgroup of {:?}, above {SIZE_XYZ:?}", entry.workgroup_size));
     }
     Ok(())
 }

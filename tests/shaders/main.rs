@@ -85,12 +85,7 @@ fn each_variant(check: impl Fn(&ShaderVariant, &Resolved) -> Result<(), String>)
             failures.push(format!("{}: {message}", variant.label));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} failed:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 /// Translates all variants with `job`, hands them to `checker` at once, and demands that it accepts each. `job` gives
@@ -101,8 +96,7 @@ fn all_accepted(
 ) {
     let mut jobs = Vec::new();
     for variant in variants() {
-        let job = translate::resolve(&variant)
-            .map_or_else(|e| Some(Err(e)), |resolved| job(&variant, &resolved));
+        let job = translate::resolve(&variant).map_or_else(|e| Some(Err(e)), |resolved| job(&variant, &resolved));
         match job {
             Some(Ok(job)) => jobs.push(job),
             Some(Err(message)) => panic!("{}: {message}", variant.label),
@@ -114,19 +108,9 @@ fn all_accepted(
     let refused: Vec<String> = jobs
         .iter()
         .zip(verdicts)
-        .filter_map(|(job, verdict)| {
-            verdict
-                .err()
-                .map(|message| format!("{}: {message}", job.label))
-        })
+        .filter_map(|(job, verdict)| verdict.err().map(|message| format!("{}: {message}", job.label)))
         .collect();
-    assert!(
-        refused.is_empty(),
-        "{} of {} refused:\n{}",
-        refused.len(),
-        jobs.len(),
-        refused.join("\n")
-    );
+    assert!(refused.is_empty(), "{} of {} refused:\n{}", refused.len(), jobs.len(), refused.join("\n"));
 }
 
 /// The checker refuses the bad job with a message that holds `expected`, and accepts the good one before and after it.
@@ -134,21 +118,14 @@ fn only_bad_refused(checker: impl Fn(&[Job]) -> Vec<Verdict>, good: Job, bad: Jo
     let verdicts = checker(&[good.clone(), bad, good]);
     assert_eq!(verdicts.len(), 3);
     assert_eq!([&verdicts[0], &verdicts[2]], [&Ok(()), &Ok(())]);
-    let message = verdicts[1]
-        .as_ref()
-        .expect_err("the broken shader was accepted");
-    assert!(
-        message.contains(expected),
-        "{message:?} does not say {expected:?}"
-    );
+    let message = verdicts[1].as_ref().expect_err("the broken shader was accepted");
+    assert!(message.contains(expected), "{message:?} does not say {expected:?}");
 }
 
 #[test]
 #[should_panic(expected = "scripts/setup-tests.sh")]
 fn a_missing_checker_fails_and_names_the_script() {
-    checkers::run(&mut std::process::Command::new(
-        "mamba-wgpu-no-such-checker",
-    ));
+    checkers::run(&mut std::process::Command::new("mamba-wgpu-no-such-checker"));
 }
 
 #[test]
@@ -162,10 +139,7 @@ fn naga_refuses_what_a_variant_did_not_ask_for() {
     assert!(translate::resolve(&variant).is_ok());
     variant.needs.f16 = false;
     assert!(translate::resolve(&variant).is_err());
-    variant.needs = Needs {
-        f16: true,
-        ..Needs::default()
-    };
+    variant.needs = Needs { f16: true, ..Needs::default() };
     assert!(translate::resolve(&variant).is_err());
     variant = extensions_sample();
     variant.constants = vec![("WGS".into(), 64.0)];
@@ -181,82 +155,51 @@ fn every_variant_stays_inside_the_default_limits_of_webgpu() {
 fn the_limits_are_seen() {
     let refusal = |source: &str, constants: &[(&str, f64)]| {
         let mut variant = plain("sample", source);
-        variant.constants = constants
-            .iter()
-            .map(|(name, value)| (name.to_string(), *value))
-            .collect();
+        variant.constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         limits::check(&translate::resolve(&variant).unwrap())
     };
     let buffers = |n: usize, kind: &str, used: usize| {
-        let declared: String = (0..n)
-            .map(|i| format!("@group(0) @binding({i}) var<{kind}> b{i}: array<vec4f, 4>;\n"))
-            .collect();
+        let declared: String =
+            (0..n).map(|i| format!("@group(0) @binding({i}) var<{kind}> b{i}: array<vec4f, 4>;\n")).collect();
         let body: String = (0..used).map(|i| format!("v += b{i}[0].x; ")).collect();
         let write = "@group(1) @binding(0) var<storage, read_write> y: f32;";
         format!("{declared}{write}\n@compute @workgroup_size(1) fn main() {{ var v = 0.0; {body} y = v; }}")
     };
     assert_eq!(refusal(&buffers(7, "storage, read", 7), &[]), Ok(()));
-    assert!(refusal(&buffers(8, "storage, read", 8), &[])
-        .unwrap_err()
-        .contains("9 storage buffers"));
-    assert_eq!(
-        refusal(&buffers(8, "storage, read", 7), &[]),
-        Ok(()),
-        "a buffer not used does not count"
-    );
+    assert!(refusal(&buffers(8, "storage, read", 8), &[]).unwrap_err().contains("9 storage buffers"));
+    assert_eq!(refusal(&buffers(8, "storage, read", 7), &[]), Ok(()), "a buffer not used does not count");
     assert_eq!(refusal(&buffers(12, "uniform", 12), &[]), Ok(()));
-    assert!(refusal(&buffers(13, "uniform", 13), &[])
-        .unwrap_err()
-        .contains("13 uniform buffers"));
+    assert!(refusal(&buffers(13, "uniform", 13), &[]).unwrap_err().contains("13 uniform buffers"));
 
     let sized = "override N: u32 = 1u;\nvar<workgroup> w: array<f32, N>;\nvar<workgroup> v: u32;\n\
         @group(0) @binding(0) var<storage, read_write> y: array<f32>;\n\
         @compute @workgroup_size(N / 16u, 1, 2) fn main(@builtin(local_invocation_index) i: u32) {\n\
         w[i] = y[i]; v = i; workgroupBarrier(); y[i] = w[N - 1u - i] + f32(v); }";
     assert_eq!(refusal(sized, &[("N", 2048.0)]), Ok(()));
-    assert!(refusal(sized, &[("N", 2064.0)])
-        .unwrap_err()
-        .contains("258 invocations"));
-    assert!(refusal(sized, &[("N", 4096.0)])
-        .unwrap_err()
-        .contains("16400 bytes of workgroup memory"));
+    assert!(refusal(sized, &[("N", 2064.0)]).unwrap_err().contains("258 invocations"));
+    assert!(refusal(sized, &[("N", 4096.0)]).unwrap_err().contains("16400 bytes of workgroup memory"));
 }
 
 #[test]
 fn every_line_of_every_shader_is_in_a_variant() {
     let files = sources::read();
-    assert!(
-        files.iter().any(|(path, _)| path == "matmul.wgsl"),
-        "shaders/ was not found"
-    );
+    assert!(files.iter().any(|(path, _)| path == "matmul.wgsl"), "shaders/ was not found");
     let lost = sources::lines_in_no_variant(&files, &all_variants());
-    assert!(
-        lost.is_empty(),
-        "in no variant of all_variants():\n{}",
-        lost.join("\n")
-    );
+    assert!(lost.is_empty(), "in no variant of all_variants():\n{}", lost.join("\n"));
 }
 
 #[test]
 fn a_shader_left_out_is_noticed() {
     let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
     let files = [
-        file(
-            "a.wgsl",
-            "#include \"shared/s.wgsl\"\nfn a() {}\n#if BIAS\nfn bias() {}\n#endif\n",
-        ),
+        file("a.wgsl", "#include \"shared/s.wgsl\"\nfn a() {}\n#if BIAS\nfn bias() {}\n#endif\n"),
         file("b.wgsl", "// said twice\nfn a() {}\n"),
         file("shared/s.wgsl", "fn s() {}\nfn t() {}\n"),
     ];
     let lost = sources::lines_in_no_variant(&files, &[plain("a", "fn s() {}\nfn a() {}\n")]);
     assert_eq!(
         lost,
-        [
-            "a.wgsl:4: fn bias() {}",
-            "b.wgsl:1: // said twice",
-            "b.wgsl:2: fn a() {}",
-            "shared/s.wgsl:2: fn t() {}"
-        ]
+        ["a.wgsl:4: fn bias() {}", "b.wgsl:1: // said twice", "b.wgsl:2: fn a() {}", "shared/s.wgsl:2: fn t() {}"]
     );
 }
 
@@ -265,13 +208,8 @@ fn spirv_val_accepts_every_variant() {
     for runtime in [Runtime::Trusted, Runtime::Checked] {
         for version in translate::SPIRV_VERSIONS {
             all_accepted(spirv_val, |variant, resolved| {
-                (version >= resolved.least_spirv() && !variant.needs.cooperative_matrix).then(
-                    || {
-                        resolved
-                            .spirv(version, runtime)
-                            .map(|words| Job::spirv(&variant.label, version, &words))
-                    },
-                )
+                (version >= resolved.least_spirv() && !variant.needs.cooperative_matrix)
+                    .then(|| resolved.spirv(version, runtime).map(|words| Job::spirv(&variant.label, version, &words)))
             });
         }
     }
@@ -282,14 +220,9 @@ fn spirv_val_accepts_every_variant() {
 #[test]
 fn cooperative_matrices_are_written_but_not_yet_valid() {
     for variant in variants().iter().filter(|v| v.needs.cooperative_matrix) {
-        let words = translate::resolve(variant)
-            .unwrap()
-            .spirv((1, 6), Runtime::Trusted)
-            .unwrap();
+        let words = translate::resolve(variant).unwrap().spirv((1, 6), Runtime::Trusted).unwrap();
         let verdicts = spirv_val(&[Job::spirv(&variant.label, (1, 6), &words)]);
-        let message = verdicts[0]
-            .as_ref()
-            .expect_err("valid now: judge these like the others");
+        let message = verdicts[0].as_ref().expect_err("valid now: judge these like the others");
         assert!(message.contains("CooperativeMatrixKHR"), "{message}");
     }
 }
@@ -298,10 +231,7 @@ fn cooperative_matrices_are_written_but_not_yet_valid() {
 fn spirv_val_refuses_a_corrupted_word() {
     let variant = extensions_sample();
     let version = (1, 3);
-    let words = translate::resolve(&variant)
-        .unwrap()
-        .spirv(version, Runtime::Trusted)
-        .unwrap();
+    let words = translate::resolve(&variant).unwrap().spirv(version, Runtime::Trusted).unwrap();
     let mut corrupted = words.clone();
     corrupted[words.len() / 2] ^= 0x0101;
     only_bad_refused(
@@ -321,11 +251,7 @@ fn beyond_native(variant: &ShaderVariant) -> bool {
 #[test]
 fn dxc_accepts_every_variant() {
     all_accepted(dxc, |variant, resolved| {
-        beyond_native(variant).then(|| {
-            resolved
-                .hlsl()
-                .map(|(entry, text)| Job::hlsl(variant, &entry, &text))
-        })
+        beyond_native(variant).then(|| resolved.hlsl().map(|(entry, text)| Job::hlsl(variant, &entry, &text)))
     });
 }
 
@@ -345,12 +271,7 @@ fn dxc_refuses_broken_hlsl() {
     let text = text.replace("half", "float16_t");
     let mut plain = variant.clone();
     plain.needs.f16 = false;
-    only_bad_refused(
-        dxc,
-        Job::hlsl(&variant, &entry, &text),
-        Job::hlsl(&plain, &entry, &text),
-        "float16_t",
-    );
+    only_bad_refused(dxc, Job::hlsl(&variant, &entry, &text), Job::hlsl(&plain, &entry, &text), "float16_t");
 }
 
 #[test]
@@ -364,29 +285,18 @@ fn glslang_accepts_every_variant() {
 
 #[test]
 fn glslang_refuses_broken_glsl() {
-    let source = extensions_sample()
-        .source
-        .replace("enable f16;", "")
-        .replace("f16", "f32")
-        .replace("2.0h", "2.0");
+    let source = extensions_sample().source.replace("enable f16;", "").replace("f16", "f32").replace("2.0h", "2.0");
     let mut variant = plain("sample: subgroups", &source);
     variant.needs.subgroups = true;
     let text = translate::resolve(&variant).unwrap().glsl().unwrap();
     let broken = text.replacen("float", "floaty", 1);
     assert_ne!(text, broken);
-    only_bad_refused(
-        glslang,
-        Job::glsl("good", &text),
-        Job::glsl("broken", &broken),
-        "ERROR",
-    );
+    only_bad_refused(glslang, Job::glsl("good", &text), Job::glsl("broken", &broken), "ERROR");
 }
 
 #[test]
 fn tint_accepts_every_variant() {
-    all_accepted(tint, |variant, _| {
-        beyond_native(variant).then(|| Ok(Job::wgsl(variant)))
-    });
+    all_accepted(tint, |variant, _| beyond_native(variant).then(|| Ok(Job::wgsl(variant))));
 }
 
 #[test]
@@ -399,14 +309,8 @@ fn tint_refuses_a_barrier_in_non_uniform_control_flow() {
         )
     };
     let good = plain("good", &shader(""));
-    let bad = plain(
-        "barrier after a return",
-        &shader("if id.x >= arrayLength(&y) { return; }"),
-    );
-    assert!(
-        translate::resolve(&bad).is_ok(),
-        "naga now sees this too: good news, and this sample needs another"
-    );
+    let bad = plain("barrier after a return", &shader("if id.x >= arrayLength(&y) { return; }"));
+    assert!(translate::resolve(&bad).is_ok(), "naga now sees this too: good news, and this sample needs another");
     only_bad_refused(tint, Job::wgsl(&good), Job::wgsl(&bad), "uniform");
 }
 

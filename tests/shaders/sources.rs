@@ -16,13 +16,8 @@ pub fn read() -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path
-                    .strip_prefix(&root)
-                    .expect("inside shaders/")
-                    .to_string_lossy()
-                    .replace('\\', "/");
-                let text =
-                    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                let name = path.strip_prefix(&root).expect("inside shaders/").to_string_lossy().replace('\\', "/");
+                let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                 files.push((name, text));
             }
         }
@@ -38,15 +33,9 @@ pub fn lines_in_no_variant(files: &[(String, String)], variants: &[ShaderVariant
     let mut lost = Vec::new();
     for (path, text) in files {
         let own = |v: &&ShaderVariant| {
-            path.starts_with("shared/")
-                || v.label.split_whitespace().next() == path.strip_suffix(".wgsl")
+            path.starts_with("shared/") || v.label.split_whitespace().next() == path.strip_suffix(".wgsl")
         };
-        let held: HashSet<&str> = variants
-            .iter()
-            .filter(own)
-            .flat_map(|v| v.source.lines())
-            .map(str::trim)
-            .collect();
+        let held: HashSet<&str> = variants.iter().filter(own).flat_map(|v| v.source.lines()).map(str::trim).collect();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             let directive = line.is_empty() || line.starts_with('#') || line.contains("${");

@@ -55,10 +55,7 @@ fn split(words: &[u32]) -> Vec<(u32, &[u32])> {
     let mut at = HEADER;
     while at < words.len() {
         let (op, length) = (words[at] & 0xffff, (words[at] >> 16) as usize);
-        assert!(
-            length > 0 && at + length <= words.len(),
-            "naga wrote an instruction of {length} words at {at}"
-        );
+        assert!(length > 0 && at + length <= words.len(), "naga wrote an instruction of {length} words at {at}");
         instructions.push((op, &words[at + 1..at + length]));
         at += length;
     }

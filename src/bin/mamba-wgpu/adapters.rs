@@ -46,11 +46,7 @@ pub fn in_words(adapter: &AdapterSummary) -> String {
         ("timestamps", adapter.timestamp_query),
         ("cooperative matrix", adapter.cooperative_matrix),
     ];
-    let has: Vec<&str> = features
-        .into_iter()
-        .filter(|(_, has)| *has)
-        .map(|(name, _)| name)
-        .collect();
+    let has: Vec<&str> = features.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
     format!(
         "  {}\n     {}, driver {} {}; {}{}\n     buffers up to {} MiB, bindings up to {} MiB, workgroups of up to {} \
          invocations with {} KiB",

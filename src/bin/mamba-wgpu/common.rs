@@ -94,11 +94,7 @@ impl ModelArgs {
             #[cfg(feature = "embedded-model")]
             None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
             #[cfg(not(feature = "embedded-model"))]
-            None => {
-                return Err(misuse(
-                    "--model is needed: this program was built without its own model",
-                ))
-            }
+            None => return Err(misuse("--model is needed: this program was built without its own model")),
         };
         for warning in checkpoint.warnings() {
             eprintln!("warning: {warning}");
@@ -126,19 +122,13 @@ impl BackendArgs {
     pub async fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
         if self.backend == BackendName::Cpu {
             if let Some(adapter) = &self.adapter {
-                return Err(misuse(format!(
-                    "--adapter {adapter}: --backend cpu uses no adapter"
-                )));
+                return Err(misuse(format!("--adapter {adapter}: --backend cpu uses no adapter")));
             }
             return self.load_on(checkpoint, &Backend::Cpu).await;
         }
         match self.load_on_gpu(checkpoint).await {
             // A GPU that is not there or cannot hold the model is no reason to give up, unless it was asked for.
-            Err(error)
-                if self.backend == BackendName::Auto
-                    && self.adapter.is_none()
-                    && is_gpu_error(&error) =>
-            {
+            Err(error) if self.backend == BackendName::Auto && self.adapter.is_none() && is_gpu_error(&error) => {
                 eprintln!("mamba-wgpu: on the CPU ({error:#})");
                 self.load_on(checkpoint, &Backend::Cpu).await
             }
@@ -147,9 +137,7 @@ impl BackendArgs {
     }
 
     async fn load_on_gpu(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
-        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref()))
-            .await
-            .map_err(Error::from)?;
+        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?;
         let model = self.load_on(checkpoint, &Backend::Gpu(gpu.clone())).await?;
         if self.backend == BackendName::Auto {
             eprintln!("mamba-wgpu: on {}", describe(&gpu));
@@ -157,11 +145,7 @@ impl BackendArgs {
         Ok(model)
     }
 
-    async fn load_on(
-        &self,
-        checkpoint: &Checkpoint,
-        backend: &Backend,
-    ) -> anyhow::Result<LanguageModel> {
+    async fn load_on(&self, checkpoint: &Checkpoint, backend: &Backend) -> anyhow::Result<LanguageModel> {
         let bar = Progress::bytes("loading");
         let mut progress = |done, total| bar.set(done, total);
         Ok(LanguageModel::load(checkpoint, backend, self.model_options(), &mut progress).await?)
@@ -190,11 +174,7 @@ pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
         Ok(index) => AdapterChoice::Index(index),
         Err(_) => AdapterChoice::Name(adapter.to_owned()),
     });
-    GpuOptions {
-        backend: backend.wgpu(),
-        adapter,
-        ..GpuOptions::default()
-    }
+    GpuOptions { backend: backend.wgpu(), adapter, ..GpuOptions::default() }
 }
 
 fn is_gpu_error(error: &anyhow::Error) -> bool {
@@ -204,11 +184,7 @@ fn is_gpu_error(error: &anyhow::Error) -> bool {
 /// "llvmpipe (LLVM 19) (vulkan, in software)".
 pub fn describe(gpu: &Gpu) -> String {
     let summary = gpu.adapter_summary();
-    let software = if summary.device_type == "Cpu" {
-        ", in software"
-    } else {
-        ""
-    };
+    let software = if summary.device_type == "Cpu" { ", in software" } else { "" };
     format!("{} ({}{software})", summary.name, summary.backend)
 }
 

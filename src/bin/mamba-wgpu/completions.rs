@@ -14,12 +14,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Into memory first: clap_complete panics where stdout is closed.
     let mut script = Vec::new();
-    clap_complete::generate(
-        args.shell,
-        &mut crate::Cli::command(),
-        "mamba-wgpu",
-        &mut script,
-    );
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "mamba-wgpu", &mut script);
     std::io::stdout().lock().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }

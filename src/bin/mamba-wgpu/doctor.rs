@@ -45,24 +45,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         print_line(&findings.in_words())?;
     }
-    Ok(if findings.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if findings.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn examine(args: &Args) -> anyhow::Result<Findings> {
-    let mut findings = Findings {
-        adapters: Vec::new(),
-        gpu: None,
-        models: Vec::new(),
-    };
+    let mut findings = Findings { adapters: Vec::new(), gpu: None, models: Vec::new() };
     if args.backend == BackendName::Cpu {
         if let Some(adapter) = &args.adapter {
-            return Err(misuse(format!(
-                "--adapter {adapter}: --backend cpu uses no adapter"
-            )));
+            return Err(misuse(format!("--adapter {adapter}: --backend cpu uses no adapter")));
         }
     } else {
         findings.adapters = list_adapters(args.backend.wgpu()).await;
@@ -71,38 +61,25 @@ async fn examine(args: &Args) -> anyhow::Result<Findings> {
         match Gpu::new(&options).await {
             Ok(gpu) => {
                 let bar = Progress::count("checking kernels");
-                let report =
-                    selftest::run(&gpu, &mut |done, total| bar.set(done as u64, total as u64))
-                        .await;
+                let report = selftest::run(&gpu, &mut |done, total| bar.set(done as u64, total as u64)).await;
                 drop(bar);
                 findings.gpu = Some((describe(&gpu), report.map_err(Error::from)?));
                 // On the same device: what failed is switched off, and must not matter any more.
-                findings
-                    .models
-                    .extend(model_check(describe(&gpu), &Backend::Gpu(gpu)).await?);
+                findings.models.extend(model_check(describe(&gpu), &Backend::Gpu(gpu)).await?);
             }
             // Without a GPU there is nothing wrong: the CPU does it.
-            Err(GpuError::NoAdapter { .. })
-                if args.backend == BackendName::Auto && args.adapter.is_none() => {}
+            Err(GpuError::NoAdapter { .. }) if args.backend == BackendName::Auto && args.adapter.is_none() => {}
             Err(error) => return Err(Error::from(error).into()),
         }
     }
-    findings
-        .models
-        .extend(model_check("cpu".into(), &Backend::Cpu).await?);
+    findings.models.extend(model_check("cpu".into(), &Backend::Cpu).await?);
     Ok(findings)
 }
 
 /// The embedded model against its expected values; nothing in a program built without it.
-async fn model_check(
-    name: String,
-    backend: &Backend,
-) -> anyhow::Result<Option<(String, Option<String>)>> {
+async fn model_check(name: String, backend: &Backend) -> anyhow::Result<Option<(String, Option<String>)>> {
     #[cfg(feature = "embedded-model")]
-    return Ok(Some((
-        name,
-        mamba_wgpu::model::golden::check(backend).await?,
-    )));
+    return Ok(Some((name, mamba_wgpu::model::golden::check(backend).await?)));
     #[cfg(not(feature = "embedded-model"))]
     return Ok(None);
 }
@@ -110,10 +87,7 @@ async fn model_check(
 impl Findings {
     fn passed(&self) -> bool {
         self.gpu.as_ref().is_none_or(|(_, report)| report.passed())
-            && self
-                .models
-                .iter()
-                .all(|(_, difference)| difference.is_none())
+            && self.models.iter().all(|(_, difference)| difference.is_none())
     }
 
     fn json(&self) -> serde_json::Value {
@@ -138,35 +112,18 @@ impl Findings {
         if let Some((name, report)) = &self.gpu {
             lines.push(format!("kernels on {name}, against the CPU:"));
             for outcome in &report.outcomes {
-                let result = outcome
-                    .failure
-                    .as_ref()
-                    .map_or("pass".into(), |failure| format!("FAIL: {failure}"));
+                let result = outcome.failure.as_ref().map_or("pass".into(), |failure| format!("FAIL: {failure}"));
                 lines.push(format!("  {}: {result}", outcome.name));
                 if let Some(variant) = outcome.switched_off {
-                    lines.push(format!(
-                        "    {variant} is switched off, {} instead",
-                        variant.fallback()
-                    ));
+                    lines.push(format!("    {variant} is switched off, {} instead", variant.fallback()));
                 }
             }
         }
         for (backend, difference) in &self.models {
-            let result = difference
-                .as_ref()
-                .map_or("pass".into(), |difference| format!("FAIL: {difference}"));
-            lines.push(format!(
-                "embedded model on {backend}, against transformers: {result}"
-            ));
+            let result = difference.as_ref().map_or("pass".into(), |difference| format!("FAIL: {difference}"));
+            lines.push(format!("embedded model on {backend}, against transformers: {result}"));
         }
-        lines.push(
-            if self.passed() {
-                "all passed"
-            } else {
-                "something failed"
-            }
-            .to_string(),
-        );
+        lines.push(if self.passed() { "all passed" } else { "something failed" }.to_string());
         lines.join("\n")
     }
 }

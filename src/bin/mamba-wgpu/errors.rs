@@ -21,17 +21,10 @@ pub fn misuse(message: impl Into<String>) -> anyhow::Error {
 /// An option that the library refused, in the words of the command line: `--top-p NaN: must be ...`.
 pub fn flag_error(error: GenerateError) -> anyhow::Error {
     match error {
-        GenerateError::InvalidParameter {
-            parameter,
-            value,
-            expected,
-        } => misuse(format!(
-            "--{} {value}: it must be {expected}",
-            parameter.replace('_', "-")
-        )),
-        GenerateError::EmptyStop { .. } => {
-            misuse("--stop: an empty stop string would end every text at once")
+        GenerateError::InvalidParameter { parameter, value, expected } => {
+            misuse(format!("--{} {value}: it must be {expected}", parameter.replace('_', "-")))
         }
+        GenerateError::EmptyStop { .. } => misuse("--stop: an empty stop string would end every text at once"),
         other => Error::from(other).into(),
     }
 }
@@ -39,10 +32,7 @@ pub fn flag_error(error: GenerateError) -> anyhow::Error {
 /// Says what went wrong on stderr and gives the exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     // `mamba-wgpu ... | head` closed stdout: nobody is left to complain to.
-    if error
-        .chain()
-        .any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe))
-    {
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe)) {
         return ExitCode::SUCCESS;
     }
     eprintln!("error: {error:#}");
@@ -60,16 +50,11 @@ fn is_misuse(cause: &(dyn std::error::Error + 'static)) -> bool {
     let generate = |error: &GenerateError| {
         matches!(
             error,
-            GenerateError::InvalidParameter { .. }
-                | GenerateError::EmptyStop { .. }
-                | GenerateError::EmptyPrompt
+            GenerateError::InvalidParameter { .. } | GenerateError::EmptyStop { .. } | GenerateError::EmptyPrompt
         )
     };
     let input = |error: &InputError| {
-        matches!(
-            error,
-            InputError::TokenOutOfRange { .. } | InputError::NoTokens | InputError::ZeroChunk
-        )
+        matches!(error, InputError::TokenOutOfRange { .. } | InputError::NoTokens | InputError::ZeroChunk)
     };
     let gpu = |error: &GpuError| matches!(error, GpuError::UnknownAdapter { .. });
     match cause.downcast_ref::<Error>() {

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use mamba_wgpu::generate::{
-    FinishReason, GenerateOptions, Generator, SamplingParams, Stats, TokenSource, Tokenizer,
-};
+use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, TokenSource, Tokenizer};
 use mamba_wgpu::model::ModelConfig;
 use serde_json::json;
 
@@ -32,39 +30,19 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one)]
     max_tokens: usize,
     /// How adventurous: 0 always takes the most likely token
-    #[arg(
-        long,
-        value_name = "T",
-        default_value = "0.8",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true)]
     temperature: f32,
     /// Choose among the K most likely tokens; 0 is all
     #[arg(long, value_name = "K", default_value = "0")]
     top_k: u32,
     /// Choose among the most likely tokens that together have this probability; 1 is all
-    #[arg(
-        long,
-        value_name = "P",
-        default_value = "0.95",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value = "0.95", allow_negative_numbers = true)]
     top_p: f32,
     /// Choose among tokens at least this many times as likely as the most likely one; 0 is all
-    #[arg(
-        long,
-        value_name = "P",
-        default_value = "0",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true)]
     min_p: f32,
     /// Make tokens that were there before less likely; 1 is off
-    #[arg(
-        long,
-        value_name = "R",
-        default_value = "1",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "R", default_value = "1", allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// Same seed, same text [default: another one each time; --stats shows it]
     #[arg(long, value_name = "N")]
@@ -97,9 +75,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tokenizer = tokenizer(&checkpoint)?;
     let tokens = tokenizer.encode(&prompt)?;
     if tokens.is_empty() {
-        return Err(misuse(
-            "the prompt has no tokens: the model needs at least one to continue from",
-        ));
+        return Err(misuse("the prompt has no tokens: the model needs at least one to continue from"));
     }
     let model = args.backend.load(&checkpoint).await?;
     options.eos = end_of_text(checkpoint.config(), &tokenizer);
@@ -177,29 +153,22 @@ impl Args {
         let prompt = match &self.prompt {
             Some(prompt) => prompt.clone(),
             None if io::stdin().is_terminal() => {
-                return Err(misuse("no prompt: give one as an argument (mamba-wgpu generate \"Once upon\") or through stdin"));
+                return Err(misuse(
+                    "no prompt: give one as an argument (mamba-wgpu generate \"Once upon\") or through stdin",
+                ));
             }
             None => {
                 let mut bytes = Vec::new();
-                io::stdin()
-                    .lock()
-                    .read_to_end(&mut bytes)
-                    .context("reading the prompt from stdin")?;
-                let text = String::from_utf8(bytes).map_err(|error| {
-                    misuse(format!(
-                        "stdin: the prompt is not UTF-8 ({})",
-                        error.utf8_error()
-                    ))
-                })?;
+                io::stdin().lock().read_to_end(&mut bytes).context("reading the prompt from stdin")?;
+                let text = String::from_utf8(bytes)
+                    .map_err(|error| misuse(format!("stdin: the prompt is not UTF-8 ({})", error.utf8_error())))?;
                 // `echo` and editors end the last line, which is no part of the prompt.
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 text.strip_suffix('\r').unwrap_or(text).to_string()
             }
         };
         match prompt.is_empty() {
-            true => Err(misuse(
-                "the prompt is empty: the model needs at least one token to continue from",
-            )),
+            true => Err(misuse("the prompt is empty: the model needs at least one token to continue from")),
             false => Ok(prompt),
         }
     }
@@ -207,10 +176,7 @@ impl Args {
 
 /// 32 bits, so that it is short to type again; from the random keys that the standard library's hash maps get.
 fn random_seed() -> u64 {
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
-        >> 32
+    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
 }
 
 /// Tokens that end a text. Configs of mamba-ssm name none: their models use GPT-NeoX's.
@@ -254,10 +220,7 @@ impl Times {
 
     /// Tokens a second after the first one, which the prompt paid for; `None` where there is no second.
     fn decode_rate(&self, stats: &Stats) -> Option<f64> {
-        let steps = stats
-            .generated_tokens
-            .checked_sub(1)
-            .filter(|&steps| steps > 0)?;
+        let steps = stats.generated_tokens.checked_sub(1).filter(|&steps| steps > 0)?;
         Some(steps as f64 / (self.total - self.first_token?).as_secs_f64())
     }
 }
@@ -270,9 +233,7 @@ async fn generate<S: TokenSource>(
     let start = Instant::now();
     {
         let bar = Progress::tokens("reading the prompt");
-        generator
-            .prefill(&mut |done, total| bar.set(done as u64, total as u64))
-            .await?;
+        generator.prefill(&mut |done, total| bar.set(done as u64, total as u64)).await?;
     }
     let prefill = start.elapsed();
     let (mut text, mut tokens, mut first_token) = (String::new(), Vec::new(), None);
@@ -291,23 +252,14 @@ async fn generate<S: TokenSource>(
         // The generator has ended, so it knows why.
         finish: generator.finish_reason().unwrap_or(FinishReason::Cancelled),
         stats: generator.stats(),
-        times: Times {
-            prefill,
-            first_token,
-            total: start.elapsed(),
-        },
+        times: Times { prefill, first_token, total: start.elapsed() },
     })
 }
 
 impl Run {
     /// What `--stats` prints.
     fn report(&self, seed: u64, backend: &str, memory: Option<u64>) -> String {
-        let Self {
-            stats,
-            times,
-            finish,
-            ..
-        } = self;
+        let Self { stats, times, finish, .. } = self;
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let mut lines = vec![format!(
             "prompt:     {} tokens in {:.1} ms ({:.1} tokens/s)",
@@ -318,17 +270,11 @@ impl Run {
         if let Some(first) = times.first_token {
             lines.push(format!("first token after {:.1} ms", milliseconds(first)));
         }
-        let rate = times
-            .decode_rate(stats)
-            .map_or_else(String::new, |rate| format!(" ({rate:.1} tokens/s)"));
-        lines.push(format!(
-            "generated:  {} tokens{rate}, ended by {finish}",
-            stats.generated_tokens
-        ));
+        let rate = times.decode_rate(stats).map_or_else(String::new, |rate| format!(" ({rate:.1} tokens/s)"));
+        lines.push(format!("generated:  {} tokens{rate}, ended by {finish}", stats.generated_tokens));
         lines.push(format!("seed:       {seed}"));
-        let memory = memory.map_or_else(String::new, |bytes| {
-            format!(", {:.1} MiB of its memory", bytes as f64 / 1048576.0)
-        });
+        let memory =
+            memory.map_or_else(String::new, |bytes| format!(", {:.1} MiB of its memory", bytes as f64 / 1048576.0));
         lines.push(format!("computed on {backend}{memory}"));
         lines.join("\n")
     }

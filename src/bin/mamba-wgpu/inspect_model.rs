@@ -38,11 +38,7 @@ fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
     let mut tensors = Vec::new();
     let (mut parameters, mut bytes) = (0, 0);
     for tensor in checkpoint.tensors() {
-        parameters += tensor
-            .shape
-            .iter()
-            .map(|&size| size as u64)
-            .product::<u64>();
+        parameters += tensor.shape.iter().map(|&size| size as u64).product::<u64>();
         bytes += tensor.bytes;
         tensors.push(json!({
             "name": tensor.name, "dtype": tensor.dtype.to_string(), "shape": tensor.shape, "bytes": tensor.bytes,
@@ -72,15 +68,7 @@ fn in_words(value: &serde_json::Value) -> String {
     for (key, value) in value["config"].as_object().into_iter().flatten() {
         lines.push(format!("  {key:<16}{value}"));
     }
-    lines.push(format!(
-        "  {:<16}{}",
-        "tokenizer.json",
-        if value["tokenizer"] == true {
-            "yes"
-        } else {
-            "no"
-        }
-    ));
+    lines.push(format!("  {:<16}{}", "tokenizer.json", if value["tokenizer"] == true { "yes" } else { "no" }));
     let tensors = value["tensors"].as_array().map_or(&[][..], Vec::as_slice);
     lines.push(format!("{} tensors", tensors.len()));
     for tensor in tensors {

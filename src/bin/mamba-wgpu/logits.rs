@@ -43,8 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         (None, Some(path)) => {
             let name = format!("--tokens-file {}", path.display());
             let bytes = std::fs::read(path).with_context(|| name.clone())?;
-            let text =
-                String::from_utf8(bytes).map_err(|_| misuse(format!("{name}: not a text file")))?;
+            let text = String::from_utf8(bytes).map_err(|_| misuse(format!("{name}: not a text file")))?;
             parse_tokens(&text, &name)?
         }
         (None, None) => return Err(misuse("--tokens or --tokens-file is needed")),
@@ -55,45 +54,21 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // The score takes a target for each token; the last one has none, so its number is left out again.
     let targets: Vec<u32> = tokens[1..].iter().copied().chain([0]).collect();
     let bar = Progress::tokens("reading");
-    let scores = session
-        .score(&tokens, Some(&targets), &mut |done, total| {
-            bar.set(done as u64, total as u64)
-        })
-        .await?;
+    let scores = session.score(&tokens, Some(&targets), &mut |done, total| bar.set(done as u64, total as u64)).await?;
     drop(bar);
-    let nll_sum: f64 = scores
-        .nll
-        .iter()
-        .take(tokens.len() - 1)
-        .map(|&nll| f64::from(nll))
-        .sum();
+    let nll_sum: f64 = scores.nll.iter().take(tokens.len() - 1).map(|&nll| f64::from(nll)).sum();
     let logits = session.logits().await?;
     if args.json {
-        print_json(&Numbers {
-            argmax: scores.argmax,
-            last_logits: logits,
-            nll_sum,
-        })?;
+        print_json(&Numbers { argmax: scores.argmax, last_logits: logits, nll_sum })?;
         return Ok(ExitCode::SUCCESS);
     }
     // Token ids alone do not need a tokenizer: without one the predictions have no text.
     let tokenizer = tokenizer(&checkpoint).ok();
-    print_line(&format!(
-        "{} tokens on {}",
-        tokens.len(),
-        backend_name(&model)
-    ))?;
-    print_line(&format!(
-        "negative log likelihood: {nll_sum:.6} (sum over {} predictions)",
-        tokens.len() - 1
-    ))?;
+    print_line(&format!("{} tokens on {}", tokens.len(), backend_name(&model)))?;
+    print_line(&format!("negative log likelihood: {nll_sum:.6} (sum over {} predictions)", tokens.len() - 1))?;
     print_line("most likely next tokens:")?;
     for token in most_likely(&logits, 5) {
-        print_line(&format!(
-            "  {:>9.4}  {token}{}",
-            logits[token],
-            quoted(tokenizer.as_ref(), token as u32)
-        ))?;
+        print_line(&format!("  {:>9.4}  {token}{}", logits[token], quoted(tokenizer.as_ref(), token as u32)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,21 +77,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn parse_tokens(text: &str, name: &str) -> anyhow::Result<Vec<u32>> {
     let text = text.trim().trim_start_matches('\u{feff}');
     let tokens = if text.starts_with('[') {
-        serde_json::from_str(text)
-            .map_err(|error| misuse(format!("{name}: no list of token ids: {error}")))?
+        serde_json::from_str(text).map_err(|error| misuse(format!("{name}: no list of token ids: {error}")))?
     } else {
         text.split(|c: char| c == ',' || c.is_whitespace())
             .filter(|part| !part.is_empty())
-            .map(|part| {
-                part.parse()
-                    .map_err(|_| misuse(format!("{name}: {part:?} is no token id")))
-            })
+            .map(|part| part.parse().map_err(|_| misuse(format!("{name}: {part:?} is no token id"))))
             .collect::<anyhow::Result<Vec<u32>>>()?
     };
     match tokens.is_empty() {
-        true => Err(misuse(format!(
-            "{name}: no tokens given: the model needs at least one"
-        ))),
+        true => Err(misuse(format!("{name}: no tokens given: the model needs at least one"))),
         false => Ok(tokens),
     }
 }
@@ -144,32 +113,14 @@ mod tests {
 
     #[test]
     fn reads_every_spelling_of_a_list() {
-        for text in [
-            "1,2,30",
-            "1 2 30",
-            " [1, 2,\n30]\n",
-            "1,\n2,\t30,\n",
-            "\u{feff}1 2 30",
-        ] {
+        for text in ["1,2,30", "1 2 30", " [1, 2,\n30]\n", "1,\n2,\t30,\n", "\u{feff}1 2 30"] {
             assert_eq!(parse_tokens(text, "x").unwrap(), [1, 2, 30], "{text:?}");
         }
     }
 
     #[test]
     fn refuses_what_is_no_list_by_name() {
-        for text in [
-            "",
-            " ",
-            "[]",
-            ",",
-            "1,x",
-            "-1",
-            "1.5",
-            "[1,",
-            "[\"a\"]",
-            "{}",
-            "4294967296",
-        ] {
+        for text in ["", " ", "[]", ",", "1,x", "-1", "1.5", "[1,", "[\"a\"]", "{}", "4294967296"] {
             let error = parse_tokens(text, "--tokens").unwrap_err().to_string();
             assert!(error.starts_with("--tokens: "), "{text:?}: {error}");
         }

@@ -20,22 +20,14 @@ pub fn print_line(text: &str) -> io::Result<()> {
 
 /// Shows the library's warnings on stderr; `RUST_LOG` asks for more.
 pub fn show_warnings() {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off,mamba_wgpu=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off,mamba_wgpu=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().with_target(false).init();
 }
 
 /// Mesa's device-select layer asks the desktop for its preferred GPU, and prints "error: XDG_RUNTIME_DIR is invalid"
 /// where there is no desktop. Adapters are ranked here anyway, so it is switched off, unless the user steers it.
 pub fn quieten_vulkan() {
-    if std::env::var_os("MESA_VK_DEVICE_SELECT").is_none()
-        && std::env::var_os("NODEVICE_SELECT").is_none()
-    {
+    if std::env::var_os("MESA_VK_DEVICE_SELECT").is_none() && std::env::var_os("NODEVICE_SELECT").is_none() {
         // No other thread runs yet that could read the environment.
         std::env::set_var("NODEVICE_SELECT", "1");
     }
@@ -47,18 +39,12 @@ pub struct Progress(ProgressBar);
 impl Progress {
     /// Counts bytes.
     pub fn bytes(what: &'static str) -> Self {
-        Self::new(
-            what,
-            "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}",
-        )
+        Self::new(what, "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}")
     }
 
     /// Counts tokens.
     pub fn tokens(what: &'static str) -> Self {
-        Self::new(
-            what,
-            "{msg} {bar:30} {human_pos}/{human_len} tokens, {eta} left",
-        )
+        Self::new(what, "{msg} {bar:30} {human_pos}/{human_len} tokens, {eta} left")
     }
 
     /// Counts things.
@@ -67,8 +53,7 @@ impl Progress {
     }
 
     fn new(what: &'static str, template: &str) -> Self {
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         // Draws to stderr, and to nowhere when that is no terminal.
         Self(ProgressBar::new(0).with_style(style).with_message(what))
     }

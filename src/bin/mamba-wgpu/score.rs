@@ -41,16 +41,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = std::str::from_utf8(&file)
         .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.valid_up_to())))?;
     if text.is_empty() {
-        return Err(misuse(format!(
-            "{name}: the file is empty, there is nothing to score"
-        )));
+        return Err(misuse(format!("{name}: the file is empty, there is nothing to score")));
     }
     let checkpoint = args.model.open()?;
     let tokens = tokenizer(&checkpoint)?.encode(text)?;
     if tokens.is_empty() {
-        return Err(misuse(format!(
-            "{name}: the tokenizer makes no tokens of it, there is nothing to score"
-        )));
+        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to score")));
     }
     let bos = beginning(args.bos, checkpoint.config())?;
     let model = args.backend.load(&checkpoint).await?;
@@ -64,15 +60,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "tokens": tokens.len(), "bytes": file.len(), "nll_per_token": nll_per_token, "bits_per_byte": bits_per_byte,
         }))?;
     } else {
-        print_line(&format!(
-            "{} tokens, {} bytes, on {}",
-            tokens.len(),
-            file.len(),
-            backend_name(&model)
-        ))?;
-        print_line(&format!(
-            "{bits_per_byte:.4} bits a byte, {nll_per_token:.4} nats a token"
-        ))?;
+        print_line(&format!("{} tokens, {} bytes, on {}", tokens.len(), file.len(), backend_name(&model)))?;
+        print_line(&format!("{bits_per_byte:.4} bits a byte, {nll_per_token:.4} nats a token"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,10 +72,7 @@ fn beginning(wanted: Option<u32>, config: &ModelConfig) -> anyhow::Result<u32> {
     let bos = wanted.or_else(known).unwrap_or(0);
     match (bos as usize) < config.vocab_size {
         true => Ok(bos),
-        false => Err(misuse(format!(
-            "--bos {bos}: out of range, the vocabulary has {} entries",
-            config.vocab_size
-        ))),
+        false => Err(misuse(format!("--bos {bos}: out of range, the vocabulary has {} entries", config.vocab_size))),
     }
 }
 
@@ -100,9 +86,7 @@ async fn nll_sum(model: &LanguageModel, stream: &[u32], window: usize) -> anyhow
     for (inputs_of, targets_of) in inputs.chunks(window).zip(targets.chunks(window)) {
         session.reset();
         let mut progress = |done: usize, _| bar.set((before + done) as u64, inputs.len() as u64);
-        let scores = session
-            .score(inputs_of, Some(targets_of), &mut progress)
-            .await?;
+        let scores = session.score(inputs_of, Some(targets_of), &mut progress).await?;
         sum += scores.nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
         before += inputs_of.len();
     }

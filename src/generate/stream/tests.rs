@@ -29,29 +29,17 @@ impl TokenSource for Script {
     }
     async fn sample(&mut self) -> Result<u32> {
         self.sampled += 1;
-        self.tokens
-            .get(self.sampled - 1)
-            .copied()
-            .ok_or(InputError::NoTokens.into())
+        self.tokens.get(self.sampled - 1).copied().ok_or(InputError::NoTokens.into())
     }
 }
 
 fn tokenizer() -> Tokenizer {
-    Tokenizer::from_bytes(
-        include_bytes!(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/models/austen-4m/tokenizer.json"
-        )),
-        5000,
-    )
-    .unwrap()
+    Tokenizer::from_bytes(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/austen-4m/tokenizer.json")), 5000)
+        .unwrap()
 }
 
 fn generator(prompt: &str, tokens: &[u32], options: GenerateOptions) -> Generator<Script> {
-    let source = Script {
-        tokens: tokens.to_vec(),
-        ..Script::default()
-    };
+    let source = Script { tokens: tokens.to_vec(), ..Script::default() };
     let prompt = tokenizer().encode(prompt).unwrap();
     Generator::new(source, &tokenizer(), &prompt, options).unwrap()
 }
@@ -61,11 +49,7 @@ fn rest(generator: &mut Generator<Script>) -> Vec<Piece> {
     while let Some(piece) = pollster::block_on(generator.next()).unwrap() {
         pieces.push(piece);
     }
-    assert_eq!(
-        pollster::block_on(generator.next()).unwrap(),
-        None,
-        "ended means ended"
-    );
+    assert_eq!(pollster::block_on(generator.next()).unwrap(), None, "ended means ended");
     pieces
 }
 
@@ -74,42 +58,20 @@ fn text(pieces: &[Piece]) -> String {
 }
 
 fn options(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions {
-        max_tokens,
-        ..GenerateOptions::default()
-    }
+    GenerateOptions { max_tokens, ..GenerateOptions::default() }
 }
 
 #[test]
 fn length_ends_with_the_last_token_pending() {
-    let tokens = tokenizer()
-        .encode(" a truth universally acknowledged")
-        .unwrap();
+    let tokens = tokenizer().encode(" a truth universally acknowledged").unwrap();
     let mut generator = generator("It is", &tokens, options(3));
     let pieces = rest(&mut generator);
-    assert_eq!(
-        pieces
-            .iter()
-            .map(|piece| piece.token.unwrap())
-            .collect::<Vec<_>>(),
-        &tokens[..3]
-    );
+    assert_eq!(pieces.iter().map(|piece| piece.token.unwrap()).collect::<Vec<_>>(), &tokens[..3]);
     assert_eq!(text(&pieces), tokenizer().decode(&tokens[..3]).unwrap());
     assert_eq!(generator.finish_reason(), Some(FinishReason::Length));
-    assert_eq!(
-        generator.stats(),
-        Stats {
-            prompt_tokens: 2,
-            generated_tokens: 3,
-            unknown_tokens: 0
-        }
-    );
+    assert_eq!(generator.stats(), Stats { prompt_tokens: 2, generated_tokens: 3, unknown_tokens: 0 });
     let prompt = tokenizer().encode("It is").unwrap();
-    assert_eq!(
-        generator.source.fed,
-        [&prompt, &tokens[..2]].concat(),
-        "no step for nothing"
-    );
+    assert_eq!(generator.source.fed, [&prompt, &tokens[..2]].concat(), "no step for nothing");
     assert_eq!(generator.pending(), Some(tokens[2]));
     pollster::block_on(generator.settle()).unwrap();
     pollster::block_on(generator.settle()).unwrap();
@@ -136,18 +98,11 @@ fn end_of_text_is_no_text_unless_ignored() {
     let mut script = tokenizer().encode("Emma").unwrap();
     script.push(0);
     script.extend(tokenizer().encode(" Jane").unwrap());
-    let with_eos = |ignore_eos| GenerateOptions {
-        eos: vec![0],
-        ignore_eos,
-        ..options(script.len())
-    };
+    let with_eos = |ignore_eos| GenerateOptions { eos: vec![0], ignore_eos, ..options(script.len()) };
     let mut stops = generator("x", &script, with_eos(false));
     assert_eq!(text(&rest(&mut stops)), "Emma");
     assert_eq!(stops.finish_reason(), Some(FinishReason::Eos));
-    assert_eq!(
-        (stops.stats().generated_tokens, stops.pending()),
-        (script.iter().position(|&t| t == 0).unwrap(), None)
-    );
+    assert_eq!((stops.stats().generated_tokens, stops.pending()), (script.iter().position(|&t| t == 0).unwrap(), None));
     let mut goes_on = generator("x", &script, with_eos(true));
     assert_eq!(text(&rest(&mut goes_on)), "Emma Jane");
     assert_eq!(goes_on.finish_reason(), Some(FinishReason::Length));
@@ -155,18 +110,9 @@ fn end_of_text_is_no_text_unless_ignored() {
 
 #[test]
 fn a_stop_string_across_tokens_is_not_emitted() {
-    let script = tokenizer()
-        .encode("the young man who had been so much in love")
-        .unwrap();
+    let script = tokenizer().encode("the young man who had been so much in love").unwrap();
     let stop = vec!["ng man wh".to_string()];
-    let mut generator = generator(
-        "x",
-        &script,
-        GenerateOptions {
-            stop,
-            ..options(100)
-        },
-    );
+    let mut generator = generator("x", &script, GenerateOptions { stop, ..options(100) });
     let pieces = rest(&mut generator);
     assert_eq!(text(&pieces), "the you");
     assert!(pieces.len() > 3, "{pieces:?}");
@@ -185,15 +131,7 @@ fn what_was_held_back_comes_at_the_end() {
     let mut script = tokenizer().encode("the EN").unwrap();
     script.push(0);
     let stop = vec!["END".to_string()];
-    let mut by_eos = generator(
-        "x",
-        &script,
-        GenerateOptions {
-            stop,
-            eos: vec![0],
-            ..options(100)
-        },
-    );
+    let mut by_eos = generator("x", &script, GenerateOptions { stop, eos: vec![0], ..options(100) });
     let pieces = rest(&mut by_eos);
     assert_eq!(text(&pieces), "the EN");
     assert_eq!(pieces.last().unwrap().token, None);
@@ -210,9 +148,7 @@ fn unknown_tokens_are_counted_and_have_no_text() {
 
 #[test]
 fn cancelling_ends_at_once() {
-    let script = tokenizer()
-        .encode("a truth universally acknowledged")
-        .unwrap();
+    let script = tokenizer().encode("a truth universally acknowledged").unwrap();
     let opts = options(100);
     let cancel = opts.cancel.clone();
     let mut generator = generator("It is", &script, opts);
@@ -220,18 +156,12 @@ fn cancelling_ends_at_once() {
     cancel.store(true, Ordering::Relaxed);
     assert_eq!(rest(&mut generator), []);
     assert_eq!(generator.finish_reason(), Some(FinishReason::Cancelled));
-    assert_eq!(
-        (generator.pending(), generator.source.sampled),
-        (first.token, 1)
-    );
+    assert_eq!((generator.pending(), generator.source.sampled), (first.token, 1));
 }
 
 #[test]
 fn the_prompt_is_fed_in_chunks_and_can_be_cancelled_between_them() {
-    let opts = GenerateOptions {
-        prefill_chunk: 3,
-        ..options(1)
-    };
+    let opts = GenerateOptions { prefill_chunk: 3, ..options(1) };
     let cancel = opts.cancel.clone();
     let prompt = "It is a truth universally acknowledged, that";
     let mut generator = generator(prompt, &[5], opts);
@@ -257,32 +187,13 @@ fn errors_of_the_model_come_through() {
 #[test]
 fn bad_options_are_refused_by_name() {
     let new = |prompt: &[u32], options| {
-        Generator::new(Script::default(), &tokenizer(), prompt, options)
-            .unwrap_err()
-            .to_string()
+        Generator::new(Script::default(), &tokenizer(), prompt, options).unwrap_err().to_string()
     };
     assert!(new(&[], options(1)).contains("prompt is empty"));
     assert!(new(&[1], options(0)).contains("max_tokens is 0"));
-    assert!(new(
-        &[1],
-        GenerateOptions {
-            prefill_chunk: 0,
-            ..options(1)
-        }
-    )
-    .contains("prefill_chunk is 0"));
+    assert!(new(&[1], GenerateOptions { prefill_chunk: 0, ..options(1) }).contains("prefill_chunk is 0"));
     let stop = vec![String::new()];
     assert!(new(&[1], GenerateOptions { stop, ..options(1) }).contains("stop string 0"));
-    let params = SamplingParams {
-        top_p: f32::NAN,
-        ..SamplingParams::default()
-    };
-    assert!(new(
-        &[1],
-        GenerateOptions {
-            params,
-            ..options(1)
-        }
-    )
-    .contains("top_p is NaN"));
+    let params = SamplingParams { top_p: f32::NAN, ..SamplingParams::default() };
+    assert!(new(&[1], GenerateOptions { params, ..options(1) }).contains("top_p is NaN"));
 }

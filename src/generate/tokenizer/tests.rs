@@ -4,10 +4,7 @@ use super::*;
 use crate::generate::detokenize::byte_level_bytes;
 use proptest::prelude::*;
 
-const AUSTEN: &[u8] = include_bytes!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/models/austen-4m/tokenizer.json"
-));
+const AUSTEN: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/austen-4m/tokenizer.json"));
 
 fn austen() -> Tokenizer {
     Tokenizer::from_bytes(AUSTEN, 4096).unwrap()
@@ -15,22 +12,11 @@ fn austen() -> Tokenizer {
 
 /// SentencePiece as published with Mistral-like models: `▁` for spaces, bytes as `<0xE2>`, one leading space dropped.
 fn sentence_piece() -> Tokenizer {
-    let mut vocab: Vec<String> = [
-        "<unk>",
-        "</s>",
-        "\u{2581}hello",
-        "\u{2581}world",
-        "lo",
-        "\u{2581}",
-    ]
-    .map(String::from)
-    .to_vec();
+    let mut vocab: Vec<String> =
+        ["<unk>", "</s>", "\u{2581}hello", "\u{2581}world", "lo", "\u{2581}"].map(String::from).to_vec();
     vocab.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
-    let vocab: serde_json::Map<_, _> = vocab
-        .into_iter()
-        .enumerate()
-        .map(|(id, token)| (token, serde_json::Value::from(id)))
-        .collect();
+    let vocab: serde_json::Map<_, _> =
+        vocab.into_iter().enumerate().map(|(id, token)| (token, serde_json::Value::from(id))).collect();
     let json = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
@@ -53,10 +39,7 @@ fn sentence_piece() -> Tokenizer {
 /// Pieces of each token, and the rest as the last one.
 fn stream(tokenizer: &Tokenizer, context: &[u32], tokens: &[u32]) -> Vec<String> {
     let mut stream = tokenizer.decode_stream(context);
-    let mut pieces: Vec<String> = tokens
-        .iter()
-        .map(|&token| stream.push(token).unwrap())
-        .collect();
+    let mut pieces: Vec<String> = tokens.iter().map(|&token| stream.push(token).unwrap()).collect();
     pieces.push(stream.finish().unwrap());
     pieces
 }
@@ -69,11 +52,7 @@ fn byte_characters_are_the_tokenizers_own() {
         let token = tokenizer.token(id).unwrap();
         if !tokenizer.is_special(id) {
             let text = String::from_utf8_lossy(&byte_level_bytes(&token)).into_owned();
-            assert_eq!(
-                text,
-                tokenizer.decode(&[id]).unwrap(),
-                "token {id} {token:?}"
-            );
+            assert_eq!(text, tokenizer.decode(&[id]).unwrap(), "token {id} {token:?}");
         }
     }
     let mut bytes: Vec<u8> = (0x21..0x180)
@@ -86,23 +65,14 @@ fn byte_characters_are_the_tokenizers_own() {
         .collect();
     bytes.sort_unstable();
     assert_eq!(bytes, (0..=255).collect::<Vec<u8>>(), "each byte once");
-    assert_eq!(
-        &*byte_level_bytes("  "),
-        b"  ",
-        "an added token is text as it stands"
-    );
+    assert_eq!(&*byte_level_bytes("  "), b"  ", "an added token is text as it stands");
 }
 
 #[test]
 fn encodes_what_transformers_encodes() {
     let tokenizer = austen();
-    let tokens = tokenizer
-        .encode("It is a truth universally acknowledged, that")
-        .unwrap();
-    assert_eq!(
-        tokens,
-        [841, 341, 259, 1492, 512, 73, 1286, 765, 3907, 1050, 12, 329]
-    );
+    let tokens = tokenizer.encode("It is a truth universally acknowledged, that").unwrap();
+    assert_eq!(tokens, [841, 341, 259, 1492, 512, 73, 1286, 765, 3907, 1050, 12, 329]);
     assert_eq!(tokenizer.encode("").unwrap(), Vec::<u32>::new());
     assert_eq!(tokenizer.encode("<|endoftext|>").unwrap(), [0]);
     assert!(tokenizer.is_special(0) && !tokenizer.is_special(841) && !tokenizer.is_special(99_999));
@@ -113,15 +83,9 @@ fn encodes_what_transformers_encodes() {
 fn an_emoji_comes_out_whole() {
     let tokenizer = austen();
     let tokens = tokenizer.encode("a🦀é").unwrap();
-    assert!(
-        tokens.len() > 3,
-        "the test needs a character of several tokens: {tokens:?}"
-    );
+    assert!(tokens.len() > 3, "the test needs a character of several tokens: {tokens:?}");
     let pieces = stream(&tokenizer, &[], &tokens);
-    assert!(
-        pieces.iter().all(|piece| !piece.contains('\u{fffd}')),
-        "{pieces:?}"
-    );
+    assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
     assert_eq!(pieces.concat(), "a🦀é");
     // Cut within the crab: what is left comes out at the end, once, as one broken character.
     let pieces = stream(&tokenizer, &[], &tokens[..2]);
@@ -132,10 +96,7 @@ fn an_emoji_comes_out_whole() {
 fn special_and_unknown_tokens_have_no_text() {
     for tokenizer in [austen(), sentence_piece()] {
         let mut decode = tokenizer.decode_stream(&[]);
-        let end = tokenizer
-            .token_to_id("<|endoftext|>")
-            .or(tokenizer.token_to_id("</s>"))
-            .unwrap();
+        let end = tokenizer.token_to_id("<|endoftext|>").or(tokenizer.token_to_id("</s>")).unwrap();
         for token in [end, 5000, u32::MAX] {
             assert_eq!(decode.push(token).unwrap(), "");
         }
@@ -158,29 +119,17 @@ fn a_token_the_model_does_not_have_is_named() {
 fn what_is_no_tokenizer_is_refused() {
     for bytes in [&b""[..], b"{}", b"[1]", b"\xff\xfe", b"{\"model\": 1}"] {
         let error = Tokenizer::from_bytes(bytes, 10).unwrap_err();
-        assert!(
-            matches!(error, GenerateError::BadTokenizer { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, GenerateError::BadTokenizer { .. }), "{error}");
     }
 }
 
 #[test]
 fn a_continuation_keeps_its_first_space() {
     let tokenizer = sentence_piece();
-    let (hello, world) = (
-        tokenizer.token_to_id("▁hello").unwrap(),
-        tokenizer.token_to_id("▁world").unwrap(),
-    );
+    let (hello, world) = (tokenizer.token_to_id("▁hello").unwrap(), tokenizer.token_to_id("▁world").unwrap());
     let end = tokenizer.token_to_id("</s>").unwrap();
-    assert_eq!(
-        stream(&tokenizer, &[], &[hello, world]),
-        ["hello", " world", ""]
-    );
-    assert_eq!(
-        stream(&tokenizer, &[hello], &[end, world, world]),
-        ["", " world", " world", ""]
-    );
+    assert_eq!(stream(&tokenizer, &[], &[hello, world]), ["hello", " world", ""]);
+    assert_eq!(stream(&tokenizer, &[hello], &[end, world, world]), ["", " world", " world", ""]);
 }
 
 #[test]
@@ -193,20 +142,10 @@ fn byte_tokens_come_out_whole() {
     tokens.push(hello);
     let pieces = stream(&tokenizer, &[], &tokens);
     assert_eq!(pieces.concat(), "helloé🦀é hello");
-    assert!(
-        pieces.iter().all(|piece| !piece.contains('\u{fffd}')),
-        "{pieces:?}"
-    );
+    assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
     // Bytes that never become a character neither block the stream nor grow it for ever.
-    let broken = stream(
-        &tokenizer,
-        &[],
-        &[vec![byte(0x80); 100], vec![hello]].concat(),
-    );
-    assert!(
-        broken.concat().ends_with(" hello")
-            && broken[20].is_empty() | broken[20].contains('\u{fffd}')
-    );
+    let broken = stream(&tokenizer, &[], &[vec![byte(0x80); 100], vec![hello]].concat());
+    assert!(broken.concat().ends_with(" hello") && broken[20].is_empty() | broken[20].contains('\u{fffd}'));
     assert!(broken.iter().take(16).any(|piece| !piece.is_empty()));
 }
 

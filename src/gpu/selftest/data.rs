@@ -30,27 +30,18 @@ impl Random {
     }
     /// Values spread evenly over (low, high).
     pub fn vec(&mut self, n: usize, low: f64, high: f64) -> Vec<f32> {
-        (0..n)
-            .map(|_| (low + (high - low) * self.unit()) as f32)
-            .collect()
+        (0..n).map(|_| (low + (high - low) * self.unit()) as f32).collect()
     }
     /// Values spread evenly in their logarithm over (low, high).
     pub fn log_vec(&mut self, n: usize, low: f64, high: f64) -> Vec<f32> {
-        (0..n)
-            .map(|_| (low.ln() + (high.ln() - low.ln()) * self.unit()).exp() as f32)
-            .collect()
+        (0..n).map(|_| (low.ln() + (high.ln() - low.ln()) * self.unit()).exp() as f32).collect()
     }
     /// As [`Random::vec`], rounded to what f16 holds.
     pub fn f16_vec(&mut self, n: usize, low: f64, high: f64) -> Vec<f32> {
-        self.vec(n, low, high)
-            .into_iter()
-            .map(|x| half::f16::from_f32(x).to_f32())
-            .collect()
+        self.vec(n, low, high).into_iter().map(|x| half::f16::from_f32(x).to_f32()).collect()
     }
     pub fn tokens(&mut self, n: usize, vocab_size: usize) -> Vec<u32> {
-        (0..n)
-            .map(|_| (self.bits() % vocab_size as u64) as u32)
-            .collect()
+        (0..n).map(|_| (self.bits() % vocab_size as u64) as u32).collect()
     }
 }
 
@@ -72,52 +63,28 @@ pub fn difference(got: &[f32], want: &[f64], atol: f64, rtol: f64) -> Option<Str
             e
         }
     };
-    let worst = got
-        .iter()
-        .zip(want)
-        .map(excess)
-        .enumerate()
-        .max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let worst = got.iter().zip(want).map(excess).enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
     (worst.1 > 0.0).then(|| {
         let (i, _) = worst;
-        format!(
-            "worst at {i}: {} instead of {} (atol {atol:.1e}, rtol {rtol:.1e})",
-            got[i], want[i]
-        )
+        format!("worst at {i}: {} instead of {} (atol {atol:.1e}, rtol {rtol:.1e})", got[i], want[i])
     })
 }
 
-pub fn close(
-    what: &str,
-    got: &[f32],
-    want: &[f64],
-    atol: f64,
-    rtol: f64,
-) -> Result<(), CheckError> {
+pub fn close(what: &str, got: &[f32], want: &[f64], atol: f64, rtol: f64) -> Result<(), CheckError> {
     match difference(got, want, atol, rtol) {
         None => Ok(()),
-        Some(difference) => Err(CheckError::Differs {
-            what: what.into(),
-            difference,
-        }),
+        Some(difference) => Err(CheckError::Differs { what: what.into(), difference }),
     }
 }
 
-pub fn equal<T: PartialEq + std::fmt::Debug>(
-    what: &str,
-    got: &[T],
-    want: &[T],
-) -> Result<(), CheckError> {
+pub fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: &[T], want: &[T]) -> Result<(), CheckError> {
     let at = got.iter().zip(want).position(|(g, w)| g != w);
     let difference = match at {
         None if got.len() == want.len() => return Ok(()),
         None => format!("{} values, expected {}", got.len(), want.len()),
         Some(i) => format!("at {i}: {:?} instead of {:?}", got[i], want[i]),
     };
-    Err(CheckError::Differs {
-        what: what.into(),
-        difference,
-    })
+    Err(CheckError::Differs { what: what.into(), difference })
 }
 
 pub fn tensor(gpu: &Gpu, values: &[f32]) -> Result<Tensor, GpuError> {
@@ -130,10 +97,7 @@ pub fn poisoned(gpu: &Gpu, elements: usize) -> Result<Tensor, GpuError> {
 }
 
 /// Builds a plan and runs it once.
-pub async fn run(
-    gpu: &Gpu,
-    build: impl FnOnce(&mut PlanBuilder<'_>) -> Result<(), GpuError>,
-) -> Result<(), GpuError> {
+pub async fn run(gpu: &Gpu, build: impl FnOnce(&mut PlanBuilder<'_>) -> Result<(), GpuError>) -> Result<(), GpuError> {
     let mut plan = PlanBuilder::new(gpu);
     build(&mut plan)?;
     plan.finish()?.run(gpu).await
@@ -146,12 +110,8 @@ mod tests {
     #[test]
     fn the_comparison_can_fail() {
         assert!(difference(&[1.0, 2.0], &[1.0, 2.0], 1e-6, 0.0).is_none());
-        assert!(difference(&[1.0, 2.00001], &[1.0, 2.0], 1e-6, 0.0)
-            .unwrap()
-            .contains("worst at 1"));
-        assert!(difference(&[f32::NAN, 2.0], &[1.0, 2.0], 1e9, 1e9)
-            .unwrap()
-            .contains("worst at 0"));
+        assert!(difference(&[1.0, 2.00001], &[1.0, 2.0], 1e-6, 0.0).unwrap().contains("worst at 1"));
+        assert!(difference(&[f32::NAN, 2.0], &[1.0, 2.0], 1e9, 1e9).unwrap().contains("worst at 0"));
         assert!(difference(&[1.0], &[f64::NAN], 1e9, 1e9).is_some());
         assert!(difference(&[f32::INFINITY], &[f64::INFINITY], 1e9, 1e9).is_some());
         assert!(difference(&[1.0], &[1.0, 2.0], 1e9, 1e9).is_some());

@@ -34,13 +34,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 5] = [
-        Variant::F16Weights,
-        Variant::Matvec,
-        Variant::Step,
-        Variant::BlellochScan,
-        Variant::FusedScan,
-    ];
+    pub const ALL: [Variant; 5] =
+        [Variant::F16Weights, Variant::Matvec, Variant::Step, Variant::BlellochScan, Variant::FusedScan];
 
     /// What runs where this variant is switched off.
     pub fn fallback(self) -> &'static str {
@@ -89,9 +84,7 @@ impl Report {
     }
     /// Whatever failed has something to stand in for it.
     pub fn usable(&self) -> bool {
-        self.outcomes
-            .iter()
-            .all(|o| o.failure.is_none() || o.switched_off.is_some())
+        self.outcomes.iter().all(|o| o.failure.is_none() || o.switched_off.is_some())
     }
 }
 
@@ -119,9 +112,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Rows,
         Check::Sample,
     ];
-    let mut report = Report {
-        outcomes: Vec::new(),
-    };
+    let mut report = Report { outcomes: Vec::new() };
     for (i, check) in all.into_iter().enumerate() {
         let result = check.run(gpu).await;
         if let Err(CheckError::Gpu(lost @ GpuError::Lost { .. })) = result {
@@ -130,11 +121,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         let failure = result.err().map(|e| e.to_string());
         let switched_off = failure.as_ref().and(check.variant());
         switched_off.iter().for_each(|v| gpu.switch_off(*v));
-        report.outcomes.push(Outcome {
-            name: check.name(),
-            failure,
-            switched_off,
-        });
+        report.outcomes.push(Outcome { name: check.name(), failure, switched_off });
         progress(i + 1, all.len());
     }
     Ok(report)
@@ -173,12 +160,8 @@ impl Check {
             Check::Conv1d => "conv1d, conv1d_state".into(),
             Check::Conv1dUpdate => "conv1d_update".into(),
             Check::Scan(Rung::Sequential) => "scan_sequential".into(),
-            Check::Scan(Rung::Blelloch) => {
-                "discretise, scan_blelloch, scan_blelloch_add, scan_output".into()
-            }
-            Check::Scan(Rung::Fused) => {
-                "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into()
-            }
+            Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
+            Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample".into(),
@@ -188,9 +171,7 @@ impl Check {
     /// What can be switched off if this fails.
     fn variant(self) -> Option<Variant> {
         match self {
-            Check::Embedding(WeightFormat::F16) | Check::Matmul(WeightFormat::F16) => {
-                Some(Variant::F16Weights)
-            }
+            Check::Embedding(WeightFormat::F16) | Check::Matmul(WeightFormat::F16) => Some(Variant::F16Weights),
             Check::Matvec(_) => Some(Variant::Matvec),
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
@@ -202,62 +183,25 @@ impl Check {
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
         let random = &mut Random(0x6d_616d_6261);
         match self {
-            Check::Embedding(format) => {
-                pointwise::embedding(gpu, format, (101, 27, 64), random).await
-            }
+            Check::Embedding(format) => pointwise::embedding(gpu, format, (101, 27, 64), random).await,
             Check::RmsNorm => {
                 for add in [false, true] {
-                    pointwise::rms_norm(
-                        gpu,
-                        RmsNorm {
-                            rows: 3,
-                            row0: 1,
-                            d: 257,
-                            eps: 1e-5,
-                        },
-                        add,
-                        random,
-                    )
-                    .await?;
+                    pointwise::rms_norm(gpu, RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 }, add, random).await?;
                 }
                 Ok(())
             }
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
             Check::Matmul(format) => {
                 for (softplus, bias) in [(false, false), (false, true), (true, true)] {
-                    linear::linear(
-                        gpu,
-                        false,
-                        LinearCase {
-                            l: 65,
-                            k: 130,
-                            n: 67,
-                            format,
-                            bias,
-                            softplus,
-                        },
-                        random,
-                    )
-                    .await?;
+                    linear::linear(gpu, false, LinearCase { l: 65, k: 130, n: 67, format, bias, softplus }, random)
+                        .await?;
                 }
                 Ok(())
             }
             Check::Matvec(format) => {
                 for (softplus, bias) in [(false, false), (false, true), (true, true)] {
-                    linear::linear(
-                        gpu,
-                        true,
-                        LinearCase {
-                            l: 1,
-                            k: 773,
-                            n: 67,
-                            format,
-                            bias,
-                            softplus,
-                        },
-                        random,
-                    )
-                    .await?;
+                    linear::linear(gpu, true, LinearCase { l: 1, k: 773, n: 67, format, bias, softplus }, random)
+                        .await?;
                 }
                 Ok(())
             }

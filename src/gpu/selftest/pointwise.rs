@@ -17,41 +17,23 @@ pub async fn embedding(
     let mut want = vec![0.0; l * d_model];
     reference::embedding(&mut want, &f64s(&table), &tokens, d_model);
     let matrix = WeightMatrix::new(gpu, "table", (vocab_size, d_model), format, &table)?;
-    let (ids, out) = (
-        Tensor::new(gpu, "tokens", &tokens)?,
-        poisoned(gpu, l * d_model)?,
-    );
+    let (ids, out) = (Tensor::new(gpu, "tokens", &tokens)?, poisoned(gpu, l * d_model)?);
     run(gpu, |plan| kernels::embedding(plan, &matrix, &ids, &out, l)).await?;
     let what = format!("embedding vocab_size {vocab_size} d_model {d_model} l {l} {format:?}");
     close(&what, &out.read(gpu).await?, &want, 0.0, 0.0)
 }
 
-pub async fn rms_norm(
-    gpu: &Gpu,
-    shape: RmsNorm,
-    add: bool,
-    random: &mut Random,
-) -> Result<(), CheckError> {
+pub async fn rms_norm(gpu: &Gpu, shape: RmsNorm, add: bool, random: &mut Random) -> Result<(), CheckError> {
     let RmsNorm { rows, row0, d, eps } = shape;
     let l = rows + row0;
     let (residual, hidden) = (random.vec(l * d, -3.0, 3.0), random.vec(l * d, -3.0, 3.0));
     let weight = random.vec(d, 0.5, 2.0);
     let (mut r64, h64) = (f64s(&residual[row0 * d..]), f64s(&hidden[row0 * d..]));
     let mut want = vec![0.0; rows * d];
-    reference::rms_norm(
-        &mut want,
-        &mut r64,
-        add.then_some(&h64[..]),
-        Some(&f64s(&weight)),
-        f64::from(eps),
-        d,
-    );
+    reference::rms_norm(&mut want, &mut r64, add.then_some(&h64[..]), Some(&f64s(&weight)), f64::from(eps), d);
     let (tr, th) = (tensor(gpu, &residual)?, tensor(gpu, &hidden)?);
     let (tw, ty) = (tensor(gpu, &weight)?, poisoned(gpu, rows * d)?);
-    run(gpu, |plan| {
-        kernels::rms_norm(plan, &tr, add.then_some(&th), &tw, &ty, shape)
-    })
-    .await?;
+    run(gpu, |plan| kernels::rms_norm(plan, &tr, add.then_some(&th), &tw, &ty, shape)).await?;
     let what = format!("rms_norm {shape:?} add {add}");
     close(&what, &ty.read(gpu).await?, &want, 1e-6, 2e-6)?;
     let after = tr.read::<f32>(gpu).await?;
@@ -68,17 +50,8 @@ pub async fn x_dbl_norm(
     let mut want = f64s(&x);
     reference::x_dbl_norm(&mut want, dt_rank, d_state, 1e-6);
     let t = tensor(gpu, &x)?;
-    run(gpu, |plan| {
-        kernels::x_dbl_norm(plan, &t, l, dt_rank, d_state, 1e-6)
-    })
-    .await?;
-    close(
-        &format!("x_dbl_norm l {l} dt_rank {dt_rank} d_state {d_state}"),
-        &t.read(gpu).await?,
-        &want,
-        1e-6,
-        2e-6,
-    )
+    run(gpu, |plan| kernels::x_dbl_norm(plan, &t, l, dt_rank, d_state, 1e-6)).await?;
+    close(&format!("x_dbl_norm l {l} dt_rank {dt_rank} d_state {d_state}"), &t.read(gpu).await?, &want, 1e-6, 2e-6)
 }
 
 /// conv1d over a chunk with its state after it, or (`by_tokens`) conv1d_update token by token: outputs and state.
@@ -94,12 +67,7 @@ pub async fn conv1d(
     let state = random.vec(d_conv * d_inner, -2.0, 2.0);
     let weight = random.vec(d_inner * d_conv, -1.0, 1.0);
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
-    let shape = reference::ConvShape {
-        l,
-        d_inner,
-        d_conv,
-        x_stride,
-    };
+    let shape = reference::ConvShape { l, d_inner, d_conv, x_stride };
     let (x64, w64, b64) = (f64s(&xz), f64s(&weight), b.as_deref().map(f64s));
     let (mut want, mut want_state) = (vec![0.0; l * d_inner], f64s(&state));
     reference::conv1d(&mut want, &x64, &want_state, &w64, b64.as_deref(), &shape);
@@ -108,28 +76,10 @@ pub async fn conv1d(
     let name = if by_tokens { "conv1d_update" } else { "conv1d" };
     let what = format!("{name} l {l} d_inner {d_inner} d_conv {d_conv} bias {bias}");
     let rows = if by_tokens { 1 } else { l };
-    let shape = ConvShape {
-        l: rows,
-        d_inner,
-        d_conv,
-        x_stride,
-    };
-    let (txz, ts, tw) = (
-        poisoned(gpu, rows * x_stride)?,
-        tensor(gpu, &state)?,
-        tensor(gpu, &weight)?,
-    );
-    let (tb, tu) = (
-        b.map(|b| tensor(gpu, &b)).transpose()?,
-        poisoned(gpu, rows * d_inner)?,
-    );
-    let conv = Conv1d {
-        xz: &txz,
-        conv_state: &ts,
-        weight: &tw,
-        bias: tb.as_ref(),
-        u: &tu,
-    };
+    let shape = ConvShape { l: rows, d_inner, d_conv, x_stride };
+    let (txz, ts, tw) = (poisoned(gpu, rows * x_stride)?, tensor(gpu, &state)?, tensor(gpu, &weight)?);
+    let (tb, tu) = (b.map(|b| tensor(gpu, &b)).transpose()?, poisoned(gpu, rows * d_inner)?);
+    let conv = Conv1d { xz: &txz, conv_state: &ts, weight: &tw, bias: tb.as_ref(), u: &tu };
     for t in (0..l).step_by(rows.max(1)) {
         txz.write(gpu, 0, &xz[t * x_stride..(t + rows) * x_stride]);
         run(gpu, |plan| {
@@ -143,11 +93,5 @@ pub async fn conv1d(
         let want = &want[t * d_inner..(t + rows) * d_inner];
         close(&what, &tu.read(gpu).await?, want, 2e-6, 2e-6)?;
     }
-    close(
-        &format!("{what}, state"),
-        &ts.read(gpu).await?,
-        &want_state,
-        0.0,
-        0.0,
-    )
+    close(&format!("{what}, state"), &ts.read(gpu).await?, &want_state, 0.0, 0.0)
 }

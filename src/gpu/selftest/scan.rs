@@ -36,11 +36,7 @@ pub struct ScanCase {
 
 impl ScanCase {
     /// Inputs like a trained model's: delta from `range`, evenly in its logarithm; A about -(1..=d_state).
-    pub fn random(
-        (l, d_inner, d_state): (usize, usize, usize),
-        range: (f64, f64),
-        random: &mut Random,
-    ) -> Self {
+    pub fn random((l, d_inner, d_state): (usize, usize, usize), range: (f64, f64), random: &mut Random) -> Self {
         let dt_rank = 3;
         let shape = ScanShape {
             l,
@@ -87,14 +83,7 @@ impl ScanCase {
         let (mut y, mut state) = (vec![0.0; s.l * s.d_inner], f64s(&self.ssm_state));
         let (u, delta, a) = (f64s(&self.u), f64s(&self.delta), f64s(&self.a));
         let (x_dbl, d, xz) = (f64s(&self.x_dbl), f64s(&self.d), f64s(&self.xz));
-        let input = reference::ScanInput {
-            u: &u,
-            delta: &delta,
-            a: &a,
-            x_dbl: &x_dbl,
-            d: &d,
-            xz: &xz,
-        };
+        let input = reference::ScanInput { u: &u, delta: &delta, a: &a, x_dbl: &x_dbl, d: &d, xz: &xz };
         let shape = reference::ScanShape {
             l: s.l,
             d_inner: s.d_inner,
@@ -116,16 +105,8 @@ impl ScanCase {
         let (u, delta, a, x_dbl) = (t(&self.u)?, t(&self.delta)?, t(&self.a)?, t(&self.x_dbl)?);
         let (d, xz, ssm_state) = (t(&self.d)?, t(&self.xz)?, t(&self.ssm_state)?);
         let y = poisoned(gpu, s.l * s.d_inner)?;
-        let b = ScanBuffers {
-            u: &u,
-            delta: &delta,
-            a: &a,
-            x_dbl: &x_dbl,
-            d: &d,
-            xz: &xz,
-            ssm_state: &ssm_state,
-            y: &y,
-        };
+        let b =
+            ScanBuffers { u: &u, delta: &delta, a: &a, x_dbl: &x_dbl, d: &d, xz: &xz, ssm_state: &ssm_state, y: &y };
         run(gpu, |plan| match rung {
             Rung::Sequential => kernels::scan_sequential(plan, &b, s),
             Rung::Blelloch => {
@@ -144,25 +125,11 @@ impl ScanCase {
 }
 
 /// A rung against what was expected of a case.
-pub async fn scan(
-    gpu: &Gpu,
-    rung: Rung,
-    case: &ScanCase,
-    (y, state): &(Vec<f64>, Vec<f64>),
-) -> Result<(), CheckError> {
+pub async fn scan(gpu: &Gpu, rung: Rung, case: &ScanCase, (y, state): &(Vec<f64>, Vec<f64>)) -> Result<(), CheckError> {
     let (got_y, got_state) = case.run(gpu, rung).await?;
     let scale = state.iter().fold(1.0f64, |m, x| m.max(x.abs()));
     let s = case.shape;
-    let what = format!(
-        "{rung:?} scan, l {} d_inner {} d_state {}",
-        s.l, s.d_inner, s.d_state
-    );
+    let what = format!("{rung:?} scan, l {} d_inner {} d_state {}", s.l, s.d_inner, s.d_state);
     close(&format!("{what}: y"), &got_y, y, ATOL * scale, RTOL)?;
-    close(
-        &format!("{what}: state"),
-        &got_state,
-        state,
-        ATOL * scale,
-        RTOL,
-    )
+    close(&format!("{what}: state"), &got_state, state, ATOL * scale, RTOL)
 }

@@ -15,22 +15,13 @@ pub(in crate::model) struct RawConfig {
 
 impl RawConfig {
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, LoadError> {
-        let bad = |reason: String| LoadError::ConfigSyntax {
-            file: file.into(),
-            reason,
-        };
+        let bad = |reason: String| LoadError::ConfigSyntax { file: file.into(), reason };
         if bytes.len() > MAX_BYTES {
-            return Err(bad(format!(
-                "{} bytes, too large for a model's configuration",
-                bytes.len()
-            )));
+            return Err(bad(format!("{} bytes, too large for a model's configuration", bytes.len())));
         }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match serde_json::from_slice(&quote_non_finite(bytes)).map_err(|e| bad(e.to_string()))? {
-            Value::Object(map) => Ok(Self {
-                file: file.into(),
-                map,
-            }),
+            Value::Object(map) => Ok(Self { file: file.into(), map }),
             _ => Err(bad("a value of another kind".into())),
         }
     }
@@ -45,26 +36,16 @@ impl RawConfig {
     }
 
     pub fn bad_value(&self, key: &str, value: &Value, expected: &'static str) -> LoadError {
-        LoadError::ConfigValue {
-            file: self.file.clone(),
-            key: key.into(),
-            value: shown(value),
-            expected,
-        }
+        LoadError::ConfigValue { file: self.file.clone(), key: key.into(), value: shown(value), expected }
     }
 
     pub fn string(&self, key: &str) -> Result<Option<&str>, LoadError> {
         let text = |v: &'_ Value| self.bad_value(key, v, "it must be a string");
-        self.get(key)
-            .map(|v| v.as_str().ok_or_else(|| text(v)))
-            .transpose()
+        self.get(key).map(|v| v.as_str().ok_or_else(|| text(v))).transpose()
     }
 
     pub fn flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
-        let flag = |v: &Value| {
-            v.as_bool()
-                .ok_or_else(|| self.bad_value(key, v, "it must be true or false"))
-        };
+        let flag = |v: &Value| v.as_bool().ok_or_else(|| self.bad_value(key, v, "it must be true or false"));
         self.get(key).map(flag).transpose()
     }
 
@@ -82,9 +63,7 @@ impl RawConfig {
     pub fn tokens(&self, key: &str) -> Result<Vec<u32>, LoadError> {
         let one = |v: &Value| match v.as_i64() {
             Some(id) if id < 0 => Ok(None),
-            Some(id) => u32::try_from(id)
-                .map(Some)
-                .map_err(|_| self.bad_value(key, v, "too large for a token id")),
+            Some(id) => u32::try_from(id).map(Some).map_err(|_| self.bad_value(key, v, "too large for a token id")),
             None => Err(self.bad_value(key, v, "it must be a token id or a list of them")),
         };
         match self.map.get(key) {
