@@ -2,17 +2,7 @@
 
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
-
-/// Sizes of a causal depthwise convolution.
-#[derive(Debug, Clone, Copy)]
-pub struct ConvShape {
-    /// Tokens.
-    pub l: usize,
-    pub d_inner: usize,
-    pub d_conv: usize,
-    /// Columns of xz, whose first d_inner are x.
-    pub x_stride: usize,
-}
+use crate::reference::ConvShape;
 
 /// The tensors of a convolution.
 #[derive(Debug, Clone, Copy)]
@@ -38,13 +28,13 @@ struct Params {
     x_stride: u32,
 }
 
-impl ConvShape {
-    fn params(&self) -> Params {
+impl Params {
+    fn new(shape: ConvShape) -> Self {
         Params {
-            l: self.l as u32,
-            d_inner: self.d_inner as u32,
-            d_conv: self.d_conv as u32,
-            x_stride: self.x_stride as u32,
+            l: shape.l as u32,
+            d_inner: shape.d_inner as u32,
+            d_conv: shape.d_conv as u32,
+            x_stride: shape.x_stride as u32,
         }
     }
 }
@@ -70,16 +60,16 @@ pub(super) fn update_spec(bias: bool) -> ShaderSpec {
 /// u = silu(conv(x) + bias) over a chunk; conv_state is read only: [`conv1d_state`] follows.
 pub fn conv1d(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
     let items = shape.l * shape.d_inner;
-    plan.dispatch_flat(spec(conv.bias.is_some()), &shape.params(), &conv.bindings(), items, 256)
+    plan.dispatch_flat(spec(conv.bias.is_some()), &Params::new(shape), &conv.bindings(), items, 256)
 }
 
 /// conv_state becomes the last d_conv inputs after the chunk.
 pub fn conv1d_state(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
     let bindings = [(1, conv.xz), (2, conv.conv_state)];
-    plan.dispatch_flat(state_spec(), &shape.params(), &bindings, shape.d_inner, 64)
+    plan.dispatch_flat(state_spec(), &Params::new(shape), &bindings, shape.d_inner, 64)
 }
 
 /// Both for one token.
 pub fn conv1d_update(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
-    plan.dispatch_flat(update_spec(conv.bias.is_some()), &shape.params(), &conv.bindings(), shape.d_inner, 64)
+    plan.dispatch_flat(update_spec(conv.bias.is_some()), &Params::new(shape), &conv.bindings(), shape.d_inner, 64)
 }

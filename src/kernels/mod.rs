@@ -12,7 +12,7 @@ mod scan_blelloch;
 mod scan_fused;
 mod scan_sequential;
 
-pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d, ConvShape};
+pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
 pub use embedding::embedding;
 pub use linear::{linear, matmul, matvec, Linear, WeightMatrix};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
@@ -21,24 +21,10 @@ pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
 
+pub use crate::reference::{ConvShape, ScanShape};
+
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, Tensor};
-
-/// The sizes of a selective scan (all row-major).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScanShape {
-    /// Tokens.
-    pub l: usize,
-    pub d_inner: usize,
-    pub d_state: usize,
-    /// Columns of x_dbl, and where B and C begin in it.
-    pub x_dbl_stride: usize,
-    pub b_offset: usize,
-    pub c_offset: usize,
-    /// Columns of xz, and where z begins in it.
-    pub xz_stride: usize,
-    pub z_offset: usize,
-}
 
 /// The tensors of a selective scan.
 #[derive(Debug, Clone, Copy)]

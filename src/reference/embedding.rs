@@ -2,7 +2,7 @@
 
 use super::Real;
 
-/// out[t] = table[tokens[t]].
+/// `out[t] = table[tokens[t]]`.
 ///
 /// `out` (L, d_model), `table` (vocab_size, d_model), `tokens` (L), each below vocab_size.
 pub fn embedding<T: Real>(out: &mut [T], table: &[T], tokens: &[u32], d_model: usize) {

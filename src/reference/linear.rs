@@ -42,7 +42,7 @@ pub enum Epilogue {
     Add,
 }
 
-/// y[t, j] = epilogue(sum_i x[t, i] w[j, i] + bias[j]).
+/// `y[t, j] = epilogue(sum_i x[t, i] w[j, i] + bias[j])`.
 ///
 /// `y` (l, n) with rows `y_stride` apart, `x` (l, k) with rows `x_stride` apart (both starting at the first element; the
 /// last row may end with its last column), `w` (n, k), `bias` (n). Columns of y beyond n are left alone.

@@ -2,7 +2,7 @@
 //!
 //! A twin says in plain Rust what its WGSL file computes, over row-major slices, and is generic over [`Real`]: in `f64` it
 //! is the oracle that the tests and the self-test hold kernels against, in `f32` it is the CPU backend
-//! ([`crate::model::cpu`]). Lengths are the caller's duty: they are checked by `debug_assert!`, and a slice that is too short
+//! (`model::cpu`). Lengths are the caller's duty: they are checked by `debug_assert!`, and a slice that is too short
 //! panics. Data never makes a twin panic: NaN and infinities flow through as IEEE arithmetic has them.
 //!
 //! Shapes: `L` positions, then the paper's names (`d_model`, `d_inner`, `d_state`, `d_conv`, `dt_rank`).

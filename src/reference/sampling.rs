@@ -19,7 +19,7 @@ pub fn argmax<T: Real>(logits: &[T]) -> Option<usize> {
     best.map(|(i, _)| i)
 }
 
-/// -ln softmax(logits)[target] = logsumexp(logits) - logits[target]; NaN when a logit is NaN.
+/// `-ln softmax(logits)[target] = logsumexp(logits) - logits[target]`; NaN when a logit is NaN.
 ///
 /// `target` is below `logits.len()`.
 pub fn token_nll<T: Real>(logits: &[T], target: u32) -> T {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub mod close;
+#[allow(unused_imports)] // likewise
 pub use close::{assert_close, compare};
 
 /// Every scan there is.

@@ -67,7 +67,7 @@ pub async fn conv1d(
     let state = random.vec(d_conv * d_inner, -2.0, 2.0);
     let weight = random.vec(d_inner * d_conv, -1.0, 1.0);
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
-    let shape = reference::ConvShape { l, d_inner, d_conv, x_stride };
+    let shape = ConvShape { l, d_inner, d_conv, x_stride };
     let (x64, w64, b64) = (f64s(&xz), f64s(&weight), b.as_deref().map(f64s));
     let (mut want, mut want_state) = (vec![0.0; l * d_inner], f64s(&state));
     reference::conv1d(&mut want, &x64, &want_state, &w64, b64.as_deref(), &shape);

@@ -84,17 +84,7 @@ impl ScanCase {
         let (u, delta, a) = (f64s(&self.u), f64s(&self.delta), f64s(&self.a));
         let (x_dbl, d, xz) = (f64s(&self.x_dbl), f64s(&self.d), f64s(&self.xz));
         let input = reference::ScanInput { u: &u, delta: &delta, a: &a, x_dbl: &x_dbl, d: &d, xz: &xz };
-        let shape = reference::ScanShape {
-            l: s.l,
-            d_inner: s.d_inner,
-            d_state: s.d_state,
-            x_dbl_stride: s.x_dbl_stride,
-            b_offset: s.b_offset,
-            c_offset: s.c_offset,
-            xz_stride: s.xz_stride,
-            z_offset: s.z_offset,
-        };
-        reference::scan_sequential(&mut y, &mut state, &input, &shape);
+        reference::scan_sequential(&mut y, &mut state, &input, s);
         (y, state)
     }
 

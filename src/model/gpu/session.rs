@@ -1,249 +1,20 @@
-//! Mamba-1 and Falcon-Mamba on a GPU: the weights there, and sessions that run them.
+//! One text on the device.
 
-use super::types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
-use super::{Arch, Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
+use super::buffers::{ScanWorkspace, ScoreBuffers, State, Workspace};
+use super::GpuModel;
 use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
-use crate::gpu::shader::WeightFormat;
-use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
-use crate::kernels::{
-    self, BlellochWorkspace, FusedWorkspace, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, WeightMatrix,
-};
+use crate::gpu::{GpuError, Plan, PlanBuilder, Readback, Tensor};
+use crate::kernels::{self, RmsNorm, SampleBuffers, ScanBuffers, ScanShape};
+use crate::model::types::{check_length, check_tokens, Scores, StateData};
+use crate::model::Arch;
 use std::sync::Arc;
 
 /// Rows of logits that [`GpuSession::score`] holds at once; also what aligns its results' views (64 x 4 bytes).
 const SCORE_ROWS: usize = 64;
 /// Plans of other lengths than the last few are built again.
 const MAX_PLANS: usize = 6;
-
-struct Layer {
-    norm: Tensor,                  // (d_model)
-    in_proj: WeightMatrix,         // (2 d_inner, d_model)
-    in_proj_bias: Option<Tensor>,  // (2 d_inner)
-    conv1d: Tensor,                // (d_inner, d_conv)
-    conv1d_bias: Option<Tensor>,   // (d_inner)
-    x_proj: WeightMatrix,          // (dt_rank + 2 d_state, d_inner)
-    dt_proj: WeightMatrix,         // (d_inner, dt_rank)
-    dt_proj_bias: Tensor,          // (d_inner)
-    a: Tensor,                     // (d_inner, d_state), -exp(A_log)
-    d: Tensor,                     // (d_inner)
-    out_proj: WeightMatrix,        // (d_model, d_inner)
-    out_proj_bias: Option<Tensor>, // (d_model)
-}
-
-/// A model's weights on a device.
-pub struct GpuModel {
-    gpu: Gpu,
-    config: ModelConfig,
-    options: ModelOptions,
-    embedding: WeightMatrix, // (vocab_size, d_model)
-    layers: Vec<Layer>,
-    norm_f: Tensor,                // (d_model)
-    lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
-}
-
-/// Uploads tensors and counts their bytes.
-struct Loader<'a> {
-    gpu: &'a Gpu,
-    weights: WeightDtype,
-    done: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
-}
-
-impl Loader<'_> {
-    fn count(&mut self, view: &TensorView<'_>) -> Result<()> {
-        self.done += view.data.len() as u64;
-        (self.progress)(self.done, self.total);
-        Ok(self.gpu.check()?)
-    }
-
-    fn tensor(&mut self, view: &TensorView<'_>) -> Result<Tensor> {
-        self.mapped(view, |x| x)
-    }
-
-    fn mapped(&mut self, view: &TensorView<'_>, f: impl Fn(f32) -> f32) -> Result<Tensor> {
-        let mut values = view.to_f32()?;
-        values.iter_mut().for_each(|x| *x = f(*x));
-        let tensor = Tensor::new(self.gpu, view.name, &values)?;
-        self.count(view)?;
-        Ok(tensor)
-    }
-
-    fn bias(&mut self, view: &Option<TensorView<'_>>) -> Result<Option<Tensor>> {
-        view.as_ref().map(|v| self.tensor(v)).transpose()
-    }
-
-    /// A (n, k) matrix. What is stored as f16 stays f16 on the device, bit for bit, unless f32 was asked for.
-    fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
-        let format = match (self.weights, view.dtype) {
-            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16) if self.gpu.allows(Variant::F16Weights) => {
-                WeightFormat::F16
-            }
-            _ => WeightFormat::F32,
-        };
-        let (n, k) = (view.shape[0], view.shape[1]);
-        let gpu = self.gpu;
-        let matrix = WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<Vec<f32>> {
-            gpu.check()?;
-            Ok(view.rows_to_f32(rows)?)
-        })?;
-        self.count(view)?;
-        Ok(matrix)
-    }
-
-    fn layer(&mut self, w: &LayerWeights<'_>) -> Result<Layer> {
-        Ok(Layer {
-            norm: self.tensor(&w.norm)?,
-            in_proj: self.matrix(&w.in_proj)?,
-            in_proj_bias: self.bias(&w.in_proj_bias)?,
-            conv1d: self.tensor(&w.conv1d)?,
-            conv1d_bias: self.bias(&w.conv1d_bias)?,
-            x_proj: self.matrix(&w.x_proj)?,
-            dt_proj: self.matrix(&w.dt_proj)?,
-            dt_proj_bias: self.tensor(&w.dt_proj_bias)?,
-            a: self.mapped(&w.a_log, |x| -x.exp())?,
-            d: self.tensor(&w.d)?,
-            out_proj: self.matrix(&w.out_proj)?,
-            out_proj_bias: self.bias(&w.out_proj_bias)?,
-        })
-    }
-}
-
-impl GpuModel {
-    /// Uploads the weights, telling `progress` bytes done and in all.
-    ///
-    /// # Errors
-    /// Non-finite weights, matrices whose rows exceed the adapter's limits, a full GPU memory.
-    pub async fn load(
-        gpu: &Gpu,
-        config: &ModelConfig,
-        weights: &ModelWeights<'_>,
-        options: ModelOptions,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Self> {
-        if options.chunk == 0 {
-            return Err(InputError::ZeroChunk.into());
-        }
-        let total = weights.total_bytes();
-        let mut loader = Loader { gpu, weights: options.weights, done: 0, total, progress };
-        let model = Self {
-            gpu: gpu.clone(),
-            config: config.clone(),
-            options,
-            embedding: loader.matrix(&weights.embedding)?,
-            layers: weights.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
-            norm_f: loader.tensor(&weights.norm_f)?,
-            lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
-        };
-        // The uploads are staged: let them reach the device, and hear of a full memory now.
-        gpu.submit_and_wait(gpu.device().create_command_encoder(&Default::default()).finish()).await?;
-        Ok(model)
-    }
-
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-
-    /// The rung asked for, or the sequential one where the self-test switched it off.
-    fn scan(&self) -> Scan {
-        match self.options.scan {
-            Scan::Fused if !self.gpu.allows(Variant::FusedScan) => Scan::Sequential,
-            Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
-            scan => scan,
-        }
-    }
-
-    /// Columns of x_dbl.
-    fn x_dbl_width(&self) -> usize {
-        self.config.dt_rank + 2 * self.config.d_state
-    }
-
-    /// The prefill's chunk: what was asked for, or as much of it as the activations' widest rows let into one binding.
-    fn chunk(&self) -> usize {
-        let c = &self.config;
-        let widest = (2 * c.d_inner).max(c.d_model).max(self.x_dbl_width());
-        let room = (self.gpu.max_binding() / (widest as u64 * 4)) as usize;
-        self.options.chunk.min(room.max(1))
-    }
-}
-
-enum ScanWorkspace {
-    Sequential,
-    Blelloch(BlellochWorkspace),
-    Fused(FusedWorkspace),
-}
-
-/// The activations of a chunk of up to `capacity` tokens.
-struct Workspace {
-    capacity: usize,
-    tokens: Tensor,   // (L), u32
-    residual: Tensor, // (L, d_model)
-    normed: Tensor,   // (L, d_model)
-    xz: Tensor,       // (L, 2 d_inner)
-    u: Tensor,        // (L, d_inner)
-    x_dbl: Tensor,    // (L, dt_rank + 2 d_state)
-    delta: Tensor,    // (L, d_inner)
-    y: Tensor,        // (L, d_inner)
-    hidden: Tensor,   // (L, d_model)
-    scan: ScanWorkspace,
-}
-
-impl Workspace {
-    fn new(model: &GpuModel, l: usize, scan: Option<Scan>) -> Result<Self, GpuError> {
-        let (gpu, c) = (&model.gpu, &model.config);
-        let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
-        Ok(Self {
-            capacity: l,
-            tokens: rows("tokens", 1)?,
-            residual: rows("residual", c.d_model)?,
-            normed: rows("normed", c.d_model)?,
-            xz: rows("xz", 2 * c.d_inner)?,
-            u: rows("u", c.d_inner)?,
-            x_dbl: rows("x_dbl", model.x_dbl_width())?,
-            delta: rows("delta", c.d_inner)?,
-            y: rows("y", c.d_inner)?,
-            hidden: rows("hidden", c.d_model)?,
-            scan: match scan {
-                None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
-                Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
-                Some(Scan::Fused) => ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
-            },
-        })
-    }
-}
-
-/// The recurrent state of all layers. Each layer's part begins at a multiple of 64 elements, so that it can be bound.
-struct State {
-    conv: Tensor, // n_layer x (d_conv, d_inner)
-    ssm: Tensor,  // n_layer x (d_inner, d_state)
-}
-
-impl State {
-    fn new(model: &GpuModel) -> Result<Self, GpuError> {
-        let (c, n) = (&model.config, model.config.n_layer);
-        Ok(Self {
-            conv: Tensor::zeros(&model.gpu, "conv_state", n * Self::conv_stride(c))?,
-            ssm: Tensor::zeros(&model.gpu, "ssm_state", n * Self::ssm_stride(c))?,
-        })
-    }
-    fn conv_stride(c: &ModelConfig) -> usize {
-        (c.d_conv * c.d_inner).next_multiple_of(64)
-    }
-    fn ssm_stride(c: &ModelConfig) -> usize {
-        (c.d_inner * c.d_state).next_multiple_of(64)
-    }
-    fn conv_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
-        self.conv.slice(layer * Self::conv_stride(c), c.d_conv * c.d_inner)
-    }
-    fn ssm_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
-        self.ssm.slice(layer * Self::ssm_stride(c), c.d_inner * c.d_state)
-    }
-}
 
 /// What a plan ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,14 +25,6 @@ enum Head {
     Last,
     /// Every token's most likely successor, and with targets their -log p.
     Score { nll: bool },
-}
-
-/// What [`GpuSession::score`] writes: a block of logits at a time, and its results for a whole chunk.
-struct ScoreBuffers {
-    logits: Tensor,  // (SCORE_ROWS, vocab_size)
-    argmax: Tensor,  // (L), u32
-    targets: Tensor, // (L), u32
-    nll: Tensor,     // (L)
 }
 
 /// One text's state on the device, with the buffers and plans to go on from it.
@@ -505,7 +268,7 @@ impl GpuSession {
     ) -> Result<Scores> {
         self.check_tokens(tokens)?;
         if let Some(targets) = targets {
-            super::types::check_length("targets", targets.len(), tokens.len())?;
+            check_length("targets", targets.len(), tokens.len())?;
             self.check_tokens(targets)?;
         }
         let gpu = self.model.gpu.clone();
@@ -650,7 +413,7 @@ impl GpuSession {
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), InputError> {
-        super::types::check_tokens(tokens, self.model.config.vocab_size)
+        check_tokens(tokens, self.model.config.vocab_size)
     }
 }
 

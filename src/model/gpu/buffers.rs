@@ -1,0 +1,87 @@
+//! The buffers of a session: a chunk's activations, the recurrent state, what scoring writes.
+
+use super::GpuModel;
+use crate::gpu::{GpuError, Tensor};
+use crate::kernels::{BlellochWorkspace, FusedWorkspace};
+use crate::model::{ModelConfig, Scan};
+
+pub(super) enum ScanWorkspace {
+    Sequential,
+    Blelloch(BlellochWorkspace),
+    Fused(FusedWorkspace),
+}
+
+/// The activations of a chunk of up to `capacity` tokens.
+pub(super) struct Workspace {
+    pub(super) capacity: usize,
+    pub(super) tokens: Tensor,   // (L), u32
+    pub(super) residual: Tensor, // (L, d_model)
+    pub(super) normed: Tensor,   // (L, d_model)
+    pub(super) xz: Tensor,       // (L, 2 d_inner)
+    pub(super) u: Tensor,        // (L, d_inner)
+    pub(super) x_dbl: Tensor,    // (L, dt_rank + 2 d_state)
+    pub(super) delta: Tensor,    // (L, d_inner)
+    pub(super) y: Tensor,        // (L, d_inner)
+    pub(super) hidden: Tensor,   // (L, d_model)
+    pub(super) scan: ScanWorkspace,
+}
+
+impl Workspace {
+    pub(super) fn new(model: &GpuModel, l: usize, scan: Option<Scan>) -> Result<Self, GpuError> {
+        let (gpu, c) = (&model.gpu, &model.config);
+        let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
+        Ok(Self {
+            capacity: l,
+            tokens: rows("tokens", 1)?,
+            residual: rows("residual", c.d_model)?,
+            normed: rows("normed", c.d_model)?,
+            xz: rows("xz", 2 * c.d_inner)?,
+            u: rows("u", c.d_inner)?,
+            x_dbl: rows("x_dbl", model.x_dbl_width())?,
+            delta: rows("delta", c.d_inner)?,
+            y: rows("y", c.d_inner)?,
+            hidden: rows("hidden", c.d_model)?,
+            scan: match scan {
+                None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
+                Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
+                Some(Scan::Fused) => ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
+            },
+        })
+    }
+}
+
+/// The recurrent state of all layers. Each layer's part begins at a multiple of 64 elements, so that it can be bound.
+pub(super) struct State {
+    pub(super) conv: Tensor, // n_layer x (d_conv, d_inner)
+    pub(super) ssm: Tensor,  // n_layer x (d_inner, d_state)
+}
+
+impl State {
+    pub(super) fn new(model: &GpuModel) -> Result<Self, GpuError> {
+        let (c, n) = (&model.config, model.config.n_layer);
+        Ok(Self {
+            conv: Tensor::zeros(&model.gpu, "conv_state", n * Self::conv_stride(c))?,
+            ssm: Tensor::zeros(&model.gpu, "ssm_state", n * Self::ssm_stride(c))?,
+        })
+    }
+    pub(super) fn conv_stride(c: &ModelConfig) -> usize {
+        (c.d_conv * c.d_inner).next_multiple_of(64)
+    }
+    pub(super) fn ssm_stride(c: &ModelConfig) -> usize {
+        (c.d_inner * c.d_state).next_multiple_of(64)
+    }
+    pub(super) fn conv_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
+        self.conv.slice(layer * Self::conv_stride(c), c.d_conv * c.d_inner)
+    }
+    pub(super) fn ssm_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
+        self.ssm.slice(layer * Self::ssm_stride(c), c.d_inner * c.d_state)
+    }
+}
+
+/// What [`GpuSession::score`] writes: a block of logits at a time, and its results for a whole chunk.
+pub(super) struct ScoreBuffers {
+    pub(super) logits: Tensor,  // (SCORE_ROWS, vocab_size)
+    pub(super) argmax: Tensor,  // (L), u32
+    pub(super) targets: Tensor, // (L), u32
+    pub(super) nll: Tensor,     // (L)
+}

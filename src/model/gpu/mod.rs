@@ -1,0 +1,168 @@
+//! Mamba-1 and Falcon-Mamba on a GPU: the weights there; [`session`] runs them, in the buffers of [`buffers`].
+
+mod buffers;
+mod session;
+
+use super::types::{ModelOptions, Scan, WeightDtype};
+use super::{Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
+use crate::error::{InputError, Result};
+use crate::gpu::selftest::Variant;
+use crate::gpu::shader::WeightFormat;
+use crate::gpu::{Gpu, Tensor};
+use crate::kernels::WeightMatrix;
+pub use session::GpuSession;
+
+struct Layer {
+    norm: Tensor,                  // (d_model)
+    in_proj: WeightMatrix,         // (2 d_inner, d_model)
+    in_proj_bias: Option<Tensor>,  // (2 d_inner)
+    conv1d: Tensor,                // (d_inner, d_conv)
+    conv1d_bias: Option<Tensor>,   // (d_inner)
+    x_proj: WeightMatrix,          // (dt_rank + 2 d_state, d_inner)
+    dt_proj: WeightMatrix,         // (d_inner, dt_rank)
+    dt_proj_bias: Tensor,          // (d_inner)
+    a: Tensor,                     // (d_inner, d_state), -exp(A_log)
+    d: Tensor,                     // (d_inner)
+    out_proj: WeightMatrix,        // (d_model, d_inner)
+    out_proj_bias: Option<Tensor>, // (d_model)
+}
+
+/// A model's weights on a device.
+pub struct GpuModel {
+    gpu: Gpu,
+    config: ModelConfig,
+    options: ModelOptions,
+    embedding: WeightMatrix, // (vocab_size, d_model)
+    layers: Vec<Layer>,
+    norm_f: Tensor,                // (d_model)
+    lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
+}
+
+/// Uploads tensors and counts their bytes.
+struct Loader<'a> {
+    gpu: &'a Gpu,
+    weights: WeightDtype,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Loader<'_> {
+    fn count(&mut self, view: &TensorView<'_>) -> Result<()> {
+        self.done += view.data.len() as u64;
+        (self.progress)(self.done, self.total);
+        Ok(self.gpu.check()?)
+    }
+
+    fn tensor(&mut self, view: &TensorView<'_>) -> Result<Tensor> {
+        self.mapped(view, |x| x)
+    }
+
+    fn mapped(&mut self, view: &TensorView<'_>, f: impl Fn(f32) -> f32) -> Result<Tensor> {
+        let mut values = view.to_f32()?;
+        values.iter_mut().for_each(|x| *x = f(*x));
+        let tensor = Tensor::new(self.gpu, view.name, &values)?;
+        self.count(view)?;
+        Ok(tensor)
+    }
+
+    fn bias(&mut self, view: &Option<TensorView<'_>>) -> Result<Option<Tensor>> {
+        view.as_ref().map(|v| self.tensor(v)).transpose()
+    }
+
+    /// A (n, k) matrix. What is stored as f16 stays f16 on the device, bit for bit, unless f32 was asked for.
+    fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
+        let format = match (self.weights, view.dtype) {
+            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16) if self.gpu.allows(Variant::F16Weights) => {
+                WeightFormat::F16
+            }
+            _ => WeightFormat::F32,
+        };
+        let (n, k) = (view.shape[0], view.shape[1]);
+        let gpu = self.gpu;
+        let matrix = WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<Vec<f32>> {
+            gpu.check()?;
+            Ok(view.rows_to_f32(rows)?)
+        })?;
+        self.count(view)?;
+        Ok(matrix)
+    }
+
+    fn layer(&mut self, w: &LayerWeights<'_>) -> Result<Layer> {
+        Ok(Layer {
+            norm: self.tensor(&w.norm)?,
+            in_proj: self.matrix(&w.in_proj)?,
+            in_proj_bias: self.bias(&w.in_proj_bias)?,
+            conv1d: self.tensor(&w.conv1d)?,
+            conv1d_bias: self.bias(&w.conv1d_bias)?,
+            x_proj: self.matrix(&w.x_proj)?,
+            dt_proj: self.matrix(&w.dt_proj)?,
+            dt_proj_bias: self.tensor(&w.dt_proj_bias)?,
+            a: self.mapped(&w.a_log, |x| -x.exp())?,
+            d: self.tensor(&w.d)?,
+            out_proj: self.matrix(&w.out_proj)?,
+            out_proj_bias: self.bias(&w.out_proj_bias)?,
+        })
+    }
+}
+
+impl GpuModel {
+    /// Uploads the weights, telling `progress` bytes done and in all.
+    ///
+    /// # Errors
+    /// Non-finite weights, matrices whose rows exceed the adapter's limits, a full GPU memory.
+    pub async fn load(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        options: ModelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        if options.chunk == 0 {
+            return Err(InputError::ZeroChunk.into());
+        }
+        let total = weights.total_bytes();
+        let mut loader = Loader { gpu, weights: options.weights, done: 0, total, progress };
+        let model = Self {
+            gpu: gpu.clone(),
+            config: config.clone(),
+            options,
+            embedding: loader.matrix(&weights.embedding)?,
+            layers: weights.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
+            norm_f: loader.tensor(&weights.norm_f)?,
+            lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
+        };
+        // The uploads are staged: let them reach the device, and hear of a full memory now.
+        gpu.submit_and_wait(gpu.device().create_command_encoder(&Default::default()).finish()).await?;
+        Ok(model)
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The rung asked for, or the sequential one where the self-test switched it off.
+    fn scan(&self) -> Scan {
+        match self.options.scan {
+            Scan::Fused if !self.gpu.allows(Variant::FusedScan) => Scan::Sequential,
+            Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
+            scan => scan,
+        }
+    }
+
+    /// Columns of x_dbl.
+    fn x_dbl_width(&self) -> usize {
+        self.config.dt_rank + 2 * self.config.d_state
+    }
+
+    /// The prefill's chunk: what was asked for, or as much of it as the activations' widest rows let into one binding.
+    fn chunk(&self) -> usize {
+        let c = &self.config;
+        let widest = (2 * c.d_inner).max(c.d_model).max(self.x_dbl_width());
+        let room = (self.gpu.max_binding() / (widest as u64 * 4)) as usize;
+        self.options.chunk.min(room.max(1))
+    }
+}
