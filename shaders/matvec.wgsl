@@ -2,7 +2,7 @@
 // Grid: a workgroup of 64 invocations 64 / SPAN groups of four rows of w. SPAN neighbouring invocations stride over four
 // rows in quads and leave their sums in workgroup memory, where an invocation a row adds them up after one barrier.
 // SPAN, a power of two up to 64, is set by the host: wide for long rows, narrow where adding up would be most of the work.
-// x is one row (l = 1).
+// x is one row (l = 1); with NORM every workgroup works out the norm's scale for itself.
 #include "shared/linear.wgsl"
 
 const WG: u32 = 64u;
@@ -11,11 +11,27 @@ const WG_ROWS: u32 = ROWS * WG / SPAN;
 
 var<workgroup> partial: array<f32, 256>; // (WG_ROWS, SPAN)
 
+#if NORM
+fn work_out_scale(lid: u32) {
+    var sum = 0.0;
+    for (var q = lid; q < p.k4; q += WG) { sum += dot(residual[q], residual[q]); }
+    partial[lid] = sum;
+    workgroupBarrier();
+    var total = 0.0;
+    for (var i = 0u; i < WG; i++) { total += partial[i]; }
+    norm_scale = inverseSqrt(total / f32(p.k) + p.eps);
+    workgroupBarrier(); // partial is used again
+}
+#endif
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
     let j0 = (wid.y * num.x + wid.x) * WG_ROWS;
     let group = lid / SPAN;
     let lane = lid % SPAN;
+#if NORM
+    work_out_scale(lid);
+#endif
     // A row past the end reads the last one again and is not stored.
     var row: array<u32, ROWS>;
     for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * p.k4; }

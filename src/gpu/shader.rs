@@ -50,6 +50,7 @@ sources![
     "scan_output.wgsl",
     "scan_sequential.wgsl",
     "selective_state_update.wgsl",
+    "step_mixer.wgsl",
     "shared/argmax.wgsl",
     "shared/conv.wgsl",
     "shared/grid.wgsl",

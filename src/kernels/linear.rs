@@ -136,19 +136,59 @@ struct Params {
     y_stride: u32,
     y_offset: u32,
     bias_offset: u32,
+    d_conv: u32,
+    eps: f32,
+}
+
+/// What a linear layer reads: shared/linear.wgsl.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Input<'a> {
+    Plain {
+        x: &'a Tensor,
+    },
+    /// RMSNorm of the residual stream, made as it is read.
+    Norm {
+        residual: &'a Tensor,
+        weight: &'a Tensor,
+        eps: f32,
+    },
+    /// The causal convolution's output, made as it is read.
+    Conv {
+        xz: &'a Tensor,
+        conv_state: &'a Tensor,
+        channels: &'a Tensor,
+        d_conv: usize,
+    },
+}
+
+impl Input<'_> {
+    fn flag(&self) -> &'static str {
+        match self {
+            Input::Plain { .. } => "PLAIN",
+            Input::Norm { .. } => "NORM",
+            Input::Conv { .. } => "CONV",
+        }
+    }
 }
 
 pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
-    ShaderSpec::new("matmul").weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus)
+    ShaderSpec::new("matmul").weight(format).flag("PLAIN", true).flag("BIAS", bias).flag("SOFTPLUS", softplus)
 }
 
 /// Invocations that share a row in matvec: fewer for short rows, so that each has a few quads to multiply before its
 /// sum is added up with the others'.
 pub(super) const SPANS: [u32; 3] = [8, 16, 32];
+/// For few rows whose input costs much to make (CONV): as many workgroups as there can be.
+pub(super) const WIDE_SPAN: u32 = 64;
 
-pub(super) fn matvec_spec(format: WeightFormat, bias: bool, softplus: bool, span: u32) -> ShaderSpec {
-    let spec = ShaderSpec::new("matvec").weight(format).constant("SPAN", span);
-    spec.flag("BIAS", bias).flag("SOFTPLUS", softplus)
+pub(super) fn matvec_spec(
+    format: WeightFormat,
+    input: &'static str,
+    (bias, softplus, add): (bool, bool, bool),
+    span: u32,
+) -> ShaderSpec {
+    let spec = ShaderSpec::new("matvec").weight(format).constant("SPAN", span).flag(input, true);
+    spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).flag("ADD", add)
 }
 
 fn span(k4: usize) -> u32 {
@@ -162,10 +202,19 @@ fn span(k4: usize) -> u32 {
 fn record(
     plan: &mut PlanBuilder<'_>,
     spec: ShaderSpec,
-    (x, w, bias, y): (&Tensor, &WeightMatrix, Option<&Tensor>, &Tensor),
+    (input, w, bias, y): (Input<'_>, &WeightMatrix, Option<&Tensor>, &Tensor),
     shape: Linear,
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
+    let (mut bindings, d_conv, eps) = match input {
+        Input::Plain { x } => (vec![(2, x)], 0, 0.0),
+        Input::Norm { residual, weight, eps } => (vec![(2, residual), (5, weight)], 0, eps),
+        Input::Conv { xz, conv_state, channels, d_conv } => {
+            (vec![(2, xz), (5, conv_state), (6, channels)], d_conv, 0.0)
+        }
+    };
+    bindings.push((3, y));
+    bindings.extend(bias.map(|b| (4, b)));
     for part in &w.parts {
         let params = Params {
             l: shape.l as u32,
@@ -177,12 +226,31 @@ fn record(
             y_stride: shape.y_stride as u32,
             y_offset: part.row_start as u32,
             bias_offset: part.row_start as u32,
+            d_conv: d_conv as u32,
+            eps,
         };
-        let mut bindings = vec![(1, &part.tensor), (2, x), (3, y)];
-        bindings.extend(bias.map(|b| (4, b)));
+        let bindings: Vec<_> = bindings.iter().copied().chain([(1, &part.tensor)]).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
     Ok(())
+}
+
+/// A matvec of any input; `add`: y += instead of y =.
+pub(super) fn any_matvec(
+    plan: &mut PlanBuilder<'_>,
+    input: Input<'_>,
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+    (shape, add): (Linear, bool),
+) -> Result<(), GpuError> {
+    let span = match input {
+        Input::Conv { .. } => WIDE_SPAN,
+        _ => span(w.k4()),
+    };
+    let spec = matvec_spec(w.format, input.flag(), (bias.is_some(), shape.softplus, add), span);
+    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
+    record(plan, spec, (input, w, bias, y), shape, |part| grid(part.rows, 256 / span as usize, limit))
 }
 
 /// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens.
@@ -195,7 +263,9 @@ pub fn matmul(
     shape: Linear,
 ) -> Result<(), GpuError> {
     let spec = matmul_spec(w.format, bias.is_some(), shape.softplus);
-    record(plan, spec, (x, w, bias, y), shape, |part| [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64])
+    record(plan, spec, (Input::Plain { x }, w, bias, y), shape, |part| {
+        [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
+    })
 }
 
 /// The same for one token (`shape.l` is 1).
@@ -207,10 +277,7 @@ pub fn matvec(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    let span = span(w.k4());
-    let spec = matvec_spec(w.format, bias.is_some(), shape.softplus, span);
-    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    record(plan, spec, (x, w, bias, y), shape, |part| grid(part.rows, 256 / span as usize, limit))
+    any_matvec(plan, Input::Plain { x }, w, bias, y, (shape, false))
 }
 
 /// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.

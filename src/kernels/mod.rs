@@ -11,6 +11,7 @@ mod sampling;
 mod scan_blelloch;
 mod scan_fused;
 mod scan_sequential;
+mod step;
 
 pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
 pub use embedding::embedding;
@@ -20,6 +21,7 @@ pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
+pub use step::{matvec_add, matvec_conv, matvec_norm, pack_channels, step_mixer, StepBuffers, StepShape};
 
 pub use crate::reference::{ConvShape, ScanShape};
 
@@ -124,8 +126,17 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     for format in formats {
         for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
             specs.push(linear::matmul_spec(format, bias, softplus));
-            specs.extend(linear::SPANS.map(|span| linear::matvec_spec(format, bias, softplus, span)));
+            let plain = |span| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), span);
+            specs.extend(linear::SPANS.map(plain));
         }
+        for bias in [false, true] {
+            for span in linear::SPANS {
+                specs.push(linear::matvec_spec(format, "PLAIN", (bias, false, true), span));
+                specs.push(linear::matvec_spec(format, "NORM", (bias, false, false), span));
+            }
+        }
+        specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::WIDE_SPAN));
+        specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
     }
     for bias in [false, true] {
         specs.extend([conv1d::spec(bias), conv1d::update_spec(bias)]);

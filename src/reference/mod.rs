@@ -32,7 +32,7 @@ pub use norm::{rms_norm, x_dbl_norm};
 pub use sampling::{argmax, sample, token_nll};
 pub use scan::{blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput, ScanShape};
 pub use threefry::{threefry2x32, uniform};
-pub use update::selective_state_update;
+pub use update::{selective_state_update, step_mixer, StepWeights};
 
 /// The number a twin computes in: `f32` as on the GPU, `f64` as the oracle.
 pub trait Real: Float + NumAssign + Send + Sync + Debug + Default + 'static {

@@ -1,6 +1,8 @@
-//! Twin of `shaders/selective_state_update.wgsl`: one token of the selective scan, the recurrent step of decoding.
+//! Twins of `shaders/selective_state_update.wgsl`, one token of the selective scan, and of `shaders/step_mixer.wgsl`, one
+//! token through a layer's mixer between x_proj and out_proj.
 
-use super::{par, scan::advance, Real, ScanInput, ScanShape};
+use super::{conv1d_update, matvec, par, scan::advance, x_dbl_norm, Real, ScanInput, ScanShape};
+use super::{ConvShape, Epilogue, Linear};
 
 /// h = exp(delta A) h + delta B u; y = (C h + D u) * silu(z), for one position; nothing is allocated.
 ///
@@ -17,4 +19,58 @@ pub fn selective_state_update<T: Real>(y: &mut [T], ssm_state: &mut [T], input: 
     par::zip_chunks_mut(y, width, ssm_state, width * d_state, |i, y, h| {
         advance(Some(&mut [y]), h, &mut [], 0..1, i * width, input, shape);
     });
+}
+
+/// A layer's mixer weights for [`step_mixer`].
+#[derive(Clone, Copy, Debug)]
+pub struct StepWeights<'a, T> {
+    /// (d_inner, d_conv)
+    pub conv1d: &'a [T],
+    /// (d_inner)
+    pub conv1d_bias: Option<&'a [T]>,
+    /// (d_inner, dt_rank)
+    pub dt_proj: &'a [T],
+    /// (d_inner)
+    pub dt_proj_bias: &'a [T],
+    /// (d_inner, d_state), -exp(A_log)
+    pub a: &'a [T],
+    /// (d_inner)
+    pub d: &'a [T],
+    /// Falcon-Mamba: the norm of dt, B and C.
+    pub mixer_rms_eps: Option<T>,
+}
+
+/// y (d_inner) from xz (2 d_inner) and x_dbl (dt_rank + 2 d_state) of one token; moves conv_state (d_conv, d_inner) and
+/// ssm_state (d_inner, d_state) on. The twins of its parts, one after the other.
+pub fn step_mixer<T: Real>(
+    y: &mut [T],
+    conv_state: &mut [T],
+    ssm_state: &mut [T],
+    (xz, x_dbl): (&[T], &[T]),
+    w: &StepWeights<'_, T>,
+) {
+    let d_inner = w.d.len();
+    let (d_conv, d_state, dt_rank) = (conv_state.len() / d_inner, w.a.len() / d_inner, w.dt_proj.len() / d_inner);
+    let mut u = vec![T::zero(); d_inner];
+    let shape = ConvShape { l: 1, d_inner, d_conv, x_stride: 2 * d_inner };
+    conv1d_update(&mut u, conv_state, xz, w.conv1d, w.conv1d_bias, &shape);
+    let mut x_dbl = x_dbl.to_vec();
+    if let Some(eps) = w.mixer_rms_eps {
+        x_dbl_norm(&mut x_dbl, dt_rank, d_state, eps);
+    }
+    let mut delta = vec![T::zero(); d_inner];
+    let dense = Linear::dense(1, dt_rank, d_inner);
+    matvec(&mut delta, &x_dbl[..dt_rank], w.dt_proj, Some(w.dt_proj_bias), &dense, Epilogue::Softplus);
+    let shape = ScanShape {
+        l: 1,
+        d_inner,
+        d_state,
+        x_dbl_stride: x_dbl.len(),
+        b_offset: dt_rank,
+        c_offset: dt_rank + d_state,
+        xz_stride: 2 * d_inner,
+        z_offset: d_inner,
+    };
+    let input = ScanInput { u: &u, delta: &delta, a: w.a, x_dbl: &x_dbl, d: w.d, xz };
+    selective_state_update(y, ssm_state, &input, &shape);
 }

@@ -7,3 +7,4 @@ mod pipelines;
 mod pointwise;
 mod sampling;
 mod scan;
+mod step;

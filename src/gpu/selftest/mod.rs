@@ -6,10 +6,11 @@ pub mod linear;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
+pub mod step;
 
 use super::shader::WeightFormat;
 use super::{Gpu, GpuError};
-use crate::kernels::RmsNorm;
+use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use linear::LinearCase;
@@ -25,6 +26,8 @@ pub enum Variant {
     F16Weights,
     /// matvec for one token. Instead: matmul.
     Matvec,
+    /// The decode step in four dispatches a layer. Instead: kernel by kernel.
+    FusedStep,
     /// conv1d_update and selective_state_update for one token. Instead: the parallel kernels with a length of one.
     Step,
     /// The textbook scan. Instead: the sequential one.
@@ -34,14 +37,21 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 5] =
-        [Variant::F16Weights, Variant::Matvec, Variant::Step, Variant::BlellochScan, Variant::FusedScan];
+    pub const ALL: [Variant; 6] = [
+        Variant::F16Weights,
+        Variant::Matvec,
+        Variant::FusedStep,
+        Variant::Step,
+        Variant::BlellochScan,
+        Variant::FusedScan,
+    ];
 
     /// What runs where this variant is switched off.
     pub fn fallback(self) -> &'static str {
         match self {
             Variant::F16Weights => "weights as f32",
             Variant::Matvec => "matmul",
+            Variant::FusedStep => "kernel by kernel",
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
         }
@@ -53,6 +63,7 @@ impl fmt::Display for Variant {
         f.write_str(match self {
             Variant::F16Weights => "f16 weights",
             Variant::Matvec => "matvec",
+            Variant::FusedStep => "fused step",
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
@@ -109,6 +120,8 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Blelloch),
         Check::Scan(Rung::Fused),
         Check::Scan(Rung::Update),
+        Check::FusedStep(F32),
+        Check::FusedStep(F16),
         Check::Rows,
         Check::Sample,
     ];
@@ -138,6 +151,7 @@ enum Check {
     Conv1d,
     Conv1dUpdate,
     Scan(Rung),
+    FusedStep(WeightFormat),
     Rows,
     Sample,
 }
@@ -163,6 +177,7 @@ impl Check {
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
+            Check::FusedStep(f) => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", format_name(f)),
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample".into(),
         }
@@ -173,6 +188,7 @@ impl Check {
         match self {
             Check::Embedding(WeightFormat::F16) | Check::Matmul(WeightFormat::F16) => Some(Variant::F16Weights),
             Check::Matvec(_) => Some(Variant::Matvec),
+            Check::FusedStep(_) => Some(Variant::FusedStep),
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
@@ -212,6 +228,15 @@ impl Check {
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
                     let case = ScanCase::random((length, d_inner, d_state), (1e-4, 5.0), random);
                     scan::scan(gpu, rung, &case, &case.expected()).await?;
+                }
+                Ok(())
+            }
+            Check::FusedStep(format) => {
+                step::matvec_norm(gpu, (67, 772), format, true, random).await?;
+                step::matvec_add(gpu, (67, 772), format, true, random).await?;
+                for mixer_rms_eps in [None, Some(1e-6)] {
+                    let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };
+                    step::mixer(gpu, shape, format, true, random).await?;
                 }
                 Ok(())
             }

@@ -9,7 +9,7 @@ use crate::error::{InputError, Result};
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::WeightMatrix;
+use crate::kernels::{pack_channels, WeightMatrix};
 pub use session::GpuSession;
 
 struct Layer {
@@ -25,6 +25,7 @@ struct Layer {
     d: Tensor,                     // (d_inner)
     out_proj: WeightMatrix,        // (d_model, d_inner)
     out_proj_bias: Option<Tensor>, // (d_model)
+    channels: Tensor,              // (d_conv + 3, d_inner), see kernels::pack_channels
 }
 
 /// A model's weights on a device.
@@ -89,7 +90,10 @@ impl Loader<'_> {
     }
 
     fn layer(&mut self, w: &LayerWeights<'_>) -> Result<Layer> {
+        let bias = w.conv1d_bias.as_ref().map(|b| b.to_f32()).transpose()?;
+        let channels = pack_channels(&w.conv1d.to_f32()?, bias.as_deref(), &w.dt_proj_bias.to_f32()?, &w.d.to_f32()?);
         Ok(Layer {
+            channels: Tensor::new(self.gpu, "channels", &channels)?,
             norm: self.tensor(&w.norm)?,
             in_proj: self.matrix(&w.in_proj)?,
             in_proj_bias: self.bias(&w.in_proj_bias)?,
@@ -151,6 +155,12 @@ impl GpuModel {
             Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
             scan => scan,
         }
+    }
+
+    /// Whether the decode step can run in its four kernels a layer, which read rows in whole quads.
+    fn fuses_the_step(&self) -> bool {
+        let whole_quads = self.config.d_model % 4 == 0 && self.config.d_inner % 4 == 0;
+        whole_quads && self.gpu.allows(Variant::FusedStep) && self.gpu.allows(Variant::Matvec)
     }
 
     /// Columns of x_dbl.

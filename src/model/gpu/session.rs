@@ -6,7 +6,7 @@ use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
 use crate::gpu::{GpuError, Plan, PlanBuilder, Readback, Tensor};
-use crate::kernels::{self, RmsNorm, SampleBuffers, ScanBuffers, ScanShape};
+use crate::kernels::{self, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, StepBuffers, StepShape};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
 use crate::model::Arch;
 use std::sync::Arc;
@@ -153,6 +153,41 @@ impl GpuSession {
         kernels::linear(plan, &w.normed, head, None, logits, shape)
     }
 
+    /// One token through all layers and the head by the fused step: four dispatches a layer, the residual stream added
+    /// to in place.
+    fn fused_step(&self, plan: &mut PlanBuilder<'_>, w: &Workspace) -> Result<(), GpuError> {
+        let c = &self.model.config;
+        let falcon = c.arch == Arch::FalconMamba;
+        let shape = StepShape {
+            d_inner: c.d_inner,
+            d_state: c.d_state,
+            d_conv: c.d_conv,
+            dt_rank: c.dt_rank,
+            mixer_rms_eps: falcon.then_some(c.mixer_rms_eps),
+        };
+        kernels::embedding(plan, &self.model.embedding, &w.tokens, &w.residual, 1)?;
+        for (i, layer) in self.model.layers.iter().enumerate() {
+            let (conv_state, ssm_state) = (self.state.conv_layer(c, i), self.state.ssm_layer(c, i));
+            let buffers = StepBuffers {
+                xz: &w.xz,
+                x_dbl: &w.x_dbl,
+                channels: &layer.channels,
+                dt_proj: &layer.dt_proj,
+                a: &layer.a,
+                conv_state: &conv_state,
+                ssm_state: &ssm_state,
+                y: &w.y,
+            };
+            let norm = (&layer.norm, c.norm_eps);
+            kernels::matvec_norm(plan, &w.residual, norm, &layer.in_proj, layer.in_proj_bias.as_ref(), &w.xz)?;
+            kernels::matvec_conv(plan, &buffers, &layer.x_proj, shape)?;
+            kernels::step_mixer(plan, &buffers, shape)?;
+            kernels::matvec_add(plan, &w.y, &layer.out_proj, layer.out_proj_bias.as_ref(), &w.residual)?;
+        }
+        let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
+        kernels::matvec_norm(plan, &w.residual, (&self.model.norm_f, c.norm_eps), head, None, &self.logits)
+    }
+
     /// Makes the chunk's workspace large enough for `l` tokens, at most a chunk.
     fn make_room(&mut self, l: usize) -> Result<()> {
         if self.prefill.as_ref().is_none_or(|w| w.capacity < l) {
@@ -234,8 +269,12 @@ impl GpuSession {
             let step = gpu.allows(Variant::Step);
             let w = Workspace::new(&self.model, 1, (!step).then(|| self.model.scan()))?;
             let mut builder = PlanBuilder::new(&gpu);
-            self.layers(&mut builder, &w, 1, step)?;
-            self.head(&mut builder, &w, (0, 1), &self.logits)?;
+            if self.model.fuses_the_step() {
+                self.fused_step(&mut builder, &w)?;
+            } else {
+                self.layers(&mut builder, &w, 1, step)?;
+                self.head(&mut builder, &w, (0, 1), &self.logits)?;
+            }
             let plan = builder.finish()?;
             self.decode = Some((w, plan));
         }

@@ -1,0 +1,134 @@
+//! The decode step's fused kernels against the twins of their parts.
+
+use super::data::{close, f64s, poisoned, run, tensor, CheckError, Random};
+use crate::gpu::shader::WeightFormat;
+use crate::gpu::Gpu;
+use crate::kernels::{self, StepBuffers, StepShape, WeightMatrix};
+use crate::reference::{self, ConvShape, Epilogue, Linear, StepWeights};
+
+fn weights(format: WeightFormat, n: usize, random: &mut Random) -> Vec<f32> {
+    match format {
+        WeightFormat::F32 => random.vec(n, -0.3, 0.3),
+        WeightFormat::F16 => random.f16_vec(n, -0.3, 0.3),
+    }
+}
+
+/// matvec with the norm of its input: (n, k), k a multiple of 4.
+pub async fn matvec_norm(
+    gpu: &Gpu,
+    (n, k): (usize, usize),
+    format: WeightFormat,
+    bias: bool,
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    let (residual, norm, w) = (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), weights(format, n * k, random));
+    let b = bias.then(|| random.vec(n, -1.0, 1.0));
+    let (mut normed, mut want) = (vec![0.0; k], vec![0.0; n]);
+    reference::rms_norm(&mut normed, &mut f64s(&residual), None, Some(&f64s(&norm)), 1e-5, k);
+    let b64 = b.as_deref().map(f64s);
+    reference::matvec(&mut want, &normed, &f64s(&w), b64.as_deref(), &Linear::dense(1, k, n), Epilogue::None);
+
+    let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
+    let (tr, tn, ty) = (tensor(gpu, &residual)?, tensor(gpu, &norm)?, poisoned(gpu, n)?);
+    let tb = b.map(|b| tensor(gpu, &b)).transpose()?;
+    run(gpu, |plan| kernels::matvec_norm(plan, &tr, (&tn, 1e-5), &matrix, tb.as_ref(), &ty)).await?;
+    let what = format!("matvec NORM n {n} k {k} {format:?} bias {bias}");
+    close(&what, &ty.read(gpu).await?, &want, 2e-6 * (k as f64).sqrt(), 4e-6)
+}
+
+/// matvec that adds to its output: (n, k).
+pub async fn matvec_add(
+    gpu: &Gpu,
+    (n, k): (usize, usize),
+    format: WeightFormat,
+    bias: bool,
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    let (x, before, w) = (random.vec(k, -1.0, 1.0), random.vec(n, -3.0, 3.0), weights(format, n * k, random));
+    let b = bias.then(|| random.vec(n, -1.0, 1.0));
+    let mut want = f64s(&before);
+    let b64 = b.as_deref().map(f64s);
+    reference::matvec(&mut want, &f64s(&x), &f64s(&w), b64.as_deref(), &Linear::dense(1, k, n), Epilogue::Add);
+    let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
+    let (tx, ty, tb) = (tensor(gpu, &x)?, tensor(gpu, &before)?, b.map(|b| tensor(gpu, &b)).transpose()?);
+    run(gpu, |plan| kernels::matvec_add(plan, &tx, &matrix, tb.as_ref(), &ty)).await?;
+    let what = format!("matvec ADD n {n} k {k} {format:?} bias {bias}");
+    close(&what, &ty.read(gpu).await?, &want, 1e-6 * (k as f64).sqrt() + 1e-6, 2e-6)
+}
+
+/// A layer's mixer over a few tokens: x_proj with the convolution (where d_inner is a multiple of 4), then step_mixer;
+/// outputs and both states.
+pub async fn mixer(
+    gpu: &Gpu,
+    shape: StepShape,
+    format: WeightFormat,
+    conv_bias: bool,
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    let StepShape { d_inner, d_state, d_conv, dt_rank, mixer_rms_eps } = shape;
+    let width = dt_rank + 2 * d_state;
+    let (conv1d, d) = (random.vec(d_inner * d_conv, -1.0, 1.0), random.vec(d_inner, -1.0, 1.0));
+    let conv1d_bias = conv_bias.then(|| random.vec(d_inner, -1.0, 1.0));
+    let (dt_proj_bias, a) = (random.vec(d_inner, -5.0, 1.0), random.vec(d_inner * d_state, -8.0, -0.1));
+    let (dt_proj, x_proj) = (weights(format, d_inner * dt_rank, random), weights(format, width * d_inner, random));
+    let (mut conv_state, mut ssm_state) =
+        (f64s(&random.vec(d_conv * d_inner, -1.0, 1.0)), f64s(&random.vec(d_inner * d_state, -1.0, 1.0)));
+
+    let f32s = |v: &[f64]| v.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+    let (cs, ss) = (tensor(gpu, &f32s(&conv_state))?, tensor(gpu, &f32s(&ssm_state))?);
+    let channels = kernels::pack_channels(&conv1d, conv1d_bias.as_deref(), &dt_proj_bias, &d);
+    let (channels, ta) = (tensor(gpu, &channels)?, tensor(gpu, &a)?);
+    let dt_matrix = WeightMatrix::new(gpu, "dt_proj", (d_inner, dt_rank), format, &dt_proj)?;
+    let x_matrix = WeightMatrix::new(gpu, "x_proj", (width, d_inner), format, &x_proj)?;
+    let (xz, x_dbl, y) = (poisoned(gpu, 2 * d_inner)?, poisoned(gpu, width)?, poisoned(gpu, d_inner)?);
+    let buffers = StepBuffers {
+        xz: &xz,
+        x_dbl: &x_dbl,
+        channels: &channels,
+        dt_proj: &dt_matrix,
+        a: &ta,
+        conv_state: &cs,
+        ssm_state: &ss,
+        y: &y,
+    };
+    let (conv1d, conv1d_bias, d) = (f64s(&conv1d), conv1d_bias.as_deref().map(f64s), f64s(&d));
+    let (dt_proj, dt_proj_bias, x_proj, a) = (f64s(&dt_proj), f64s(&dt_proj_bias), f64s(&x_proj), f64s(&a));
+    let w = StepWeights {
+        conv1d: &conv1d,
+        conv1d_bias: conv1d_bias.as_deref(),
+        dt_proj: &dt_proj,
+        dt_proj_bias: &dt_proj_bias,
+        a: &a,
+        d: &d,
+        mixer_rms_eps: mixer_rms_eps.map(f64::from),
+    };
+    let what = format!("step_mixer {shape:?} {format:?} conv bias {conv_bias}");
+    for token in 0..3 {
+        let xz_values = random.vec(2 * d_inner, -2.0, 2.0);
+        xz.write(gpu, 0, &xz_values);
+        let xz_values = f64s(&xz_values);
+        let (mut u, mut moved) = (vec![0.0; d_inner], conv_state.clone());
+        let conv_shape = ConvShape { l: 1, d_inner, d_conv, x_stride: 2 * d_inner };
+        reference::conv1d_update(&mut u, &mut moved, &xz_values, &conv1d, w.conv1d_bias, &conv_shape);
+        let mut want_dbl = vec![0.0; width];
+        let dense = Linear::dense(1, d_inner, width);
+        reference::matvec(&mut want_dbl, &u, &x_proj, None, &dense, Epilogue::None);
+        if d_inner % 4 == 0 {
+            run(gpu, |plan| kernels::matvec_conv(plan, &buffers, &x_matrix, shape)).await?;
+            let atol = 2e-6 * (d_inner as f64).sqrt() + 2e-6;
+            close(&format!("matvec CONV of {what}, token {token}"), &x_dbl.read(gpu).await?, &want_dbl, atol, 4e-6)?;
+        }
+        // From the same x_dbl on, so that its rounding does not count twice.
+        x_dbl.write(gpu, 0, &f32s(&want_dbl));
+        want_dbl = f64s(&f32s(&want_dbl));
+        let mut want = vec![0.0; d_inner];
+        reference::step_mixer(&mut want, &mut conv_state, &mut ssm_state, (&xz_values, &want_dbl), &w);
+        run(gpu, |plan| kernels::step_mixer(plan, &buffers, shape)).await?;
+        let scale = 1.0 + ssm_state.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        let what = format!("{what}, token {token}");
+        close(&format!("{what}: y"), &y.read(gpu).await?, &want, 2e-5 * scale, 2e-5)?;
+        close(&format!("{what}: ssm_state"), &ss.read(gpu).await?, &ssm_state, 2e-5 * scale, 2e-5)?;
+        close(&format!("{what}: conv_state"), &cs.read(gpu).await?, &conv_state, 0.0, 0.0)?;
+    }
+    Ok(())
+}

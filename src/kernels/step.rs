@@ -1,0 +1,138 @@
+//! The decode step in four dispatches a layer: matvec's variants that make their input as they read it, and
+//! step_mixer.wgsl. For models whose d_model and d_inner are multiples of four (all that are published).
+
+use super::linear::{any_matvec, Input, Linear, WeightMatrix};
+use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::{GpuError, PlanBuilder, Tensor};
+
+fn one_token(w: &WeightMatrix) -> Linear {
+    Linear { l: 1, x_stride: w.k(), x_offset: 0, y_stride: w.n(), softplus: false }
+}
+
+/// y (n) = w RMSNorm(residual) * norm + bias: a layer's norm and in_proj, or norm_f and the head. k is a multiple of 4.
+pub fn matvec_norm(
+    plan: &mut PlanBuilder<'_>,
+    residual: &Tensor,
+    (norm, eps): (&Tensor, f32),
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+) -> Result<(), GpuError> {
+    any_matvec(plan, Input::Norm { residual, weight: norm, eps }, w, bias, y, (one_token(w), false))
+}
+
+/// y (n) += w x + bias: out_proj and the residual add.
+pub fn matvec_add(
+    plan: &mut PlanBuilder<'_>,
+    x: &Tensor,
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+) -> Result<(), GpuError> {
+    any_matvec(plan, Input::Plain { x }, w, bias, y, (one_token(w), true))
+}
+
+/// What a layer's convolution and mixer read and keep.
+#[derive(Debug, Clone, Copy)]
+pub struct StepBuffers<'a> {
+    /// (2 d_inner): x, z
+    pub xz: &'a Tensor,
+    /// (dt_rank + 2 d_state): dt, B, C
+    pub x_dbl: &'a Tensor,
+    /// (d_conv + 3, d_inner): [`pack_channels`]
+    pub channels: &'a Tensor,
+    /// (d_inner, dt_rank)
+    pub dt_proj: &'a WeightMatrix,
+    /// (d_inner, d_state)
+    pub a: &'a Tensor,
+    /// (d_conv, d_inner), oldest first
+    pub conv_state: &'a Tensor,
+    /// (d_inner, d_state)
+    pub ssm_state: &'a Tensor,
+    /// (d_inner)
+    pub y: &'a Tensor,
+}
+
+/// Sizes of a layer's mixer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepShape {
+    pub d_inner: usize,
+    pub d_state: usize,
+    pub d_conv: usize,
+    pub dt_rank: usize,
+    /// Falcon-Mamba: the norm of dt, B and C.
+    pub mixer_rms_eps: Option<f32>,
+}
+
+/// What belongs to a channel, each kind a row of d_inner: the convolution's taps (from (d_inner, d_conv)) and bias,
+/// dt_proj's bias, D.
+pub fn pack_channels(conv1d: &[f32], conv1d_bias: Option<&[f32]>, dt_proj_bias: &[f32], d: &[f32]) -> Vec<f32> {
+    let d_inner = d.len();
+    let d_conv = conv1d.len() / d_inner.max(1);
+    let mut out = Vec::with_capacity((d_conv + 3) * d_inner);
+    for j in 0..d_conv {
+        out.extend(conv1d.iter().skip(j).step_by(d_conv));
+    }
+    match conv1d_bias {
+        Some(bias) => out.extend(bias),
+        None => out.resize(out.len() + d_inner, 0.0),
+    }
+    out.extend(dt_proj_bias);
+    out.extend(d);
+    out
+}
+
+/// x_dbl = x_proj conv(x): the convolution made as it is read; conv_state is left as it is. d_inner is a multiple of 4.
+pub fn matvec_conv(
+    plan: &mut PlanBuilder<'_>,
+    b: &StepBuffers<'_>,
+    x_proj: &WeightMatrix,
+    shape: StepShape,
+) -> Result<(), GpuError> {
+    let input = Input::Conv { xz: b.xz, conv_state: b.conv_state, channels: b.channels, d_conv: shape.d_conv };
+    any_matvec(plan, input, x_proj, None, b.x_dbl, (one_token(x_proj), false))
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    d_inner: u32,
+    d_state: u32,
+    d_conv: u32,
+    dt_rank: u32,
+    k4: u32,
+    eps: f32,
+}
+
+pub(super) fn spec(format: WeightFormat, falcon: bool) -> ShaderSpec {
+    ShaderSpec::new("step_mixer").weight(format).flag("FALCON", falcon)
+}
+
+/// dt_proj, the convolution and its state, the recurrence and its state, C, D and the gate, for one token.
+pub fn step_mixer(plan: &mut PlanBuilder<'_>, b: &StepBuffers<'_>, shape: StepShape) -> Result<(), GpuError> {
+    let params = Params {
+        d_inner: shape.d_inner as u32,
+        d_state: shape.d_state as u32,
+        d_conv: shape.d_conv as u32,
+        dt_rank: shape.dt_rank as u32,
+        k4: b.dt_proj.k4() as u32,
+        eps: shape.mixer_rms_eps.unwrap_or(0.0),
+    };
+    let spec = spec(b.dt_proj.format(), shape.mixer_rms_eps.is_some());
+    // dt_rank is at most d_model: a matrix of d_inner rows that short is never split in practice, but could be.
+    let [dt_proj] = b.dt_proj.parts() else {
+        let (what, value, limit) = ("parts of dt_proj", b.dt_proj.parts().len(), 1);
+        return Err(GpuError::Unsupported { kernel: "step_mixer", what, value, limit });
+    };
+    let bindings = [
+        (1, &dt_proj.tensor),
+        (2, b.x_dbl),
+        (3, b.xz),
+        (4, b.channels),
+        (5, b.a),
+        (6, b.conv_state),
+        (7, b.ssm_state),
+        (8, b.y),
+    ];
+    plan.dispatch_flat(spec, &params, &bindings, shape.d_inner, 4)
+}
