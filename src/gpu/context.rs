@@ -257,15 +257,17 @@ impl Gpu {
         self.0.queue.on_submitted_work_done(move || {
             let _ = tx.send(());
         });
-        self.drive()?;
+        self.drive(None)?;
         rx.await.map_err(|_| GpuError::Lost { message: "the queue never finished".into() })?;
         self.check()
     }
 
-    /// Natively, runs the callbacks of all that was submitted; in a browser its event loop does.
-    pub(super) fn drive(&self) -> Result<(), GpuError> {
+    /// Natively, waits for a submission (the last one, for `None`) and runs the callbacks of all that is done; in a
+    /// browser its event loop does.
+    #[cfg_attr(target_arch = "wasm32", allow(unused_variables))]
+    pub(super) fn drive(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
         #[cfg(not(target_arch = "wasm32"))]
-        if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
+        if let Err(e) = self.0.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None }) {
             self.check()?;
             return Err(GpuError::Lost { message: e.to_string() });
         }

@@ -29,6 +29,17 @@ impl Readback {
 
     /// Waits for what was submitted and gives the first `elements` values.
     pub async fn read<T: bytemuck::Pod>(&self, gpu: &Gpu, elements: usize) -> Result<Vec<T>, GpuError> {
+        self.read_after(gpu, elements, None).await
+    }
+
+    /// The same, natively waiting for one submission only (which this buffer was last written by): what was submitted
+    /// behind it goes on meanwhile.
+    pub async fn read_after<T: bytemuck::Pod>(
+        &self,
+        gpu: &Gpu,
+        elements: usize,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<T>, GpuError> {
         let failed = |message: String| GpuError::Readback { label: self.label.clone(), message };
         if elements == 0 {
             return Ok(Vec::new());
@@ -38,7 +49,7 @@ impl Readback {
         self.buffer.map_async(wgpu::MapMode::Read, range.clone(), move |result| {
             let _ = tx.send(result);
         });
-        gpu.drive()?;
+        gpu.drive(submission)?;
         let mapped = rx.await.map_err(|_| failed("the callback was dropped".into()))?;
         gpu.check()?;
         mapped.map_err(|e| failed(e.to_string()))?;

@@ -175,28 +175,36 @@ pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> S
     ShaderSpec::new("matmul").weight(format).flag("PLAIN", true).flag("BIAS", bias).flag("SOFTPLUS", softplus)
 }
 
-/// Invocations that share a row in matvec: fewer for short rows, so that each has a few quads to multiply before its
-/// sum is added up with the others'.
-pub(super) const SPANS: [u32; 3] = [8, 16, 32];
-/// For few rows whose input costs much to make (CONV): as many workgroups as there can be.
-pub(super) const WIDE_SPAN: u32 = 64;
+/// How matvec is laid out: invocations a workgroup, and invocations that share a row (a multiple of 8).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    wg: u32,
+    span: u32,
+}
+
+/// Fewer share a short row, so that each has a few quads to multiply before its sum is added up with the others'.
+pub(super) const LAYOUTS: [Layout; 3] =
+    [Layout { wg: 64, span: 8 }, Layout { wg: 64, span: 16 }, Layout { wg: 64, span: 32 }];
+/// For few rows whose input costs much to make (CONV): as many invocations as there can be for each.
+pub(super) const CONV_LAYOUT: Layout = Layout { wg: 256, span: 256 };
+
+fn layout(k4: usize) -> Layout {
+    match k4 {
+        0..=64 => LAYOUTS[0],
+        65..=256 => LAYOUTS[1],
+        _ => LAYOUTS[2],
+    }
+}
 
 pub(super) fn matvec_spec(
     format: WeightFormat,
     input: &'static str,
     (bias, softplus, add): (bool, bool, bool),
-    span: u32,
+    layout: Layout,
 ) -> ShaderSpec {
-    let spec = ShaderSpec::new("matvec").weight(format).constant("SPAN", span).flag(input, true);
+    let spec = ShaderSpec::new("matvec").weight(format).constant("WG", layout.wg).constant("SPAN", layout.span);
+    let spec = spec.flag(input, true);
     spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).flag("ADD", add)
-}
-
-fn span(k4: usize) -> u32 {
-    match k4 {
-        0..=64 => SPANS[0],
-        65..=256 => SPANS[1],
-        _ => SPANS[2],
-    }
 }
 
 fn record(
@@ -244,13 +252,14 @@ pub(super) fn any_matvec(
     y: &Tensor,
     (shape, add): (Linear, bool),
 ) -> Result<(), GpuError> {
-    let span = match input {
-        Input::Conv { .. } => WIDE_SPAN,
-        _ => span(w.k4()),
+    let layout = match input {
+        Input::Conv { .. } => CONV_LAYOUT,
+        _ => layout(w.k4()),
     };
-    let spec = matvec_spec(w.format, input.flag(), (bias.is_some(), shape.softplus, add), span);
+    let spec = matvec_spec(w.format, input.flag(), (bias.is_some(), shape.softplus, add), layout);
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    record(plan, spec, (input, w, bias, y), shape, |part| grid(part.rows, 256 / span as usize, limit))
+    let rows = (4 * layout.wg / layout.span) as usize;
+    record(plan, spec, (input, w, bias, y), shape, |part| grid(part.rows, rows, limit))
 }
 
 /// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens.

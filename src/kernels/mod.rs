@@ -126,16 +126,16 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     for format in formats {
         for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
             specs.push(linear::matmul_spec(format, bias, softplus));
-            let plain = |span| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), span);
-            specs.extend(linear::SPANS.map(plain));
+            let plain = |layout| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), layout);
+            specs.extend(linear::LAYOUTS.map(plain));
         }
         for bias in [false, true] {
-            for span in linear::SPANS {
-                specs.push(linear::matvec_spec(format, "PLAIN", (bias, false, true), span));
-                specs.push(linear::matvec_spec(format, "NORM", (bias, false, false), span));
+            for layout in linear::LAYOUTS {
+                specs.push(linear::matvec_spec(format, "PLAIN", (bias, false, true), layout));
+                specs.push(linear::matvec_spec(format, "NORM", (bias, false, false), layout));
             }
         }
-        specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::WIDE_SPAN));
+        specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::CONV_LAYOUT));
         specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
     }
     for bias in [false, true] {

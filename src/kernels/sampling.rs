@@ -68,6 +68,8 @@ pub struct SampleBuffers {
     pub seen: Tensor,
     /// [step, last token]
     pub sampled: Tensor,
+    /// The last token once more, where a model's next input is copied from.
+    pub next: Tensor,
 }
 
 impl SampleBuffers {
@@ -78,16 +80,16 @@ impl SampleBuffers {
         Ok(Self {
             seen: Tensor::zeros(gpu, "seen tokens", vocab_size.div_ceil(32))?,
             sampled: Tensor::zeros(gpu, "sampled", 2)?,
+            next: Tensor::zeros(gpu, "next token", 1)?,
         })
     }
 }
 
-/// A token from logits (vocab_size), to `buffers.sampled` and to the first place of `tokens`.
+/// A token from logits (vocab_size), to `buffers.sampled` and `buffers.next`.
 pub fn sample(
     plan: &mut PlanBuilder<'_>,
     logits: &Tensor,
     buffers: &SampleBuffers,
-    tokens: &Tensor,
     vocab_size: usize,
     params: &SamplingParams,
 ) -> Result<(), GpuError> {
@@ -101,6 +103,6 @@ pub fn sample(
         seed_low: params.seed as u32,
         seed_high: (params.seed >> 32) as u32,
     };
-    let bindings = [(1, logits), (2, &buffers.seen), (3, &buffers.sampled), (4, tokens)];
+    let bindings = [(1, logits), (2, &buffers.seen), (3, &buffers.sampled), (4, &buffers.next)];
     plan.dispatch(sample_spec(), &params, &bindings, [1, 1])
 }

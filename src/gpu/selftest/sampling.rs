@@ -32,10 +32,9 @@ pub async fn rows(gpu: &Gpu, rows: usize, vocab_size: usize, random: &mut Random
 /// n tokens drawn from the same logits, each counting as seen for the next.
 pub async fn draws(gpu: &Gpu, logits: &[f32], params: &SamplingParams, n: usize) -> Result<Vec<u32>, CheckError> {
     let (tl, buffers) = (tensor(gpu, logits)?, SampleBuffers::new(gpu, logits.len())?);
-    let next = Tensor::zeros(gpu, "next token", 1)?;
     let mut tokens = Vec::new();
     for _ in 0..n {
-        run(gpu, |plan| kernels::sample(plan, &tl, &buffers, &next, logits.len(), params)).await?;
+        run(gpu, |plan| kernels::sample(plan, &tl, &buffers, logits.len(), params)).await?;
         tokens.push(buffers.sampled.read::<u32>(gpu).await?[1]);
     }
     Ok(tokens)

@@ -27,6 +27,18 @@ enum Head {
     Score { nll: bool },
 }
 
+/// The step that [`GpuSession::sample`] submits for the token it has drawn, before the host has even read which one it
+/// is: so the device computes while the token travels and the host makes text of it.
+struct Ahead {
+    token: u32,
+}
+
+/// The text's state and logits before a step ahead, should the caller go another way.
+struct Before {
+    state: State,
+    logits: Tensor,
+}
+
 /// One text's state on the device, with the buffers and plans to go on from it.
 pub struct GpuSession {
     model: Arc<GpuModel>,
@@ -38,6 +50,8 @@ pub struct GpuSession {
     sampled: Readback,
     logits_back: Readback,
     decode: Option<(Workspace, Plan)>,
+    ahead: Option<Ahead>,
+    before: Option<Before>,
     prefill: Option<Workspace>,
     score: Option<ScoreBuffers>,
     plans: Vec<((usize, Head), Plan)>,
@@ -56,6 +70,8 @@ impl GpuSession {
             sampled: Readback::new(gpu, "sampled token", 2),
             logits_back: Readback::new(gpu, "logits", vocab_size),
             decode: None,
+            ahead: None,
+            before: None,
             prefill: None,
             score: None,
             plans: Vec::new(),
@@ -243,6 +259,7 @@ impl GpuSession {
     /// No tokens, a token out of range, or the device's.
     pub async fn prefill(&mut self, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         self.check_tokens(tokens)?;
+        self.go_back();
         let gpu = self.model.gpu.clone();
         let chunk = self.model.chunk();
         self.make_room(chunk.min(tokens.len()))?;
@@ -265,10 +282,27 @@ impl GpuSession {
     pub async fn step(&mut self, token: u32) -> Result<()> {
         self.check_tokens(&[token])?;
         let gpu = self.model.gpu.clone();
+        if self.ahead.as_ref().is_some_and(|ahead| ahead.token == token) {
+            self.ahead = None; // done already
+            return Ok(gpu.check()?);
+        }
+        self.go_back();
+        let (w, plan) = self.decode()?;
+        w.tokens.write(&gpu, 0, &[token]);
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        plan.record(&mut encoder);
+        gpu.queue().submit([encoder.finish()]);
+        self.has_logits = true;
+        Ok(gpu.check()?)
+    }
+
+    /// The decode step's workspace and plan, made when first needed.
+    fn decode(&mut self) -> Result<&(Workspace, Plan)> {
         if self.decode.is_none() {
+            let gpu = &self.model.gpu;
             let step = gpu.allows(Variant::Step);
             let w = Workspace::new(&self.model, 1, (!step).then(|| self.model.scan()))?;
-            let mut builder = PlanBuilder::new(&gpu);
+            let mut builder = PlanBuilder::new(gpu);
             if self.model.fuses_the_step() {
                 self.fused_step(&mut builder, &w)?;
             } else {
@@ -278,19 +312,45 @@ impl GpuSession {
             let plan = builder.finish()?;
             self.decode = Some((w, plan));
         }
-        if let Some((w, plan)) = &self.decode {
-            w.tokens.write(&gpu, 0, &[token]);
+        Ok(self.decode.as_ref().ok_or(InputError::NoTokens)?)
+    }
+
+    /// Submits the step of the token in `next`, keeping what was before it.
+    fn go_ahead(&mut self) -> Result<()> {
+        let gpu = self.model.gpu.clone();
+        self.decode()?;
+        if self.before.is_none() {
+            let logits = Tensor::zeros(&gpu, "logits before", self.model.config.vocab_size)?;
+            self.before = Some(Before { state: State::new(&self.model)?, logits });
+        }
+        if let (Some(before), Some((w, plan))) = (&self.before, &self.decode) {
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            copy(&mut encoder, &self.state.conv, &before.state.conv);
+            copy(&mut encoder, &self.state.ssm, &before.state.ssm);
+            copy(&mut encoder, &self.logits, &before.logits);
+            copy(&mut encoder, &self.sampling.next, &w.tokens);
             plan.record(&mut encoder);
             gpu.queue().submit([encoder.finish()]);
         }
-        self.has_logits = true;
-        Ok(gpu.check()?)
+        Ok(())
+    }
+
+    /// Takes back a step ahead that the caller did not ask for.
+    fn go_back(&mut self) {
+        if let (Some(_), Some(before)) = (self.ahead.take(), &self.before) {
+            let gpu = &self.model.gpu;
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            copy(&mut encoder, &before.state.conv, &self.state.conv);
+            copy(&mut encoder, &before.state.ssm, &self.state.ssm);
+            copy(&mut encoder, &before.logits, &self.logits);
+            gpu.queue().submit([encoder.finish()]);
+        }
     }
 
     /// The last token's logits (vocab_size).
     pub async fn logits(&mut self) -> Result<Vec<f32>> {
         self.need_logits()?;
+        self.go_back();
         let gpu = &self.model.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.logits_back.copy_from(&mut encoder, &self.logits);
@@ -310,6 +370,7 @@ impl GpuSession {
             check_length("targets", targets.len(), tokens.len())?;
             self.check_tokens(targets)?;
         }
+        self.go_back();
         let gpu = self.model.gpu.clone();
         let (chunk, vocab_size) = (self.model.chunk(), self.model.config.vocab_size);
         self.make_room(chunk.min(tokens.len()))?;
@@ -353,6 +414,7 @@ impl GpuSession {
     /// Sets how [`GpuSession::sample`] chooses; `context` are the tokens that the repetition penalty counts as seen.
     pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
         params.validate()?;
+        self.go_back();
         let vocab_size = self.model.config.vocab_size;
         let mut seen = vec![0u32; vocab_size.div_ceil(32)];
         for &token in context.iter().filter(|&&t| (t as usize) < vocab_size) {
@@ -362,28 +424,35 @@ impl GpuSession {
         self.sampling.seen.write(gpu, 0, &seen);
         self.sampling.sampled.write(gpu, 0, &[0u32, 0]);
         let mut builder = PlanBuilder::new(gpu);
-        // The chosen token goes to a place of its own: the caller decides whether the model reads it.
-        let next = Tensor::zeros(gpu, "next token", 1)?;
-        kernels::sample(&mut builder, &self.logits, &self.sampling, &next, vocab_size, params)?;
+        kernels::sample(&mut builder, &self.logits, &self.sampling, vocab_size, params)?;
         self.sample_plan = Some(builder.finish()?);
         Ok(())
     }
 
-    /// A token from the last logits. The state does not move.
+    /// A token from the last logits. For the caller the state does not move; the device goes on as if
+    /// [`GpuSession::step`] with this token followed, as it nearly always does.
     pub async fn sample(&mut self) -> Result<u32> {
         self.need_logits()?;
+        self.go_back();
         if self.sample_plan.is_none() {
             self.begin_sampling(&SamplingParams::default(), &[])?;
         }
-        let gpu = &self.model.gpu;
+        let gpu = self.model.gpu.clone();
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         if let Some(plan) = &self.sample_plan {
             plan.record(&mut encoder);
         }
         self.sampled.copy_from(&mut encoder, &self.sampling.sampled);
-        gpu.queue().submit([encoder.finish()]);
-        match self.sampled.read::<u32>(gpu, 2).await?.get(1) {
-            Some(&token) if token != SampleBuffers::NOT_A_NUMBER => Ok(token),
+        let submission = gpu.queue().submit([encoder.finish()]);
+        self.go_ahead()?;
+        // Also where no token was drawn: the step ahead has to be taken back.
+        self.ahead = Some(Ahead { token: SampleBuffers::NOT_A_NUMBER });
+        let drawn = self.sampled.read_after::<u32>(&gpu, 2, Some(submission)).await?;
+        match drawn.get(1) {
+            Some(&token) if token != SampleBuffers::NOT_A_NUMBER => {
+                self.ahead = Some(Ahead { token });
+                Ok(token)
+            }
             _ => Err(InputError::NoTokenToChoose.into()),
         }
     }
@@ -393,9 +462,13 @@ impl GpuSession {
         let mut clone = Self::new(&self.model)?;
         let gpu = &self.model.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        copy(&mut encoder, &self.state.conv, &clone.state.conv);
-        copy(&mut encoder, &self.state.ssm, &clone.state.ssm);
-        copy(&mut encoder, &self.logits, &clone.logits);
+        let (state, logits) = match (&self.ahead, &self.before) {
+            (Some(_), Some(before)) => (&before.state, &before.logits),
+            _ => (&self.state, &self.logits),
+        };
+        copy(&mut encoder, &state.conv, &clone.state.conv);
+        copy(&mut encoder, &state.ssm, &clone.state.ssm);
+        copy(&mut encoder, logits, &clone.logits);
         gpu.queue().submit([encoder.finish()]);
         clone.has_logits = self.has_logits;
         gpu.check()?;
@@ -411,11 +484,13 @@ impl GpuSession {
         }
         gpu.queue().submit([encoder.finish()]);
         self.has_logits = false;
+        self.ahead = None;
         self.sample_plan = None;
     }
 
     /// The state on the host.
     pub async fn state(&mut self) -> Result<StateData> {
+        self.go_back();
         let (gpu, c) = (&self.model.gpu, &self.model.config);
         let conv = self.state.conv.read::<f32>(gpu).await?;
         let ssm = self.state.ssm.read::<f32>(gpu).await?;
@@ -433,6 +508,7 @@ impl GpuSession {
     pub fn set_state(&mut self, state: &StateData) -> Result<()> {
         let c = &self.model.config;
         state.check(c)?;
+        self.ahead = None;
         for (i, layer) in state.conv.chunks(c.d_conv * c.d_inner).enumerate() {
             self.state.conv_layer(c, i).write(&self.model.gpu, 0, layer);
         }
