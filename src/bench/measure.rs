@@ -68,6 +68,11 @@ impl Clock {
         })
     }
 
+    /// Whether anything is known of the speed of one of the kinds.
+    pub fn knows(&self, kinds: &[Kind]) -> bool {
+        kinds.iter().any(|kind| self.speeds.contains_key(kind))
+    }
+
     /// `work` took so long.
     pub fn learn(&mut self, kind: Kind, work: f64, seconds: f64) {
         if seconds > 0.0 {

@@ -84,6 +84,11 @@ pub struct Spread {
     pub n: usize,
 }
 
+/// Seven digits, more than any clock here has. They read back from JSON as the same number, which seventeen need not.
+pub(super) fn rounded(x: f64) -> f64 {
+    format!("{x:.6e}").parse().unwrap_or(x)
+}
+
 impl Spread {
     /// `None` of nothing.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
@@ -91,7 +96,7 @@ impl Spread {
         let (min, max) = (*values.first()?, *values.last()?);
         let n = values.len();
         let median = (values[(n - 1) / 2] + values[n / 2]) / 2.0;
-        Some(Self { median, min, max, n })
+        Some(Self { median: rounded(median), min: rounded(min), max: rounded(max), n })
     }
 }
 
@@ -161,9 +166,9 @@ impl Row {
     /// Fills the rates in, for so many bytes and operations a run.
     pub(super) fn rate(&mut self, bytes: Option<f64>, flops: Option<f64>, ceilings: &Ceilings) {
         let Some(us) = self.median_us().filter(|us| *us > 0.0) else { return };
-        self.gbps = bytes.map(|bytes| bytes / us / 1e3);
-        self.tflops = flops.map(|flops| flops / us / 1e6);
-        let share = |value: Option<f64>, of: Option<f64>| Some(value? / of.filter(|of| *of > 0.0)?);
+        self.gbps = bytes.map(|bytes| rounded(bytes / us / 1e3));
+        self.tflops = flops.map(|flops| rounded(flops / us / 1e6));
+        let share = |value: Option<f64>, of: Option<f64>| Some(rounded(value? / of.filter(|of| *of > 0.0)?));
         self.share_of_copy = share(self.gbps, ceilings.copy_gbps);
         self.share_of_fma = share(self.tflops, ceilings.fma_tflops);
     }

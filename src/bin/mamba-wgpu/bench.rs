@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
     sizes: Vec<String>,
     /// About how long it may take; what would take longer is left out
-    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds, allow_negative_numbers = true)]
     time_limit: Duration,
     /// How many tokens of a prompt go through a model together
     #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
@@ -184,8 +184,10 @@ fn in_words(report: &Report) -> String {
     text
 }
 
-const HEADINGS: [&str; 12] =
-    ["suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "GB/s", "of copy", "TFLOP/s", "of FMA"];
+const HEADINGS: [&str; 13] = [
+    "suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "GB/s", "of copy", "TFLOP/s", "of FMA",
+    "speed",
+];
 /// The first columns are words.
 const WORDS: usize = 3;
 
@@ -227,12 +229,10 @@ fn time(us: f64) -> String {
     }
 }
 
+/// Three digits, or all before the point.
 fn rate(x: f64) -> String {
-    match x {
-        x if x < 10.0 => format!("{x:.3}"),
-        x if x < 1000.0 => format!("{x:.1}"),
-        x => format!("{x:.0}"),
-    }
+    let decimals = if x > 0.0 { (2.0 - x.log10().floor()).clamp(0.0, 6.0) } else { 0.0 };
+    format!("{x:.*}", decimals as usize)
 }
 
 #[cfg(test)]
@@ -253,6 +253,7 @@ mod tests {
     #[test]
     fn numbers_keep_their_digits() {
         assert_eq!([time(12.34), time(12_340.0), time(12.34e6)], ["12.3 us", "12.34 ms", "12.34 s"]);
-        assert_eq!([rate(1.23456), rate(12.3456), rate(1234.5)], ["1.235", "12.3", "1234"]);
+        assert_eq!([rate(0.0), rate(0.00123456)], ["0", "0.00123"]);
+        assert_eq!([rate(1.23456), rate(12.3456), rate(1234.5)], ["1.23", "12.3", "1234"]);
     }
 }
