@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use web_time::{Duration, Instant};
 
-/// A row repeats for at most so many of its equal shares of the time left,
-const REPEAT_SHARES: u32 = 2;
-/// and is not begun if one run is likely to take more than so many.
+/// A row repeats for its equal share of the time left, and is not begun if one run is likely to take more than so many
+/// shares: fast rows leave some over.
 const SINGLE_SHARES: u32 = 6;
 
 /// Kinds of work whose speed carries over from one row to the next: a suite's variant, in its own unit.
@@ -60,12 +59,21 @@ impl Clock {
         if left.is_zero() {
             return Some("the time limit is reached".into());
         }
-        let speed = kinds.iter().find_map(|kind| self.speeds.get(kind))?;
-        let seconds = work / speed;
+        let seconds = self.foreseen(kinds, work)?;
         let most = (self.share() * SINGLE_SHARES).min(left).as_secs_f64();
         (seconds > most).then(|| {
             format!("one run would take about {}, the time limit leaves {} for it", in_words(seconds), in_words(most))
         })
+    }
+
+    /// Seconds that `work` is likely to take, by the first of the kinds that is known.
+    fn foreseen(&self, kinds: &[Kind], work: f64) -> Option<f64> {
+        kinds.iter().find_map(|kind| self.speeds.get(kind)).map(|speed| work / speed)
+    }
+
+    /// Whether `work` is likely to take more than a row's equal share.
+    pub fn takes_long(&self, kinds: &[Kind], work: f64) -> bool {
+        self.foreseen(kinds, work).is_some_and(|seconds| seconds > self.share().as_secs_f64())
     }
 
     /// Whether anything is known of the speed of one of the kinds.
@@ -83,13 +91,7 @@ impl Clock {
     /// A stopwatch for a row of at most `most` repeats.
     pub fn samples(&self, most: usize) -> Samples {
         let now = Instant::now();
-        Samples {
-            until: now + (self.share() * REPEAT_SHARES).min(self.left()),
-            warm_up: None,
-            timings: Vec::new(),
-            most,
-            cancel: self.cancel.clone(),
-        }
+        Samples { until: now + self.share(), warm_up: None, timings: Vec::new(), most, cancel: self.cancel.clone() }
     }
 }
 

@@ -323,7 +323,7 @@ impl Run<'_> {
             }
             Job::Decode { model, prompt, tokens } => {
                 let reading = Job::Prefill { model: model.clone(), tokens: *prompt };
-                let slow = self.clock.refuses(&reading.kinds(), reading.work().1.unwrap_or(0.0)).is_some();
+                let slow = self.clock.takes_long(&reading.kinds(), reading.work().1.unwrap_or(0.0));
                 // Mamba's step costs the same after any prompt: on a slow adapter one token is prompt enough.
                 let prompt = if slow { 1 } else { *prompt };
                 if let Some(loaded) = &mut self.loaded {
