@@ -54,6 +54,7 @@
 //! `L` is a length in tokens, `d_model` the width of the residual stream, `d_inner` the width inside a layer (`expand` x
 //! `d_model`), `dt_rank` the width through which delta is projected. All arrays are row-major.
 
+pub mod bench;
 pub mod error;
 pub mod generate;
 pub mod gpu;

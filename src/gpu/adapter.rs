@@ -1,7 +1,7 @@
 //! The adapters there are, in the order in which they are preferred.
 
 use super::GpuError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a caller names an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl std::str::FromStr for AdapterChoice {
 }
 
 /// One adapter, in words, as `mamba-wgpu adapters` shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterSummary {
     pub index: usize,
     pub name: String,

@@ -5,6 +5,7 @@
 //! - [`buffer`]: storage buffers with a label, views into them, and their sizes' accounting.
 //! - [`plan`]: a forward pass as a list of dispatches with their bindings, recorded again and again.
 //! - [`readback`]: the way back to the host, the same code natively and in wasm.
+//! - [`timing`]: how long a plan takes, by the device's clock and by the host's.
 //! - [`selftest`]: every kernel variant that an adapter would use against its CPU twin.
 
 pub mod adapter;
@@ -14,12 +15,14 @@ pub mod plan;
 pub mod readback;
 pub mod selftest;
 pub mod shader;
+pub mod timing;
 
 pub use adapter::{list_adapters, AdapterChoice, AdapterSummary};
 pub use buffer::Tensor;
 pub use context::{Gpu, GpuOptions, LimitMode};
 pub use plan::{Plan, PlanBuilder};
 pub use readback::Readback;
+pub use timing::{Timer, Timing};
 
 /// What can go wrong between the host and a device.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -27,6 +27,11 @@ impl Readback {
         encoder.copy_buffer_to_buffer(tensor.buffer(), tensor.offset(), &self.buffer, 0, bytes);
     }
 
+    /// Records the copy of a buffer's first bytes to the begin of this buffer.
+    pub(super) fn copy_from_buffer(&self, encoder: &mut wgpu::CommandEncoder, buffer: &wgpu::Buffer, bytes: u64) {
+        encoder.copy_buffer_to_buffer(buffer, 0, &self.buffer, 0, bytes.min(self.buffer.size()));
+    }
+
     /// Waits for what was submitted and gives the first `elements` values.
     pub async fn read<T: bytemuck::Pod>(&self, gpu: &Gpu, elements: usize) -> Result<Vec<T>, GpuError> {
         self.read_after(gpu, elements, None).await

@@ -33,6 +33,8 @@ macro_rules! sources {
 
 sources![
     "argmax.wgsl",
+    "bench_copy.wgsl",
+    "bench_fma.wgsl",
     "conv1d.wgsl",
     "conv1d_state.wgsl",
     "conv1d_update.wgsl",

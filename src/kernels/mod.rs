@@ -1,8 +1,9 @@
 //! The kernels: for each WGSL file in shaders/ a module with its parameters, bindings and grid.
 //!
 //! A kernel function adds dispatches to a [`PlanBuilder`](crate::gpu::PlanBuilder). Each has a CPU twin of the same
-//! name in [`reference`](crate::reference).
+//! name in [`reference`](crate::reference); those of the ceilings, which no model runs, excepted.
 
+mod ceilings;
 mod conv1d;
 mod embedding;
 mod linear;
@@ -13,6 +14,7 @@ mod scan_fused;
 mod scan_sequential;
 mod step;
 
+pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
 pub use embedding::embedding;
 pub use linear::{linear, matmul, matvec, Linear, WeightMatrix};
@@ -145,6 +147,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
     specs.extend([sampling::argmax_spec(), sampling::token_nll_spec(), sampling::sample_spec()]);
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
+    specs.extend(ceilings::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }

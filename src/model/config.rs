@@ -77,7 +77,7 @@ pub(super) struct Dims {
 }
 
 pub(super) const NORM_EPS: f32 = 1e-5;
-const MIXER_RMS_EPS: f32 = 1e-6;
+pub(super) const MIXER_RMS_EPS: f32 = 1e-6;
 impl RawConfig {
     /// The family, from `model_type`, or `architectures`, or (mamba-ssm's config, which has neither) the other keys.
     pub fn arch(&self, warnings: &mut Vec<String>) -> Result<Arch, LoadError> {

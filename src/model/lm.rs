@@ -3,7 +3,7 @@
 use super::cpu::{CpuModel, CpuSession};
 use super::gpu::{GpuModel, GpuSession};
 use super::types::{ModelOptions, Scores, StateData};
-use super::{Checkpoint, ModelConfig};
+use super::{Checkpoint, ModelConfig, ModelWeights};
 use crate::error::Result;
 use crate::generate::{SamplingParams, TokenSource};
 use crate::gpu::Gpu;
@@ -39,10 +39,20 @@ impl LanguageModel {
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        let (config, weights) = (checkpoint.config(), checkpoint.weights());
+        Self::from_weights(checkpoint.config(), &checkpoint.weights(), backend, options, progress).await
+    }
+
+    /// As [`LanguageModel::load`], from weights that come from no checkpoint. Every shape must fit the config.
+    pub(crate) async fn from_weights(
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        backend: &Backend,
+        options: ModelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         Ok(Self(match backend {
-            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, &weights, options, progress)?)),
-            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, options, progress).await?)),
+            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, weights, options, progress)?)),
+            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, weights, options, progress).await?)),
         }))
     }
 

@@ -4,9 +4,13 @@
 //! linear layers uniform within +-1/sqrt(inputs) (out_proj's divided by sqrt(n_layer)), the embedding normal with a deviation
 //! of 0.02. Names are Hugging Face's. The same [`Spec`] and seed give the same bytes on every machine.
 
+mod repeated;
+
 use super::{Arch, Checkpoint, Dtype, LoadError};
 use half::{bf16, f16};
 use std::{borrow::Cow, io};
+
+pub use repeated::Repeated;
 
 /// What to make.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +36,7 @@ pub struct Spec {
 /// Names that [`Spec::preset`] knows.
 pub const PRESETS: [&str; 6] = ["tiny", "130m", "370m", "790m", "1.4b", "2.8b"];
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Init {
     Constant(f32),
     /// Uniform in +-x.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
@@ -175,6 +177,16 @@ pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
         Err(_) => AdapterChoice::Name(adapter.to_owned()),
     });
     GpuOptions { backend: backend.wgpu(), adapter, ..GpuOptions::default() }
+}
+
+/// The first Ctrl-C asks for an end, the second one does not ask.
+pub fn end_on_ctrl_c(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
+    ctrlc::set_handler(move || {
+        if cancel.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("waiting for Ctrl-C")
 }
 
 fn is_gpu_error(error: &anyhow::Error) -> bool {

@@ -3,8 +3,6 @@
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,7 +10,7 @@ use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingPar
 use mamba_wgpu::model::ModelConfig;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
 use crate::output::{print_json, Progress};
 
@@ -185,16 +183,6 @@ fn end_of_text(config: &ModelConfig, tokenizer: &Tokenizer) -> Vec<u32> {
         true => tokenizer.token_to_id("<|endoftext|>").into_iter().collect(),
         false => config.eos_token_id.clone(),
     }
-}
-
-/// The first Ctrl-C asks for an end, the second one does not ask.
-fn end_on_ctrl_c(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("waiting for Ctrl-C")
 }
 
 /// A finished text.

@@ -2,6 +2,7 @@
 //! code: 0 done, 1 failed, 2 asked for something that makes no sense, 130 after Ctrl-C.
 
 mod adapters;
+mod bench;
 mod common;
 mod completions;
 mod doctor;
@@ -30,6 +31,7 @@ enum Command {
     Logits(logits::Args),
     Score(score::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Adapters(adapters::Args),
     InspectModel(inspect_model::Args),
     Completions(completions::Args),
@@ -50,6 +52,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Logits(args) => logits::run(args).await,
             Command::Score(args) => score::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::Adapters(args) => adapters::run(args).await,
             Command::InspectModel(args) => inspect_model::run(args),
             Command::Completions(args) => completions::run(args),

@@ -52,6 +52,11 @@ impl Progress {
         Self::new(what, "{msg} {bar:30} {human_pos}/{human_len}")
     }
 
+    /// Changes what stands before the bar.
+    pub fn say(&self, what: String) {
+        self.0.set_message(what);
+    }
+
     fn new(what: &'static str, template: &str) -> Self {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         // Draws to stderr, and to nowhere when that is no terminal.

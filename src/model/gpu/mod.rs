@@ -52,6 +52,8 @@ impl Loader<'_> {
     fn count(&mut self, view: &TensorView<'_>) -> Result<()> {
         self.done += view.data.len() as u64;
         (self.progress)(self.done, self.total);
+        // Writes are staged in host memory until a submission: without one a model of gigabytes would be there twice.
+        self.gpu.queue().submit([]);
         Ok(self.gpu.check()?)
     }
 

@@ -1,0 +1,145 @@
+//! One row each of kernels run alone, on buffers full of harmless numbers.
+
+use super::measure::{repeat, Clock};
+use super::report::Row;
+use crate::error::Result;
+use crate::gpu::shader::WeightFormat;
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Timer};
+use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, ScanBuffers, ScanShape, WeightMatrix};
+use crate::model::{Dtype, Scan};
+
+/// Repeats of a kernel at most.
+const REPEATS: usize = 30;
+/// Values before they repeat; a prime, so that neighbouring rows differ.
+const PERIOD: usize = 65_537;
+
+/// `PERIOD` values spread over (low, high), by the golden ratio's multiples.
+fn values(low: f32, high: f32) -> Vec<f32> {
+    (0..PERIOD).map(|i| low + (high - low) * ((i as f64 * 0.618_033_988_749_895).fract() as f32)).collect()
+}
+
+/// A tensor of values over (low, high), repeated by copies on the device: hundreds of megabytes need no upload.
+fn filled(gpu: &Gpu, label: &str, elements: usize, (low, high): (f32, f32)) -> Result<Tensor, GpuError> {
+    let tensor = Tensor::zeros(gpu, label, elements)?;
+    let period = Tensor::new(gpu, "values", &values(low, high))?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    for at in (0..elements).step_by(PERIOD) {
+        let bytes = PERIOD.min(elements - at) as u64 * 4;
+        encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64 * 4, bytes);
+    }
+    gpu.queue().submit([encoder.finish()]);
+    gpu.check()?;
+    Ok(tensor)
+}
+
+/// The copy ceiling; gives the bytes moved.
+pub(super) async fn copy(gpu: &Gpu, clock: &Clock, bytes: u64, row: &mut Row) -> Result<f64> {
+    let bytes = bytes.min(gpu.max_binding()) / 16 * 16;
+    let elements = (bytes / 4) as usize;
+    let source = filled(gpu, "copy source", elements, (-1.0, 1.0))?;
+    let destination = Tensor::zeros(gpu, "copy destination", elements)?;
+    let mut plan = PlanBuilder::new(gpu);
+    kernels::bench_copy(&mut plan, &source, &destination)?;
+    let plan = plan.finish()?;
+    repeat(clock, gpu, &plan, REPEATS, row).await?;
+    Ok(2.0 * bytes as f64)
+}
+
+/// Invocations and rounds of the arithmetic ceiling, from what a software adapter does in a moment on.
+const FMA_SIZES: [(usize, usize); 4] = [(1 << 14, 16), (1 << 16, 64), (1 << 18, 256), (1 << 20, 512)];
+/// Long enough that a launch does not count.
+const FMA_ENOUGH_NS: f64 = 1e6;
+
+/// The arithmetic ceiling; gives the operations.
+pub(super) async fn fma(gpu: &Gpu, clock: &Clock, row: &mut Row) -> Result<f64> {
+    let timer = Timer::new(gpu);
+    for (i, (invocations, rounds)) in FMA_SIZES.into_iter().enumerate() {
+        let sums = Tensor::zeros(gpu, "fma sums", invocations)?;
+        let mut plan = PlanBuilder::new(gpu);
+        kernels::bench_fma(&mut plan, &sums, rounds)?;
+        let plan = plan.finish()?;
+        timer.run(&plan).await?;
+        let timing = timer.run(&plan).await?;
+        // Without timestamps the wait is in the time: it must be a small part of it.
+        let enough = timing.gpu_ns.map_or(timing.wall_ns > 10.0 * FMA_ENOUGH_NS, |ns| ns > FMA_ENOUGH_NS);
+        if enough || i + 1 == FMA_SIZES.len() {
+            repeat(clock, gpu, &plan, REPEATS, row).await?;
+            return Ok(kernels::bench_fma_flops(invocations, rounds));
+        }
+    }
+    Ok(0.0)
+}
+
+/// As in a model: z beside x, dt beside B and C.
+pub(super) fn scan_shape(l: usize, d_inner: usize, d_state: usize) -> ScanShape {
+    let dt_rank = d_inner.div_ceil(32);
+    ScanShape {
+        l,
+        d_inner,
+        d_state,
+        x_dbl_stride: dt_rank + 2 * d_state,
+        b_offset: dt_rank,
+        c_offset: dt_rank + d_state,
+        xz_stride: 2 * d_inner,
+        z_offset: d_inner,
+    }
+}
+
+/// A rung of the scan.
+pub(super) async fn scan(gpu: &Gpu, clock: &Clock, rung: Scan, shape: ScanShape, row: &mut Row) -> Result<()> {
+    let ScanShape { l, d_inner, d_state, .. } = shape;
+    let b = ScanBuffers {
+        u: &filled(gpu, "u", l * d_inner, (-1.0, 1.0))?,
+        delta: &filled(gpu, "delta", l * d_inner, (1e-3, 0.1))?,
+        a: &filled(gpu, "A", d_inner * d_state, (-16.0, -1.0))?,
+        x_dbl: &filled(gpu, "x_dbl", l * shape.x_dbl_stride, (-1.0, 1.0))?,
+        d: &filled(gpu, "D", d_inner, (0.5, 1.5))?,
+        xz: &filled(gpu, "xz", l * shape.xz_stride, (-2.0, 2.0))?,
+        ssm_state: &Tensor::zeros(gpu, "ssm_state", d_inner * d_state)?,
+        y: &Tensor::zeros(gpu, "y", l * d_inner)?,
+    };
+    let mut plan = PlanBuilder::new(gpu);
+    match rung {
+        Scan::Sequential => kernels::scan_sequential(&mut plan, &b, shape)?,
+        Scan::Blelloch => {
+            let workspace = BlellochWorkspace::new(gpu, l, d_inner, d_state)?;
+            kernels::scan_blelloch(&mut plan, &workspace, &b, shape)?;
+        }
+        Scan::Fused => {
+            let workspace = FusedWorkspace::new(gpu, l, d_inner, d_state)?;
+            kernels::scan_fused(&mut plan, &workspace, &b, shape)?;
+        }
+    }
+    let plan = plan.finish()?;
+    repeat(clock, gpu, &plan, REPEATS, row).await
+}
+
+/// A linear layer without bias: for `l` tokens, or matvec's single one.
+pub(super) async fn linear(
+    gpu: &Gpu,
+    clock: &Clock,
+    l: Option<usize>,
+    (n, k): (usize, usize),
+    dtype: Dtype,
+    row: &mut Row,
+) -> Result<()> {
+    let format = match dtype {
+        Dtype::F16 => WeightFormat::F16,
+        Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
+    };
+    let period = values(-0.1, 0.1);
+    let w = WeightMatrix::upload(gpu, "w", (n, k), format, |rows| -> Result<Vec<f32>> {
+        Ok(period.iter().cycle().skip(rows.start * k % PERIOD).take(rows.len() * k).copied().collect())
+    })?;
+    let tokens = l.unwrap_or(1);
+    let x = filled(gpu, "x", tokens * k, (-1.0, 1.0))?;
+    let y = Tensor::zeros(gpu, "y", tokens * n)?;
+    let shape = Linear { l: tokens, x_stride: k, x_offset: 0, y_stride: n, softplus: false };
+    let mut plan = PlanBuilder::new(gpu);
+    match l {
+        Some(_) => kernels::matmul(&mut plan, &x, &w, None, &y, shape)?,
+        None => kernels::matvec(&mut plan, &x, &w, None, &y, shape)?,
+    }
+    let plan = plan.finish()?;
+    repeat(clock, gpu, &plan, REPEATS, row).await
+}

@@ -1,0 +1,199 @@
+//! What was measured, and on what: to JSON and back.
+
+use super::Suite;
+use crate::gpu::{AdapterSummary, Gpu};
+use serde::{Deserialize, Serialize};
+
+/// A whole run of `mamba-wgpu bench`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub device: Device,
+    /// The crate's version and the commit it was built from ("unknown" outside a repository).
+    pub version: String,
+    pub commit: String,
+    /// When the run began, in UTC: `2026-11-24T12:00:00Z`.
+    pub date: String,
+    /// Seconds that the run was allowed.
+    pub time_limit_s: f64,
+    /// Whether it was ended from outside, by Ctrl-C for one.
+    pub interrupted: bool,
+    pub ceilings: Ceilings,
+    pub rows: Vec<Row>,
+}
+
+/// The adapter, and what of it the device in use has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// What the adapter offers.
+    pub adapter: AdapterSummary,
+    /// The API it is reached through: vulkan, metal, dx12, gl, webgpu.
+    pub backend: String,
+    /// The optional features in use, by wgpu's names.
+    pub features: Vec<String>,
+    /// The limits in use.
+    pub limits: Limits,
+}
+
+/// The limits that shape the kernels, by WebGPU's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    pub max_buffer_size: u64,
+    pub max_storage_buffer_binding_size: u64,
+    pub max_storage_buffers_per_shader_stage: u32,
+    pub max_compute_workgroup_storage_size: u32,
+    pub max_compute_invocations_per_workgroup: u32,
+    pub max_compute_workgroups_per_dimension: u32,
+}
+
+impl Device {
+    pub fn of(gpu: &Gpu) -> Self {
+        let limits = gpu.limits();
+        let adapter = gpu.adapter_summary().clone();
+        Self {
+            backend: adapter.backend.clone(),
+            adapter,
+            features: gpu.device().features().iter_names().map(|(name, _)| name.to_owned()).collect(),
+            limits: Limits {
+                max_buffer_size: limits.max_buffer_size,
+                max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+                max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage,
+                max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
+                max_compute_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
+                max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            },
+        }
+    }
+}
+
+/// What the device did at most, in the same run. `None` if it was not measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Bytes read and written by a copy, in 10^9 a second.
+    pub copy_gbps: Option<f64>,
+    /// Operations of f32 multiply-adds in registers (two each), in 10^12 a second.
+    pub fma_tflops: Option<f64>,
+}
+
+/// Several timings of one thing, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+    /// How many there were.
+    pub n: usize,
+}
+
+/// Seven digits, more than any clock here has. They read back from JSON as the same number, which seventeen need not.
+pub(super) fn rounded(x: f64) -> f64 {
+    format!("{x:.6e}").parse().unwrap_or(x)
+}
+
+impl Spread {
+    /// `None` of nothing.
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let n = values.len();
+        let median = (values[(n - 1) / 2] + values[n / 2]) / 2.0;
+        Some(Self { median: rounded(median), min: rounded(min), max: rounded(max), n })
+    }
+}
+
+/// One thing measured, or why it was not. Fields that mean nothing to it are null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub suite: Suite,
+    /// Within the suite: `copy`, `fma`; `1536x2048`; `matmul 512x3072x768`, `matvec 3072x768`; a model's size.
+    pub name: String,
+    /// A scan's rung, or how weights are held.
+    pub variant: String,
+    /// Tokens: of a scan, a matmul, a prompt; of a decode, those generated in each repeat.
+    pub l: Option<usize>,
+    /// Outputs and inputs of a linear layer.
+    pub n: Option<usize>,
+    pub k: Option<usize>,
+    pub d_inner: Option<usize>,
+    pub d_state: Option<usize>,
+    /// Tokens of a prompt that go through at once.
+    pub chunk: Option<usize>,
+    /// By the device's clock. Null without timestamps, and for whole models.
+    pub gpu_us: Option<Spread>,
+    /// By the host's clock; of a decode, a token's.
+    pub wall_us: Option<Spread>,
+    /// 10^9 bytes a second that must move at the least: of a scan u, delta, z, y, B and C once; of a matvec and of a
+    /// decode the weights.
+    pub gbps: Option<f64>,
+    /// 10^12 operations a second.
+    pub tflops: Option<f64>,
+    /// `gbps` and `tflops` in terms of the ceilings.
+    pub share_of_copy: Option<f64>,
+    pub share_of_fma: Option<f64>,
+    pub tokens_per_s: Option<f64>,
+    /// Why nothing was measured; null where something was.
+    pub skipped: Option<String>,
+}
+
+impl Row {
+    /// A row without numbers.
+    pub(super) fn new(suite: Suite, name: impl Into<String>, variant: impl Into<String>) -> Self {
+        Self {
+            suite,
+            name: name.into(),
+            variant: variant.into(),
+            l: None,
+            n: None,
+            k: None,
+            d_inner: None,
+            d_state: None,
+            chunk: None,
+            gpu_us: None,
+            wall_us: None,
+            gbps: None,
+            tflops: None,
+            share_of_copy: None,
+            share_of_fma: None,
+            tokens_per_s: None,
+            skipped: None,
+        }
+    }
+
+    /// The median that rates are computed from: the device's where there is one.
+    pub fn median_us(&self) -> Option<f64> {
+        self.gpu_us.or(self.wall_us).map(|spread| spread.median)
+    }
+
+    /// Fills the rates in, for so many bytes and operations a run.
+    pub(super) fn rate(&mut self, bytes: Option<f64>, flops: Option<f64>, ceilings: &Ceilings) {
+        let Some(us) = self.median_us().filter(|us| *us > 0.0) else { return };
+        self.gbps = bytes.map(|bytes| rounded(bytes / us / 1e3));
+        self.tflops = flops.map(|flops| rounded(flops / us / 1e6));
+        let share = |value: Option<f64>, of: Option<f64>| Some(rounded(value? / of.filter(|of| *of > 0.0)?));
+        self.share_of_copy = share(self.gbps, ceilings.copy_gbps);
+        self.share_of_fma = share(self.tflops, ceilings.fma_tflops);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_and_even_numbers() {
+        assert_eq!(Spread::of(vec![]), None);
+        let odd = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
+        assert_eq!((odd.median, odd.min, odd.max, odd.n), (2.0, 1.0, 3.0, 3));
+        assert_eq!(Spread::of(vec![4.0, 1.0]).unwrap().median, 2.5);
+    }
+
+    #[test]
+    fn rates_come_from_the_device_time_first() {
+        let mut row = Row::new(Suite::Scan, "x", "y");
+        row.wall_us = Spread::of(vec![100.0]);
+        row.gpu_us = Spread::of(vec![10.0]);
+        let ceilings = Ceilings { copy_gbps: Some(200.0), fma_tflops: None };
+        row.rate(Some(1e6), Some(2e6), &ceilings);
+        assert_eq!((row.gbps, row.tflops), (Some(100.0), Some(0.2)));
+        assert_eq!((row.share_of_copy, row.share_of_fma), (Some(0.5), None));
+    }
+}

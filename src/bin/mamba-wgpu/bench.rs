@@ -1,0 +1,259 @@
+//! `mamba-wgpu bench`: how fast this GPU is, and how near that is to what it could be.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use mamba_wgpu::bench::{self, Options, Report, Row, Shapes, Spread, Suite};
+use mamba_wgpu::gpu::Gpu;
+use mamba_wgpu::Error;
+
+use crate::common::{at_least_one, end_on_ctrl_c, gpu_options, BackendName};
+use crate::errors::misuse;
+use crate::output::{print_line, Progress};
+
+/// Measure the kernels and whole models of published sizes on a GPU
+///
+/// Models have synthetic weights: nothing is downloaded. Every rate is also given as a share of what a copy or
+/// multiply-adds in registers reach in the same run. Ctrl-C ends the run and keeps what was measured.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to measure
+    #[arg(value_enum, default_value_t = What::All)]
+    what: What,
+    /// Write everything to this file, as one JSON object
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Which API to reach the GPU through
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    backend: BackendName,
+    /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+    /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
+    sizes: Vec<String>,
+    /// About how long it may take; what would take longer is left out
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds, allow_negative_numbers = true)]
+    time_limit: Duration,
+    /// How many tokens of a prompt go through a model together
+    #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
+    chunk: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The selective scan's three rungs
+    Scan,
+    /// Linear layers
+    Matmul,
+    /// Reading prompts
+    Prefill,
+    /// Writing tokens
+    Decode,
+    All,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.backend == BackendName::Cpu {
+        return Err(misuse("--backend cpu: there is no GPU to measure"));
+    }
+    let cancel = Arc::new(AtomicBool::new(false));
+    let options = args.options(cancel.clone())?;
+    if let Some(path) = &args.json {
+        // A path that cannot be written is found out before the measuring, and an older report stays until it is over.
+        OpenOptions::new().append(true).create(true).open(path).with_context(|| path.display().to_string())?;
+    }
+    let gpu = Gpu::new(&gpu_options(args.backend, args.adapter.as_deref())).await.map_err(Error::from)?;
+    end_on_ctrl_c(cancel)?;
+    let bar = Progress::count("measuring");
+    let report = bench::run(&gpu, &options, &mut |now| {
+        bar.say(format!("{} {} {}", now.row.suite, now.row.name, now.row.variant));
+        bar.set(now.done as u64, now.total as u64);
+    })
+    .await;
+    drop(bar);
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report)? + "\n";
+        fs::write(path, json).with_context(|| path.display().to_string())?;
+    }
+    print_line(&in_words(&report))?;
+    Ok(if report.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+impl Args {
+    fn options(&self, cancel: Arc<AtomicBool>) -> anyhow::Result<Options> {
+        let mut shapes = Shapes::default();
+        if !self.sizes.is_empty() {
+            if let Some(unknown) = self.sizes.iter().find(|size| !Shapes::MODELS.contains(&size.as_str())) {
+                let known = Shapes::MODELS.join(", ");
+                return Err(misuse(format!("--sizes {unknown}: no such model; there are {known}")));
+            }
+            shapes.models.retain(|(name, _)| self.sizes.contains(name));
+        }
+        Ok(Options {
+            suites: match self.what {
+                What::Scan => vec![Suite::Scan],
+                What::Matmul => vec![Suite::Matmul],
+                What::Prefill => vec![Suite::Prefill],
+                What::Decode => vec![Suite::Decode],
+                What::All => Suite::ALL.to_vec(),
+            },
+            shapes,
+            time_limit: self.time_limit,
+            chunk: self.chunk,
+            date: utc(SystemTime::now()),
+            cancel,
+        })
+    }
+}
+
+/// "2026-11-24T12:00:00Z". The date from the days since 1970, by Howard Hinnant's `civil_from_days`.
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    // Days since 0000-03-01: leap days then come last in their year, and eras of 400 years are all alike.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153; // 0 is March
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z", 400 * era + year + carry)
+}
+
+/// The report as a table, with what it was measured on above it.
+fn in_words(report: &Report) -> String {
+    let device = &report.device;
+    let adapter = &device.adapter;
+    let features = if device.features.is_empty() { "none".into() } else { device.features.join(", ") };
+    let mut text = format!(
+        "{} ({}), driver {} {}\nfeatures in use: {features}; buffers up to {} MiB, bindings up to {} MiB\n\
+         mamba-wgpu {}, commit {}, {}\n",
+        adapter.name,
+        device.backend,
+        adapter.driver,
+        adapter.driver_info,
+        device.limits.max_buffer_size >> 20,
+        device.limits.max_storage_buffer_binding_size >> 20,
+        report.version,
+        report.commit,
+        report.date,
+    );
+    let mut lines = vec![HEADINGS.map(str::to_owned).to_vec()];
+    lines.extend(report.rows.iter().map(cells));
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|i| lines.iter().filter_map(|l| l.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut suite = None;
+    for (i, line) in lines.iter().enumerate() {
+        let row = i.checked_sub(1).and_then(|i| report.rows.get(i));
+        if row.map(|row| row.suite) != suite {
+            suite = row.map(|row| row.suite);
+            text.push('\n');
+        }
+        let mut out = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let width = widths[column];
+            // Words to the left, numbers to the right.
+            let _ = match column {
+                0..WORDS => write!(out, "{cell:<width$}  "),
+                _ => write!(out, "{cell:>width$}  "),
+            };
+        }
+        if let Some(reason) = row.and_then(|row| row.skipped.as_ref()) {
+            let _ = write!(out, "skipped: {reason}");
+        }
+        let _ = write!(text, "\n{}", out.trim_end());
+    }
+    if report.interrupted {
+        text.push_str("\n\ninterrupted: later rows are missing");
+    }
+    text
+}
+
+const HEADINGS: [&str; 13] = [
+    "suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "GB/s", "of copy", "TFLOP/s", "of FMA",
+    "speed",
+];
+/// The first columns are words.
+const WORDS: usize = 3;
+
+fn cells(row: &Row) -> Vec<String> {
+    let tokens = match (row.suite, row.l) {
+        (Suite::Prefill | Suite::Decode, Some(l)) => format!(" {l} tokens"),
+        _ => String::new(),
+    };
+    let mut cells = vec![row.suite.to_string(), format!("{}{tokens}", row.name), row.variant.clone()];
+    if row.skipped.is_some() {
+        return cells;
+    }
+    let time = |us: Option<f64>| us.map_or_else(String::new, time);
+    let of = |spread: Option<Spread>, f: fn(Spread) -> f64| time(spread.map(f));
+    let spread = row.gpu_us.or(row.wall_us);
+    let rate = |x: Option<f64>| x.map_or_else(String::new, rate);
+    let share = |x: Option<f64>| x.map_or_else(String::new, |x| format!("{:.1}%", x * 100.0));
+    cells.extend([
+        of(row.gpu_us, |s| s.median),
+        of(row.wall_us, |s| s.median),
+        of(spread, |s| s.min),
+        of(spread, |s| s.max),
+        spread.map_or_else(String::new, |s| s.n.to_string()),
+        rate(row.gbps),
+        share(row.share_of_copy),
+        rate(row.tflops),
+        share(row.share_of_fma),
+    ]);
+    cells.push(row.tokens_per_s.map_or_else(String::new, |x| format!("{} tok/s", self::rate(x))));
+    cells
+}
+
+/// Microseconds with three or four digits and a unit.
+fn time(us: f64) -> String {
+    match us {
+        us if us < 1e3 => format!("{us:.1} us"),
+        us if us < 1e6 => format!("{:.2} ms", us / 1e3),
+        us => format!("{:.2} s", us / 1e6),
+    }
+}
+
+/// Three digits, or all before the point.
+fn rate(x: f64) -> String {
+    let decimals = if x > 0.0 { (2.0 - x.log10().floor()).clamp(0.0, 6.0) } else { 0.0 };
+    format!("{x:.*}", decimals as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_in_and_around_leap_years() {
+        let at = |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(951_868_800), "2000-03-01T00:00:00Z");
+        assert_eq!(at(1_735_689_599), "2024-12-31T23:59:59Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        assert_eq!([time(12.34), time(12_340.0), time(12.34e6)], ["12.3 us", "12.34 ms", "12.34 s"]);
+        assert_eq!([rate(0.0), rate(0.00123456)], ["0", "0.00123"]);
+        assert_eq!([rate(1.23456), rate(12.3456), rate(1234.5)], ["1.23", "12.3", "1234"]);
+    }
+}

@@ -1,0 +1,151 @@
+//! The benchmark on whatever adapter there is: small shapes, short limits, every row a number or a reason.
+
+use assert_cmd::Command;
+use mamba_wgpu::bench::{run, Options, Report, Row, Shapes, Spread, Suite};
+use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::model::synthetic::Spec;
+use pollster::block_on;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn gpu() -> Gpu {
+    block_on(Gpu::new(&GpuOptions::default())).expect("these tests need an adapter (Mesa's lavapipe is one)")
+}
+
+/// Everything once, and nothing of a size that takes time.
+fn small() -> Shapes {
+    Shapes {
+        copy_bytes: 1 << 20,
+        scan: vec![(64, 40)],
+        d_state: 16,
+        matmul: vec![[70, 64, 48]],
+        matvec: vec![[96, 64]],
+        models: vec![("tiny".into(), Spec::preset("tiny").unwrap())],
+        prefill: vec![20],
+        decode: (5, 8),
+    }
+}
+
+fn has_numbers(row: &Row) {
+    let positive = |x: f64| x.is_finite() && x > 0.0;
+    let sound =
+        |s: Spread| [s.min, s.median, s.max].into_iter().all(positive) && s.min <= s.median && s.median <= s.max;
+    assert!(row.wall_us.is_some_and(sound), "{row:?}");
+    assert!(row.gpu_us.is_none_or(sound), "{row:?}");
+    let rates = [row.gbps, row.tflops, row.tokens_per_s, row.share_of_copy, row.share_of_fma];
+    assert!(rates.iter().flatten().all(|x| positive(*x)) && rates.iter().any(Option::is_some), "{row:?}");
+}
+
+/// Every row has either numbers or a reason, and the report survives JSON.
+fn sound(report: &Report) {
+    for row in &report.rows {
+        match &row.skipped {
+            None => has_numbers(row),
+            Some(reason) => {
+                assert!(!reason.is_empty() && row.wall_us.is_none() && row.gbps.is_none(), "{row:?}");
+            }
+        }
+    }
+    let text = serde_json::to_string(report).unwrap();
+    let back: Report = serde_json::from_str(&text).unwrap();
+    // Numbers are written so that they read back as the same.
+    assert_eq!(&back, report);
+}
+
+#[test]
+fn every_suite_measures_on_this_adapter() {
+    let gpu = gpu();
+    let options = Options { shapes: small(), date: "2026-11-24T12:00:00Z".into(), ..Default::default() };
+    let mut seen = Vec::new();
+    let report = block_on(run(&gpu, &options, &mut |now| {
+        assert_eq!((now.done, now.row.skipped.is_none()), (seen.len(), true));
+        seen.push(now.total);
+    }));
+    sound(&report);
+    let suites: Vec<Suite> = report.rows.iter().map(|row| row.suite).collect();
+    let count = |suite| suites.iter().filter(|s| **s == suite).count();
+    assert_eq!(Suite::ALL.map(count), [2, 3, 4, 2, 2]);
+    assert_eq!(seen, vec![13; 13]);
+    for row in &report.rows {
+        assert_eq!(row.skipped, None, "{row:?}");
+        assert_eq!(row.gpu_us.is_some(), row.tokens_per_s.is_none() && gpu.adapter_summary().timestamp_query);
+    }
+    assert!(report.ceilings.copy_gbps.is_some() && report.ceilings.fma_tflops.is_some());
+    assert_eq!((report.date.as_str(), report.interrupted), ("2026-11-24T12:00:00Z", false));
+    assert_eq!(report.device.adapter, *gpu.adapter_summary());
+    assert!(report.commit == "unknown" || report.commit.len() == 40, "{}", report.commit);
+}
+
+#[test]
+fn without_time_every_row_says_so() {
+    let options = Options { shapes: small(), time_limit: Duration::ZERO, ..Default::default() };
+    let report = block_on(run(&gpu(), &options, &mut |_| {}));
+    sound(&report);
+    assert!(report.rows.iter().all(|row| row.skipped.as_ref().is_some_and(|reason| reason.contains("time limit"))));
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_and_the_rest_measured() {
+    // A terabyte: over any adapter's limit a buffer.
+    let scan = vec![(1 << 20, 1 << 18), (64, 8)];
+    let options = Options { suites: vec![Suite::Scan], shapes: Shapes { scan, ..small() }, ..Default::default() };
+    let report = block_on(run(&gpu(), &options, &mut |_| {}));
+    sound(&report);
+    for row in report.rows.iter().filter(|row| row.suite == Suite::Scan) {
+        assert_eq!(row.skipped.is_some(), row.d_inner != Some(64), "{row:?}");
+    }
+}
+
+#[test]
+fn cancelled_half_way_it_keeps_what_was_measured() {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let options = Options { shapes: small(), cancel: cancel.clone(), ..Default::default() };
+    let report = block_on(run(&gpu(), &options, &mut |now| cancel.store(now.done >= 4, Ordering::Relaxed)));
+    sound(&report);
+    assert!(report.interrupted);
+    let skipped: Vec<bool> = report.rows.iter().map(|row| row.skipped.is_some()).collect();
+    assert_eq!(skipped[..5], [false, false, false, false, true]);
+    assert!(skipped[4..].iter().all(|s| *s));
+}
+
+fn program() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+#[test]
+fn the_command_prints_a_table_and_writes_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    let output = program().args(["bench", "scan", "--time-limit", "3", "--json"]).arg(&path).output().expect("it runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && message.is_empty(), "{message}");
+    let report: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    sound(&report);
+    assert_eq!((report.rows.len(), report.time_limit_s), (2 + 6 * 3, 3.0));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains(&report.device.adapter.name) && table.contains(&report.commit), "{table}");
+    assert_eq!(table.lines().filter(|line| line.starts_with("scan ")).count(), 18, "{table}");
+    assert!(table.lines().all(|line| line.trim_end() == line), "{table}");
+}
+
+#[test]
+fn the_command_refuses_what_makes_no_sense() {
+    for (arguments, names) in [
+        (&["bench", "decode", "--sizes", "130m,7b"][..], "7b"),
+        (&["bench", "--backend", "cpu"], "--backend cpu"),
+        (&["bench", "--time-limit", "-1"], "--time-limit"),
+        (&["bench", "--time-limit", "NaN"], "--time-limit"),
+        (&["bench", "everything"], "everything"),
+    ] {
+        let output = program().args(arguments).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(names) && output.stdout.is_empty(), "{message}");
+    }
+    let output = program().args(["bench", "scan", "--json", "no/such/folder/report.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no/such/folder"));
+}
