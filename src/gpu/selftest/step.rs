@@ -113,7 +113,7 @@ pub async fn mixer(
         let mut want_dbl = vec![0.0; width];
         let dense = Linear::dense(1, d_inner, width);
         reference::matvec(&mut want_dbl, &u, &x_proj, None, &dense, Epilogue::None);
-        if d_inner % 4 == 0 {
+        if d_inner.is_multiple_of(4) {
             run(gpu, |plan| kernels::matvec_conv(plan, &buffers, &x_matrix, shape)).await?;
             let atol = 2e-6 * (d_inner as f64).sqrt() + 2e-6;
             close(&format!("matvec CONV of {what}, token {token}"), &x_dbl.read(gpu).await?, &want_dbl, atol, 4e-6)?;

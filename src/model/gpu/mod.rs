@@ -161,7 +161,7 @@ impl GpuModel {
 
     /// Whether the decode step can run in its four kernels a layer, which read rows in whole quads.
     fn fuses_the_step(&self) -> bool {
-        let whole_quads = self.config.d_model % 4 == 0 && self.config.d_inner % 4 == 0;
+        let whole_quads = self.config.d_model.is_multiple_of(4) && self.config.d_inner.is_multiple_of(4);
         whole_quads && self.gpu.allows(Variant::FusedStep) && self.gpu.allows(Variant::Matvec)
     }
 
