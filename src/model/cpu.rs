@@ -25,7 +25,7 @@ use crate::{
     Result,
 };
 
-/// Positions that the Blelloch scan takes as one block.
+/// Positions that the Blelloch scan takes as one block; fewer for a shorter chunk, which would be mostly identities.
 const BLELLOCH_BLOCK: usize = 256;
 /// Positions of a chunk of the fused scan.
 const FUSED_CHUNK: usize = 256;
@@ -474,7 +474,8 @@ impl Layer {
             (Mode::Decode, _) => selective_state_update(y, ssm_state, &input, &shape),
             (Mode::Prefill, Scan::Sequential) => scan_sequential(y, ssm_state, &input, &shape),
             (Mode::Prefill, Scan::Blelloch) => {
-                scan_blelloch(y, ssm_state, &input, &shape, BLELLOCH_BLOCK);
+                let block = l.next_power_of_two().clamp(2, BLELLOCH_BLOCK);
+                scan_blelloch(y, ssm_state, &input, &shape, block);
             }
             (Mode::Prefill, Scan::Fused) => scan_fused(y, ssm_state, &input, &shape, FUSED_CHUNK),
         }
