@@ -54,7 +54,7 @@ fn scan_plan(gpu: &Gpu, l: usize, rung: Scan) -> Result<Plan, GpuError> {
 fn linear_plan(gpu: &Gpu, [l, n, k]: [usize; 3], format: WeightFormat) -> Result<Plan, GpuError> {
     let w = WeightMatrix::new(gpu, "w", (n, k), format, &Random(2).vec(n * k, -0.1, 0.1))?;
     let (x, y) = (random(gpu, l * k, -1.0, 1.0)?, Tensor::zeros(gpu, "y", l * n)?);
-    let shape = Linear { l, x_stride: k, x_offset: 0, y_stride: n, softplus: false };
+    let shape = Linear { l, x_stride: k, y_stride: n, softplus: false };
     let mut plan = PlanBuilder::new(gpu);
     match l {
         1 => kernels::matvec(&mut plan, &x, &w, None, &y, shape)?,

@@ -22,16 +22,7 @@ impl Case<f32> {
     /// Random inputs; delta is spread evenly over the decades of `delta_range`.
     fn random(l: usize, d_inner: usize, d_state: usize, seed: u64, delta_range: (f32, f32)) -> Self {
         let dt_rank = 3;
-        let shape = ScanShape {
-            l,
-            d_inner,
-            d_state,
-            x_dbl_stride: dt_rank + 2 * d_state,
-            b_offset: dt_rank,
-            c_offset: dt_rank + d_state,
-            xz_stride: 2 * d_inner,
-            z_offset: d_inner,
-        };
+        let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
         let numbers = |len: usize, salt: u64| -> Vec<f32> {
             (0..len).map(|i| 2.0 * uniform(seed ^ (salt << 32), i as u32) - 1.0).collect()
         };

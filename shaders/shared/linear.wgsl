@@ -1,5 +1,5 @@
 // What matmul and matvec share: y[t, y_offset + j] = epilogue(sum_k x[t, k] w[j, k] + bias[j]), where x is
-//   plain (PLAIN): an array (L, x_stride), from x_offset on;
+//   plain (PLAIN): an array (L, x_stride), its first k columns;
 //   normalised (NORM, one token): RMSNorm of the residual stream, made as it is read;
 //   convolved (CONV, one token): the causal convolution's output, made as it is read; its state is left as it is.
 // The last two save a dispatch and a trip through memory where a dispatch costs more than a few thousand operations.
@@ -12,7 +12,6 @@ struct Params {
     n: u32,        // rows of this part of w
     k4: u32,       // quads a row of w
     x_stride: u32,
-    x_offset: u32, // first element of x
     y_stride: u32,
     y_offset: u32, // column of y where this part of w begins
     bias_offset: u32,
@@ -45,7 +44,7 @@ fn store(t: u32, j: u32, sum: f32) {
 
 // Four neighbours of one row of x; zero past k, so that what lies behind the row (the next one, or nothing) never counts.
 fn x4(t: u32, q: u32) -> vec4f {
-    let base = p.x_offset + t * p.x_stride + 4u * q;
+    let base = t * p.x_stride + 4u * q;
     let left = p.k - min(p.k, 4u * q);
     return vec4f(
         select(0.0, x[base], left > 0u),

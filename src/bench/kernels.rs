@@ -73,16 +73,7 @@ pub(super) async fn fma(gpu: &Gpu, clock: &Clock, row: &mut Row) -> Result<f64> 
 /// As in a model: z beside x, dt beside B and C.
 pub(super) fn scan_shape(l: usize, d_inner: usize, d_state: usize) -> ScanShape {
     let dt_rank = d_inner.div_ceil(32);
-    ScanShape {
-        l,
-        d_inner,
-        d_state,
-        x_dbl_stride: dt_rank + 2 * d_state,
-        b_offset: dt_rank,
-        c_offset: dt_rank + d_state,
-        xz_stride: 2 * d_inner,
-        z_offset: d_inner,
-    }
+    ScanShape::of_layer(l, d_inner, d_state, dt_rank)
 }
 
 /// A rung of the scan.
@@ -134,7 +125,7 @@ pub(super) async fn linear(
     let tokens = l.unwrap_or(1);
     let x = filled(gpu, "x", tokens * k, (-1.0, 1.0))?;
     let y = Tensor::zeros(gpu, "y", tokens * n)?;
-    let shape = Linear { l: tokens, x_stride: k, x_offset: 0, y_stride: n, softplus: false };
+    let shape = Linear { l: tokens, x_stride: k, y_stride: n, softplus: false };
     let mut plan = PlanBuilder::new(gpu);
     match l {
         Some(_) => kernels::matmul(&mut plan, &x, &w, None, &y, shape)?,

@@ -115,9 +115,8 @@ fn pad<T: Clone + Default>(values: &[f32], k: usize, k4: usize, convert: impl Fn
 pub struct Linear {
     /// Tokens.
     pub l: usize,
-    /// Columns of x, and the element where its first row begins.
+    /// Columns of x, of which the first k are read.
     pub x_stride: usize,
-    pub x_offset: usize,
     /// Columns of y.
     pub y_stride: usize,
     /// Whether softplus comes after the bias (dt_proj).
@@ -132,7 +131,6 @@ struct Params {
     n: u32,
     k4: u32,
     x_stride: u32,
-    x_offset: u32,
     y_stride: u32,
     y_offset: u32,
     bias_offset: u32,
@@ -230,7 +228,6 @@ fn record(
             n: part.rows as u32,
             k4: w.k4() as u32,
             x_stride: shape.x_stride as u32,
-            x_offset: shape.x_offset as u32,
             y_stride: shape.y_stride as u32,
             y_offset: part.row_start as u32,
             bias_offset: part.row_start as u32,

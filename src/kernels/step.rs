@@ -6,7 +6,7 @@ use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 
 fn one_token(w: &WeightMatrix) -> Linear {
-    Linear { l: 1, x_stride: w.k(), x_offset: 0, y_stride: w.n(), softplus: false }
+    Linear { l: 1, x_stride: w.k(), y_stride: w.n(), softplus: false }
 }
 
 /// y (n) = w RMSNorm(residual) * norm + bias: a layer's norm and in_proj, or norm_f and the head. k is a multiple of 4.

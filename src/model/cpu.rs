@@ -460,16 +460,7 @@ impl Layer {
         linear(delta, x_dbl, &self.dt_proj, Some(&self.dt_proj_bias), &shape, Epilogue::Softplus);
 
         let input = ScanInput { u, delta, a: &self.a, x_dbl, d: &self.d, xz };
-        let shape = ScanShape {
-            l,
-            d_inner,
-            d_state,
-            x_dbl_stride: x_dbl_width,
-            b_offset: dt_rank,
-            c_offset: dt_rank + d_state,
-            xz_stride: 2 * d_inner,
-            z_offset: d_inner,
-        };
+        let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
         match (mode, scan) {
             (Mode::Decode, _) => selective_state_update(y, ssm_state, &input, &shape),
             (Mode::Prefill, Scan::Sequential) => scan_sequential(y, ssm_state, &input, &shape),

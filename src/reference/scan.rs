@@ -67,6 +67,22 @@ pub struct ScanShape {
     pub z_offset: usize,
 }
 
+impl ScanShape {
+    /// As a layer has it: x_dbl is [dt | B | C], xz is [x | z], without gaps.
+    pub fn of_layer(l: usize, d_inner: usize, d_state: usize, dt_rank: usize) -> Self {
+        Self {
+            l,
+            d_inner,
+            d_state,
+            x_dbl_stride: dt_rank + 2 * d_state,
+            b_offset: dt_rank,
+            c_offset: dt_rank + d_state,
+            xz_stride: 2 * d_inner,
+            z_offset: d_inner,
+        }
+    }
+}
+
 /// What the scan reads.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanInput<'a, T> {

@@ -61,16 +61,7 @@ pub fn step_mixer<T: Real>(
     let mut delta = vec![T::zero(); d_inner];
     let dense = Linear::dense(1, dt_rank, d_inner);
     matvec(&mut delta, &x_dbl[..dt_rank], w.dt_proj, Some(w.dt_proj_bias), &dense, Epilogue::Softplus);
-    let shape = ScanShape {
-        l: 1,
-        d_inner,
-        d_state,
-        x_dbl_stride: x_dbl.len(),
-        b_offset: dt_rank,
-        c_offset: dt_rank + d_state,
-        xz_stride: 2 * d_inner,
-        z_offset: d_inner,
-    };
+    let shape = ScanShape::of_layer(1, d_inner, d_state, dt_rank);
     let input = ScanInput { u: &u, delta: &delta, a: w.a, x_dbl: &x_dbl, d: w.d, xz };
     selective_state_update(y, ssm_state, &input, &shape);
 }

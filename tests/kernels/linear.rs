@@ -44,7 +44,7 @@ fn matrices_over_the_binding_limit_are_split_by_rows() {
     for l in [1, 3] {
         let x: Vec<f32> = (0..l * k).map(|i| (i % 5) as f32).collect();
         let (tx, ty) = (tensor(gpu, &x).unwrap(), poisoned(gpu, l * n).unwrap());
-        let shape = kernels::Linear { l, x_stride: k, x_offset: 0, y_stride: n, softplus: false };
+        let shape = kernels::Linear { l, x_stride: k, y_stride: n, softplus: false };
         block_on(run(gpu, |plan| kernels::linear(plan, &tx, &matrix, None, &ty, shape))).unwrap();
         let y = block_on(ty.read::<f32>(gpu)).unwrap();
         assert!(y.iter().all(|y| y.is_finite()), "every output is written");

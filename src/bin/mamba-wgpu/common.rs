@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::gpu::{AdapterChoice, Gpu, GpuOptions};
+use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
 use mamba_wgpu::Error;
 
@@ -172,10 +172,8 @@ impl BackendArgs {
 
 /// How the GPU is to be opened.
 pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
-    let adapter = adapter.map(|adapter| match adapter.parse() {
-        Ok(index) => AdapterChoice::Index(index),
-        Err(_) => AdapterChoice::Name(adapter.to_owned()),
-    });
+    // Any text is an adapter's number or name: nothing fails to parse.
+    let adapter = adapter.and_then(|adapter| adapter.parse().ok());
     GpuOptions { backend: backend.wgpu(), adapter, ..GpuOptions::default() }
 }
 

@@ -38,7 +38,7 @@ pub async fn linear(gpu: &Gpu, matvec: bool, case: LinearCase, random: &mut Rand
     let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
     let (tx, ty) = (tensor(gpu, &x)?, tensor(gpu, &before)?);
     let tb = b.map(|b| tensor(gpu, &b)).transpose()?;
-    let shape = kernels::Linear { l, x_stride, x_offset: 0, y_stride, softplus };
+    let shape = kernels::Linear { l, x_stride, y_stride, softplus };
     let kernel = if matvec { kernels::matvec } else { kernels::matmul };
     run(gpu, |plan| kernel(plan, &tx, &matrix, tb.as_ref(), &ty, shape)).await?;
     let what = format!("{} {case:?}", if matvec { "matvec" } else { "matmul" });

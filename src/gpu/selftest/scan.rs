@@ -38,16 +38,7 @@ impl ScanCase {
     /// Inputs like a trained model's: delta from `range`, evenly in its logarithm; A about -(1..=d_state).
     pub fn random((l, d_inner, d_state): (usize, usize, usize), range: (f64, f64), random: &mut Random) -> Self {
         let dt_rank = 3;
-        let shape = ScanShape {
-            l,
-            d_inner,
-            d_state,
-            x_dbl_stride: dt_rank + 2 * d_state,
-            b_offset: dt_rank,
-            c_offset: dt_rank + d_state,
-            xz_stride: 2 * d_inner,
-            z_offset: d_inner,
-        };
+        let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
         let a = |i: usize, r: &mut Random| -(1.0 + (i % d_state) as f32) * (0.5 + r.unit() as f32);
         Self {
             u: random.vec(l * d_inner, -1.0, 1.0),

@@ -27,12 +27,6 @@ enum Head {
     Score { nll: bool },
 }
 
-/// The step that [`GpuSession::sample`] submits for the token it has drawn, before the host has even read which one it
-/// is: so the device computes while the token travels and the host makes text of it.
-struct Ahead {
-    token: u32,
-}
-
 /// The text's state and logits before a step ahead, should the caller go another way.
 struct Before {
     state: State,
@@ -50,7 +44,9 @@ pub struct GpuSession {
     sampled: Readback,
     logits_back: Readback,
     decode: Option<(Workspace, Plan)>,
-    ahead: Option<Ahead>,
+    /// The token whose step [`GpuSession::sample`] has submitted already, before the host had even read which one it is:
+    /// so the device computes while the token travels and the host makes text of it.
+    ahead: Option<u32>,
     before: Option<Before>,
     prefill: Option<Workspace>,
     score: Option<ScoreBuffers>,
@@ -89,7 +85,7 @@ impl GpuSession {
         for (i, layer) in self.model.layers.iter().enumerate() {
             let norm = RmsNorm { rows: l, row0: 0, d: c.d_model, eps: c.norm_eps };
             kernels::rms_norm(plan, &w.residual, (i > 0).then_some(&w.hidden), &layer.norm, &w.normed, norm)?;
-            let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, x_offset: 0, y_stride, softplus: false };
+            let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, y_stride, softplus: false };
             let bias = layer.in_proj_bias.as_ref();
             kernels::linear(plan, &w.normed, &layer.in_proj, bias, &w.xz, linear(c.d_model, 2 * c.d_inner))?;
 
@@ -128,16 +124,7 @@ impl GpuSession {
                 ssm_state: &ssm_state,
                 y: &w.y,
             };
-            let shape = ScanShape {
-                l,
-                d_inner: c.d_inner,
-                d_state: c.d_state,
-                x_dbl_stride: width,
-                b_offset: c.dt_rank,
-                c_offset: c.dt_rank + c.d_state,
-                xz_stride: 2 * c.d_inner,
-                z_offset: c.d_inner,
-            };
+            let shape = ScanShape::of_layer(l, c.d_inner, c.d_state, c.dt_rank);
             match &w.scan {
                 _ if step => kernels::selective_state_update(plan, &buffers, shape)?,
                 ScanWorkspace::Sequential => kernels::scan_sequential(plan, &buffers, shape)?,
@@ -165,7 +152,7 @@ impl GpuSession {
         kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.normed, norm)?;
         let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
         let (x_stride, y_stride) = (c.d_model, c.vocab_size);
-        let shape = kernels::Linear { l: rows, x_stride, x_offset: 0, y_stride, softplus: false };
+        let shape = kernels::Linear { l: rows, x_stride, y_stride, softplus: false };
         kernels::linear(plan, &w.normed, head, None, logits, shape)
     }
 
@@ -282,7 +269,7 @@ impl GpuSession {
     pub async fn step(&mut self, token: u32) -> Result<()> {
         self.check_tokens(&[token])?;
         let gpu = self.model.gpu.clone();
-        if self.ahead.as_ref().is_some_and(|ahead| ahead.token == token) {
+        if self.ahead == Some(token) {
             self.ahead = None; // done already
             return Ok(gpu.check()?);
         }
@@ -446,11 +433,11 @@ impl GpuSession {
         let submission = gpu.queue().submit([encoder.finish()]);
         self.go_ahead()?;
         // Also where no token was drawn: the step ahead has to be taken back.
-        self.ahead = Some(Ahead { token: SampleBuffers::NOT_A_NUMBER });
+        self.ahead = Some(SampleBuffers::NOT_A_NUMBER);
         let drawn = self.sampled.read_after::<u32>(&gpu, 2, Some(submission)).await?;
         match drawn.get(1) {
             Some(&token) if token != SampleBuffers::NOT_A_NUMBER => {
-                self.ahead = Some(Ahead { token });
+                self.ahead = Some(token);
                 Ok(token)
             }
             _ => Err(InputError::NoTokenToChoose.into()),
