@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec
         let q = k / 4u + quad;
         for (var row = lid / 4u; row < TILE; row += THREADS / 4u) {
             let a = select(vec4f(), x4(t0 + row, q), t0 + row < p.l);
-            let b = select(vec4f(), weight4((j0 + row) * p.k4 + q), j0 + row < p.n && q < p.k4);
+            let b = select(vec4f(), weight4((j0 + row) * p.k4 + q), j0 + row < p.n && q < quads());
             for (var i = 0u; i < 4u; i++) {
                 let at = (quad * 4u + i) * TILE + row;
                 tile_x[at] = a[i];

@@ -21,7 +21,7 @@ fn add_eight(i: u32) -> f32 {
 #if NORM
 fn work_out_scale(lid: u32) {
     var sum = 0.0;
-    for (var q = lid; q < p.k4; q += WG) { sum += dot(residual[q], residual[q]); }
+    for (var q = lid; q < quads(); q += WG) { sum += dot(residual[q], residual[q]); }
     partial[lid] = sum;
     workgroupBarrier();
     if lid < WG / FOLD { folded[lid] = add_eight(lid); }
@@ -44,7 +44,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     var row: array<u32, ROWS>;
     for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * p.k4; }
     var sum = vec4f();
-    for (var q = lane; q < p.k4; q += SPAN) {
+    for (var q = lane; q < quads(); q += SPAN) {
         let xs = x4(0u, q);
         for (var r = 0u; r < ROWS; r++) {
             sum[r] += dot(weight4(row[r] + q), xs);

@@ -10,7 +10,7 @@ struct Params {
     l: u32,        // rows of x and y (tokens)
     k: u32,        // columns of x and w
     n: u32,        // rows of this part of w
-    k4: u32,       // quads a row of w
+    k4: u32,       // quads a row of w takes; of those that are quantised more than hold values
     x_stride: u32,
     y_stride: u32,
     y_offset: u32, // column of y where this part of w begins
@@ -23,6 +23,11 @@ struct Params {
 #if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<f32>;    // (n of the whole w)
 #endif
+
+// Quads that hold values.
+fn quads() -> u32 {
+    return (p.k + 3u) / 4u;
+}
 
 fn store(t: u32, j: u32, sum: f32) {
     var v = sum;
@@ -75,10 +80,11 @@ fn silu4(x: vec4f) -> vec4f {
 
 fn x4(t: u32, q: u32) -> vec4f {
     let last = p.d_conv - 1u;
-    var sum = channels[p.d_conv * p.k4 + q];
+    let row = quads();
+    var sum = channels[p.d_conv * row + q];
     for (var j = 0u; j < last; j++) {
-        sum = fma(channels[j * p.k4 + q], conv_state[(j + 1u) * p.k4 + q], sum);
+        sum = fma(channels[j * row + q], conv_state[(j + 1u) * row + q], sum);
     }
-    return silu4(fma(channels[last * p.k4 + q], xz[q], sum));
+    return silu4(fma(channels[last * row + q], xz[q], sum));
 }
 #endif

@@ -4,18 +4,31 @@ use crate::gpu::plan::grid;
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::reference::{quantise, Quant, BLOCK};
 use std::ops::Range;
 
 /// A run of a matrix's rows, as large as one binding may be.
 #[derive(Debug, Clone)]
 pub struct Part {
+    /// Binding 1.
     pub tensor: Tensor,
+    /// Binding 7, of a quantised matrix: (rows, blocks a row) bf16, two a word, low half first, without gaps between rows.
+    pub scales: Option<Tensor>,
     pub row_start: usize,
     pub rows: usize,
 }
 
-/// A weight matrix (n, k) on the device: rows padded with zeros to quads, split by rows where it is larger than the
-/// adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against 128 MiB).
+impl Part {
+    /// What of it a kernel binds.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (u32, &Tensor)> {
+        [(1, &self.tensor)].into_iter().chain(self.scales.iter().map(|scales| (7, scales)))
+    }
+}
+
+/// A weight matrix (n, k) on the device: rows padded with zeros to quads (those that are quantised to whole blocks of 32),
+/// split by rows where it is larger than the adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against
+/// 128 MiB). Where a row of the formats lies, shared/weight_*.wgsl say; of the quantised ones it is byte by byte what a
+/// checkpoint holds (docs/quantisation.md).
 #[derive(Debug, Clone)]
 pub struct WeightMatrix {
     parts: Vec<Part>,
@@ -27,8 +40,26 @@ pub struct WeightMatrix {
 /// Bytes of f32 that an upload turns over at once.
 const UPLOAD_BYTES: usize = 16 << 20;
 
+/// Quads of a row on the device.
+fn quads(format: WeightFormat, k: usize) -> usize {
+    match format.quant() {
+        Some(_) => k.div_ceil(BLOCK) * (BLOCK / 4),
+        None => k.div_ceil(4),
+    }
+}
+
+/// Bytes of a row on the device, without scales; a multiple of 8.
+fn row_bytes(format: WeightFormat, k: usize) -> usize {
+    match format {
+        WeightFormat::F32 => 16 * k.div_ceil(4),
+        WeightFormat::F16 => 8 * k.div_ceil(4),
+        WeightFormat::Q8 => Quant::Q8.row_bytes(k),
+        WeightFormat::Q4 => Quant::Q4.row_bytes(k),
+    }
+}
+
 impl WeightMatrix {
-    /// Uploads n rows of k values, asking `rows` for some of them at a time.
+    /// Uploads n rows of k values, asking `rows` for some of them at a time. A quantised format rounds them here.
     ///
     /// # Errors
     /// Those of `rows`, and a row larger than the adapter's limit a binding.
@@ -39,13 +70,46 @@ impl WeightMatrix {
         format: WeightFormat,
         mut rows: impl FnMut(Range<usize>) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
-        let k4 = k.div_ceil(4);
-        let words = match format {
-            WeightFormat::F32 => 4 * k4,
-            WeightFormat::F16 => 2 * k4,
-        };
-        let limit = gpu.max_binding();
-        let bytes = words as u64 * 4;
+        Self::build(gpu, label, (n, k), format, |range, out| {
+            let values = rows(range)?;
+            match format.quant() {
+                None if format == WeightFormat::F16 => pad(&values, k, |x| half::f16::from_f32(x).to_le_bytes(), out),
+                None => pad(&values, k, f32::to_le_bytes, out),
+                Some(quant) => quantise(quant, &values, k, &mut out.packed, &mut out.scales),
+            }
+            Ok(())
+        })
+    }
+
+    /// Uploads n rows of k values that are quantised already, asking `rows` for the integers and scales of some of them at
+    /// a time ([`crate::reference::Quantised`]).
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::upload`].
+    pub fn upload_quantised<'a, E: From<GpuError>>(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        quant: Quant,
+        mut rows: impl FnMut(Range<usize>) -> Result<(&'a [u8], &'a [u8]), E>,
+    ) -> Result<Self, E> {
+        Self::build(gpu, label, (n, k), quant.into(), |range, out| {
+            let (packed, scales) = rows(range)?;
+            out.packed.extend_from_slice(packed);
+            out.scales.extend_from_slice(scales);
+            Ok(())
+        })
+    }
+
+    fn build<E: From<GpuError>>(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        format: WeightFormat,
+        mut rows: impl FnMut(Range<usize>, &mut Staged) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let row = row_bytes(format, k);
+        let (bytes, limit) = (row as u64, gpu.max_binding());
         if bytes > limit {
             let (kernel, label) = ("matmul".to_owned(), label.to_owned());
             return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit }.into());
@@ -53,18 +117,25 @@ impl WeightMatrix {
         let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
         let mut parts = Vec::new();
+        let mut staged = Staged::default();
         for row_start in (0..n).step_by(part_rows) {
             let in_part = part_rows.min(n - row_start);
-            let tensor = Tensor::zeros(gpu, label, in_part * words)?;
+            let tensor = Tensor::zeros(gpu, label, in_part * row / 4)?;
+            staged.scales.clear();
             for at in (0..in_part).step_by(batch) {
                 let count = batch.min(in_part - at);
-                let values = rows(row_start + at..row_start + at + count)?;
-                match format {
-                    WeightFormat::F32 => tensor.write(gpu, at * words, &pad(&values, k, k4, |x| x)),
-                    WeightFormat::F16 => tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32)),
-                }
+                staged.packed.clear();
+                rows(row_start + at..row_start + at + count, &mut staged)?;
+                tensor.write(gpu, at * row / 4, &staged.packed);
             }
-            parts.push(Part { tensor, row_start, rows: in_part });
+            let scales = match format.quant() {
+                None => None,
+                Some(_) => {
+                    staged.scales.resize(staged.scales.len().next_multiple_of(4), 0);
+                    Some(Tensor::new(gpu, &format!("{label}.scales"), &staged.scales)?)
+                }
+            };
+            parts.push(Part { tensor, scales, row_start, rows: in_part });
         }
         Ok(Self { parts, n, k, format })
     }
@@ -91,23 +162,30 @@ impl WeightMatrix {
     pub fn k(&self) -> usize {
         self.k
     }
-    /// Quads a row.
+    /// Quads a row on the device; a quantised row's whole blocks may be more than hold values.
     pub fn k4(&self) -> usize {
-        self.k.div_ceil(4)
+        quads(self.format, self.k)
     }
     pub fn format(&self) -> WeightFormat {
         self.format
     }
 }
 
-/// Rows of k values to rows of 4 k4, zeros behind.
-fn pad<T: Clone + Default>(values: &[f32], k: usize, k4: usize, convert: impl Fn(f32) -> T) -> Vec<T> {
-    let mut out = Vec::with_capacity(values.len() / k.max(1) * 4 * k4);
+/// Rows on their way to the device.
+#[derive(Default)]
+struct Staged {
+    packed: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+/// Rows of k values to rows of whole quads, zeros behind.
+fn pad<const N: usize>(values: &[f32], k: usize, bytes: impl Fn(f32) -> [u8; N], out: &mut Staged) {
+    let out = &mut out.packed;
+    out.reserve(values.len() / k.max(1) * k.next_multiple_of(4) * N);
     for row in values.chunks_exact(k.max(1)) {
-        out.extend(row.iter().map(|&x| convert(x)));
-        out.resize(out.len().next_multiple_of(4), T::default());
+        out.extend(row.iter().flat_map(|&x| bytes(x)));
+        out.resize(out.len().next_multiple_of(4 * N), 0);
     }
-    out
 }
 
 /// Where a linear layer reads and writes.
@@ -234,7 +312,7 @@ fn record(
             d_conv: d_conv as u32,
             eps,
         };
-        let bindings: Vec<_> = bindings.iter().copied().chain([(1, &part.tensor)]).collect();
+        let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
     Ok(())

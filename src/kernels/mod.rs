@@ -123,10 +123,15 @@ pub struct ShaderVariant {
 /// (1, odd, 16 as published, 64).
 pub fn all_specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
-    let formats = [WeightFormat::F32, WeightFormat::F16];
+    let formats = WeightFormat::ALL;
     specs.extend(formats.map(embedding::spec));
     for format in formats {
+        // softplus is dt_proj's, and step_mixer too; that one is never quantised.
+        let plain = format.quant().is_none();
         for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
+            if softplus && !plain {
+                continue;
+            }
             specs.push(linear::matmul_spec(format, bias, softplus));
             let plain = |layout| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), layout);
             specs.extend(linear::LAYOUTS.map(plain));
@@ -138,7 +143,9 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             }
         }
         specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::CONV_LAYOUT));
-        specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
+        if plain {
+            specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
+        }
     }
     for bias in [false, true] {
         specs.extend([conv1d::spec(bias), conv1d::update_spec(bias)]);

@@ -118,6 +118,11 @@ pub fn step_mixer(plan: &mut PlanBuilder<'_>, b: &StepBuffers<'_>, shape: StepSh
         k4: b.dt_proj.k4() as u32,
         eps: shape.mixer_rms_eps.unwrap_or(0.0),
     };
+    // Its eight buffers leave no room for scales, and dt_proj is never quantised: docs/quantisation.md.
+    if b.dt_proj.format().quant().is_some() {
+        let (what, value, limit) = ("quantised dt_proj: parts", b.dt_proj.parts().len(), 0);
+        return Err(GpuError::Unsupported { kernel: "step_mixer", what, value, limit });
+    }
     let spec = spec(b.dt_proj.format(), shape.mixer_rms_eps.is_some());
     // dt_rank is at most d_model: a matrix of d_inner rows that short is never split in practice, but could be.
     let [dt_proj] = b.dt_proj.parts() else {

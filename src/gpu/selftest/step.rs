@@ -6,13 +6,6 @@ use crate::gpu::Gpu;
 use crate::kernels::{self, StepBuffers, StepShape, WeightMatrix};
 use crate::reference::{self, ConvShape, Epilogue, Linear, StepWeights};
 
-fn weights(format: WeightFormat, n: usize, random: &mut Random) -> Vec<f32> {
-    match format {
-        WeightFormat::F32 => random.vec(n, -0.3, 0.3),
-        WeightFormat::F16 => random.f16_vec(n, -0.3, 0.3),
-    }
-}
-
 /// matvec with the norm of its input: (n, k), k a multiple of 4.
 pub async fn matvec_norm(
     gpu: &Gpu,
@@ -21,7 +14,8 @@ pub async fn matvec_norm(
     bias: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let (residual, norm, w) = (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), weights(format, n * k, random));
+    let (residual, norm, w) =
+        (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), random.weights(format, (n, k), -0.3, 0.3));
     let b = bias.then(|| random.vec(n, -1.0, 1.0));
     let (mut normed, mut want) = (vec![0.0; k], vec![0.0; n]);
     reference::rms_norm(&mut normed, &mut f64s(&residual), None, Some(&f64s(&norm)), 1e-5, k);
@@ -44,7 +38,8 @@ pub async fn matvec_add(
     bias: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let (x, before, w) = (random.vec(k, -1.0, 1.0), random.vec(n, -3.0, 3.0), weights(format, n * k, random));
+    let (x, before, w) =
+        (random.vec(k, -1.0, 1.0), random.vec(n, -3.0, 3.0), random.weights(format, (n, k), -0.3, 0.3));
     let b = bias.then(|| random.vec(n, -1.0, 1.0));
     let mut want = f64s(&before);
     let b64 = b.as_deref().map(f64s);
@@ -70,7 +65,10 @@ pub async fn mixer(
     let (conv1d, d) = (random.vec(d_inner * d_conv, -1.0, 1.0), random.vec(d_inner, -1.0, 1.0));
     let conv1d_bias = conv_bias.then(|| random.vec(d_inner, -1.0, 1.0));
     let (dt_proj_bias, a) = (random.vec(d_inner, -5.0, 1.0), random.vec(d_inner * d_state, -8.0, -0.1));
-    let (dt_proj, x_proj) = (weights(format, d_inner * dt_rank, random), weights(format, width * d_inner, random));
+    // dt_proj is never quantised.
+    let dt_format = if format.quant().is_some() { WeightFormat::F32 } else { format };
+    let dt_proj = random.weights(dt_format, (d_inner, dt_rank), -0.3, 0.3);
+    let x_proj = random.weights(format, (width, d_inner), -0.3, 0.3);
     let (mut conv_state, mut ssm_state) =
         (f64s(&random.vec(d_conv * d_inner, -1.0, 1.0)), f64s(&random.vec(d_inner * d_state, -1.0, 1.0)));
 
@@ -78,7 +76,7 @@ pub async fn mixer(
     let (cs, ss) = (tensor(gpu, &f32s(&conv_state))?, tensor(gpu, &f32s(&ssm_state))?);
     let channels = kernels::pack_channels(&conv1d, conv1d_bias.as_deref(), &dt_proj_bias, &d);
     let (channels, ta) = (tensor(gpu, &channels)?, tensor(gpu, &a)?);
-    let dt_matrix = WeightMatrix::new(gpu, "dt_proj", (d_inner, dt_rank), format, &dt_proj)?;
+    let dt_matrix = WeightMatrix::new(gpu, "dt_proj", (d_inner, dt_rank), dt_format, &dt_proj)?;
     let x_matrix = WeightMatrix::new(gpu, "x_proj", (width, d_inner), format, &x_proj)?;
     let (xz, x_dbl, y) = (poisoned(gpu, 2 * d_inner)?, poisoned(gpu, width)?, poisoned(gpu, d_inner)?);
     let buffers = StepBuffers {
