@@ -1,4 +1,4 @@
-//! Twins of `shaders/argmax.wgsl`, `shaders/token_nll.wgsl` and `shaders/sample.wgsl`: from logits to a token.
+//! Twins of `shaders/argmax.wgsl`, `shaders/token_nll.wgsl` and `shaders/sample_*.wgsl`: from logits to a token.
 
 use std::cmp::Ordering;
 
