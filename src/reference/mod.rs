@@ -29,7 +29,7 @@ pub use discretise::{discretise, silu, softplus};
 pub use embedding::embedding;
 pub use linear::{matmul, matvec, Epilogue, Linear};
 pub use norm::{rms_norm, x_dbl_norm};
-pub use sampling::{argmax, sample, token_nll};
+pub use sampling::{argmax, sample, sample_at, token_nll};
 pub use scan::{blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput, ScanShape};
 pub use threefry::{threefry2x32, uniform};
 pub use update::{selective_state_update, step_mixer, StepWeights};

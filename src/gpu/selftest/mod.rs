@@ -14,6 +14,7 @@ use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use linear::LinearCase;
+use sampling::Logits;
 use scan::{Rung, ScanCase};
 use serde::Serialize;
 use std::fmt;
@@ -179,7 +180,7 @@ impl Check {
             Check::Scan(Rung::Update) => "selective_state_update".into(),
             Check::FusedStep(f) => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", format_name(f)),
             Check::Rows => "argmax, token_nll".into(),
-            Check::Sample => "sample".into(),
+            Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
         }
     }
 
@@ -243,7 +244,9 @@ impl Check {
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {
-                    sampling::sample(gpu, 333, &params, 3, random).await?;
+                    for kind in [Logits::Even, Logits::Ties] {
+                        sampling::sample(gpu, &kind.random(333, random), &params, 2).await?;
+                    }
                 }
                 Ok(())
             }
