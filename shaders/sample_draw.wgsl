@@ -14,7 +14,7 @@ var<workgroup> rest: vec2u;
 fn main(@builtin(local_invocation_index) lid: u32) {
     let top = best_of_all(lid).x;
     var block_mass = vec2u(0u);
-    if lid < p.groups { block_mass = work.mass[lid]; }
+    if lid < p.groups { block_mass = work.blocks[lid].mass; }
     var through = wide_prefix_sum(lid, block_mass);
     let random = uniform_bits(vec2u(p.seed_low, p.seed_high), sampled.step);
     let goal = wide_share(wide_total(), random, 0u);

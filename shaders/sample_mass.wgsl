@@ -21,5 +21,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
         sum = wide_add(sum, vec2u(mass, 0u));
     }
     let through = wide_prefix_sum(lid, sum);
-    if lid == WG - 1u { work.mass[wid.x] = through; }
+    if lid == WG - 1u { work.blocks[wid.x].mass = through; }
 }

@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
         }
     }
     let best = workgroup_argmax_pair(lid, pair);
-    if lid == 0u { work.best[wid.x] = best; }
+    if lid == 0u { work.blocks[wid.x].best = best; }
 #if VALUES
     // The rounds of selection begin with empty histograms.
     for (var i = wid.x * WG + lid; i < p.slot * 4096u; i += p.groups * WG) { histogram[i] = 0u; }

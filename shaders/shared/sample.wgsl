@@ -17,10 +17,13 @@ struct Params {
     seed_low: u32,
     seed_high: u32,
 }
+struct Block {
+    best: vec2u, // its largest value: (argmax_key_of(value), id)
+    mass: vec2u, // of its kept tokens
+}
 // What passes from one dispatch to the next.
 struct Work {
-    best: array<vec2u, WG>, // a block's largest value: (argmax_key_of(value), id)
-    mass: array<vec2u, WG>, // a block's mass of kept tokens
+    blocks: array<Block, WG>,
     found: array<vec4u, 6>, // before each round: (key's digits so far, what is to be reached within them (low, high), floor)
 }
 @group(0) @binding(0) var<uniform> p: Params;

@@ -3,6 +3,6 @@
 
 fn best_of_all(lid: u32) -> vec2u {
     var pair = vec2u(0u, 0u);
-    if lid < p.groups { pair = work.best[lid]; }
+    if lid < p.groups { pair = work.blocks[lid].best; }
     return workgroup_argmax_pair(lid, pair);
 }
