@@ -152,7 +152,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     specs.extend([false, true].map(norm::rms_norm_spec));
     specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
-    specs.extend([sampling::argmax_spec(), sampling::token_nll_spec(), sampling::sample_spec()]);
+    specs.extend(sampling::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.extend(ceilings::specs());
     for width in scan_blelloch::WIDTHS {
