@@ -269,7 +269,7 @@ impl Check {
                 step::matvec_add(gpu, (67, 772), format, true, random).await?;
                 for mixer_rms_eps in [None, Some(1e-6)] {
                     let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };
-                    step::mixer(gpu, shape, format, true, random).await?;
+                    step::mixer(gpu, shape, format, (true, true), random).await?;
                 }
                 Ok(())
             }
