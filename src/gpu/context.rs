@@ -220,7 +220,9 @@ impl Gpu {
         }
         let label = spec.label();
         let mut source = spec.source();
-        if self.0.spoilt.as_deref() == Some(spec.name) {
+        // "matmul", or "matmul q8" for one format of it.
+        let in_format = spec.weight.map(|format| format!("{} {}", spec.name, format.tag()));
+        if self.0.spoilt.as_deref().is_some_and(|fault| fault == spec.name || in_format.as_deref() == Some(fault)) {
             for (exact, spoilt) in [
                 (" fma(", " 1.01 * fma("),
                 ("dot(", "1.01 * dot("),
