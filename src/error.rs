@@ -1,6 +1,10 @@
 //! One error for callers of the crate, made of one typed error a layer.
 
-use crate::{generate::GenerateError, gpu::GpuError, model::LoadError};
+use crate::{
+    generate::GenerateError,
+    gpu::GpuError,
+    model::{LoadError, QuantiseError},
+};
 
 /// Anything the library can refuse or fail at. Each layer's error names the file, tensor, shapes or limit concerned.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +13,9 @@ pub enum Error {
     /// A checkpoint, its configuration or its tokenizer could not be read or contradicts itself.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A checkpoint could not be quantised.
+    #[error(transparent)]
+    Quantise(#[from] QuantiseError),
     /// The adapter, the device or a kernel failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),

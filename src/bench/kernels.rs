@@ -119,6 +119,8 @@ pub(super) async fn linear(
     let format = match dtype {
         Dtype::F16 => WeightFormat::F16,
         Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
+        Dtype::Q8 => WeightFormat::Q8,
+        Dtype::Q4 => WeightFormat::Q4,
     };
     let period = values(-0.1, 0.1);
     let w = WeightMatrix::upload(gpu, "w", (n, k), format, |rows| -> Result<Vec<f32>> {

@@ -230,7 +230,7 @@ impl Job {
                 (Some(4.0 * elements as f64), None)
             }
             Job::Linear { l: Some(l), n, k, .. } => (None, Some(2.0 * *l as f64 * (n * k) as f64)),
-            Job::Linear { l: None, n, k, dtype } => (Some((n * k * dtype.bytes()) as f64), None),
+            Job::Linear { l: None, n, k, dtype } => (Some((n * dtype.row_bytes(*k)) as f64), None),
             Job::Sample { vocab_size, .. } => (Some(4.0 * *vocab_size as f64), None),
             Job::Prefill { model, tokens } => (None, Some(model.prefill_flops(*tokens))),
             Job::Decode { model, .. } => (Some(model.bytes() as f64), None),

@@ -2,10 +2,12 @@
 //!
 //! A file may hold, on lines of their own:
 //! - `#include "shared/math.wgsl"`: that file, the first time it is named;
-//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`];
+//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`] by quads, `"${unit}"` by 16 bytes;
 //! - `#if FLAG`, `#else`, `#endif`: kept or left out by the variant's flags (not nested).
 //!
 //! Constants that size arrays outside workgroup memory (which `override` cannot) are put before the file as `const`.
+
+use crate::reference::Quant;
 
 /// How weight matrices lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +15,42 @@ pub enum WeightFormat {
     F32,
     /// Two values a word, unpacked by `unpack2x16float`: no feature needed.
     F16,
+    /// Quantised to 8 bits: shared/weight_q8.wgsl. With a binding more, for the scales.
+    Q8,
+    /// Quantised to 4 bits: shared/weight_q4.wgsl. Likewise.
+    Q4,
+}
+
+impl WeightFormat {
+    pub const ALL: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4];
+
+    /// `f32`, `f16`, `q8`, `q4`: in labels and reports.
+    pub fn tag(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => "f32",
+            WeightFormat::F16 => "f16",
+            WeightFormat::Q8 => "q8",
+            WeightFormat::Q4 => "q4",
+        }
+    }
+
+    /// How it is quantised, if it is.
+    pub fn quant(self) -> Option<Quant> {
+        match self {
+            WeightFormat::F32 | WeightFormat::F16 => None,
+            WeightFormat::Q8 => Some(Quant::Q8),
+            WeightFormat::Q4 => Some(Quant::Q4),
+        }
+    }
+}
+
+impl From<Quant> for WeightFormat {
+    fn from(quant: Quant) -> Self {
+        match quant {
+            Quant::Q8 => WeightFormat::Q8,
+            Quant::Q4 => WeightFormat::Q4,
+        }
+    }
 }
 
 /// One variant of a kernel: the file's name without its ending, and what it is put together with.
@@ -73,8 +111,15 @@ sources![
     "shared/scan_op.wgsl",
     "shared/scan_sequential.wgsl",
     "shared/threefry.wgsl",
+    "shared/rows.wgsl",
+    "shared/unit_f16.wgsl",
+    "shared/unit_f32.wgsl",
+    "shared/unit_q4.wgsl",
+    "shared/unit_q8.wgsl",
     "shared/weight_f16.wgsl",
     "shared/weight_f32.wgsl",
+    "shared/weight_q4.wgsl",
+    "shared/weight_q8.wgsl",
     "shared/wide.wgsl",
     "token_nll.wgsl",
     "x_dbl_norm.wgsl",
@@ -107,10 +152,9 @@ impl ShaderSpec {
     /// "matmul f16 BIAS", "scan_sequential D_STATE=16": the name that errors, doctor and timings show.
     pub fn label(&self) -> String {
         let mut label = self.name.to_owned();
-        match self.weight {
-            Some(WeightFormat::F32) => label.push_str(" f32"),
-            Some(WeightFormat::F16) => label.push_str(" f16"),
-            None => {}
+        if let Some(format) = self.weight {
+            label.push(' ');
+            label.push_str(format.tag());
         }
         for flag in &self.flags {
             label.push(' ');
@@ -143,11 +187,10 @@ impl ShaderSpec {
             } else if word == "#endif" {
                 keep = true;
             } else if let (true, Some(name)) = (keep, word.strip_prefix("#include ")) {
-                let weight = match self.weight {
-                    Some(WeightFormat::F16) => "shared/weight_f16.wgsl",
-                    _ => "shared/weight_f32.wgsl",
-                };
-                let name = name.trim_matches('"').replace("${weight}", weight);
+                let format = self.weight.unwrap_or(WeightFormat::F32).tag();
+                let name = name.trim_matches('"');
+                let name = name.replace("${weight}", &format!("shared/weight_{format}.wgsl"));
+                let name = name.replace("${unit}", &format!("shared/unit_{format}.wgsl"));
                 if !included.contains(&name) {
                     included.push(name.clone());
                     self.expand(&name, included, out);
@@ -181,7 +224,7 @@ mod tests {
         for (path, text) in SOURCES {
             for line in text.lines().filter_map(|l| l.trim().strip_prefix("#include ")) {
                 let name = line.trim_matches('"');
-                assert!(name == "${weight}" || !file(name).is_empty(), "{path} includes {name}");
+                assert!(["${weight}", "${unit}"].contains(&name) || !file(name).is_empty(), "{path} includes {name}");
             }
         }
     }

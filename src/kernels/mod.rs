@@ -23,7 +23,9 @@ pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
-pub use step::{matvec_add, matvec_conv, matvec_norm, pack_channels, step_mixer, StepBuffers, StepShape};
+pub use step::{
+    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, step_mixer, StepBuffers, StepShape,
+};
 
 pub use crate::reference::{ConvShape, ScanShape};
 
@@ -119,26 +121,34 @@ pub struct ShaderVariant {
     pub needs: Needs,
 }
 
+/// Matrices (n, k), and whether on a software adapter, for which matvec's layouts differ in kind.
+const MATVECS: [(bool, usize, usize); 4] = [(true, 512, 128), (false, 80, 1536), (false, 3072, 768), (false, 50_280, 2560)];
+
 /// Every variant of every kernel; for those with the number of states in them, a few numbers that matter
 /// (1, odd, 16 as published, 64).
 pub fn all_specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
-    let formats = [WeightFormat::F32, WeightFormat::F16];
+    let formats = WeightFormat::ALL;
     specs.extend(formats.map(embedding::spec));
+    let layouts = |format| MATVECS.map(|(software, n, k)| linear::Layout::new(software, format, n, k));
     for format in formats {
+        // softplus is dt_proj's, and step_mixer too; that one is never quantised.
+        let plain = format.quant().is_none();
         for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
-            specs.push(linear::matmul_spec(format, bias, softplus));
-            let plain = |layout| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), layout);
-            specs.extend(linear::LAYOUTS.map(plain));
-        }
-        for bias in [false, true] {
-            for layout in linear::LAYOUTS {
-                specs.push(linear::matvec_spec(format, "PLAIN", (bias, false, true), layout));
-                specs.push(linear::matvec_spec(format, "NORM", (bias, false, false), layout));
+            if softplus && !plain {
+                continue;
             }
+            specs.push(linear::matmul_spec(format, bias, softplus));
+            specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
-        specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::CONV_LAYOUT));
-        specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
+        for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
+            let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
+            specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);
+            specs.push(spec("NORM").flag("CONV", true).constant("D_CONV", 4));
+        }
+        if plain {
+            specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
+        }
     }
     for bias in [false, true] {
         specs.extend([conv1d::spec(bias), conv1d::update_spec(bias)]);

@@ -15,14 +15,20 @@ mod layout;
 mod lm;
 mod load_error;
 mod names;
+mod quantise;
+mod quantised;
 mod shard;
 pub mod synthetic;
 mod types;
 mod weights;
+mod write;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Arch, ModelConfig};
 pub use lm::{Backend, LanguageModel, Session};
 pub use load_error::LoadError;
+#[cfg(not(target_arch = "wasm32"))]
+pub use quantise::quantise_to_folder;
+pub use quantise::{quantise, Progress, QuantiseError, Summary, TensorSummary};
 pub use types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
 pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};

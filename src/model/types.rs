@@ -42,7 +42,7 @@ impl FromStr for Scan {
 /// How weight matrices are held on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WeightDtype {
-    /// As f16 what the checkpoint stores as f16, all else as f32: nothing is rounded.
+    /// As f16 what the checkpoint stores as f16, quantised what it stores quantised, all else as f32: nothing is rounded.
     #[default]
     Auto,
     /// All as f32.

@@ -10,7 +10,7 @@ use mamba_wgpu::kernels::RmsNorm;
 fn embedding_equals_its_twin() {
     let mut random = Random(2);
     for (device, gpu) in devices() {
-        for format in [WeightFormat::F32, WeightFormat::F16] {
+        for format in WeightFormat::ALL {
             for sizes in [(1, 1, 1), (7, 3, 5), (101, 27, 64), (50, 256, 257), (9, 4, 0)] {
                 pass(device, pointwise::embedding(gpu, format, sizes, &mut random));
             }

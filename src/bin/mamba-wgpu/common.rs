@@ -1,6 +1,6 @@
 //! What several subcommands share: which model, on what, and how it gets there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -91,18 +91,23 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 impl ModelArgs {
     /// Opens the checkpoint that was asked for, or the embedded one.
     pub fn open(&self) -> anyhow::Result<Checkpoint> {
-        let checkpoint = match &self.model {
-            Some(path) => Checkpoint::open(path).map_err(Error::from)?,
-            #[cfg(feature = "embedded-model")]
-            None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
-            #[cfg(not(feature = "embedded-model"))]
-            None => return Err(misuse("--model is needed: this program was built without its own model")),
-        };
-        for warning in checkpoint.warnings() {
-            eprintln!("warning: {warning}");
-        }
-        Ok(checkpoint)
+        open_model(self.model.as_deref())
     }
+}
+
+/// Opens a checkpoint, or the embedded one, and shows its warnings.
+pub fn open_model(path: Option<&Path>) -> anyhow::Result<Checkpoint> {
+    let checkpoint = match path {
+        Some(path) => Checkpoint::open(path).map_err(Error::from)?,
+        #[cfg(feature = "embedded-model")]
+        None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
+        #[cfg(not(feature = "embedded-model"))]
+        None => return Err(misuse("--model is needed: this program was built without its own model")),
+    };
+    for warning in checkpoint.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    Ok(checkpoint)
 }
 
 /// The checkpoint's tokenizer.

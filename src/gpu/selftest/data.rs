@@ -1,6 +1,8 @@
 //! Random data and the comparison that every check uses.
 
+use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::reference::Quantised;
 
 /// Why a check did not pass.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,6 +41,14 @@ impl Random {
     /// As [`Random::vec`], rounded to what f16 holds.
     pub fn f16_vec(&mut self, n: usize, low: f64, high: f64) -> Vec<f32> {
         self.vec(n, low, high).into_iter().map(|x| half::f16::from_f32(x).to_f32()).collect()
+    }
+    /// A matrix of rows of k, and what it is once it is held in a format.
+    pub fn weights(&mut self, format: WeightFormat, (n, k): (usize, usize), low: f64, high: f64) -> Vec<f32> {
+        match (format, format.quant()) {
+            (WeightFormat::F16, _) => self.f16_vec(n * k, low, high),
+            (_, None) => self.vec(n * k, low, high),
+            (_, Some(quant)) => Quantised::new(quant, k, &self.vec(n * k, low, high)).values(),
+        }
     }
     pub fn tokens(&mut self, n: usize, vocab_size: usize) -> Vec<u32> {
         (0..n).map(|_| (self.bits() % vocab_size as u64) as u32).collect()

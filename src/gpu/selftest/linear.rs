@@ -23,10 +23,7 @@ pub async fn linear(gpu: &Gpu, matvec: bool, case: LinearCase, random: &mut Rand
     let LinearCase { l, k, n, format, bias, softplus } = case;
     let (x_stride, y_stride) = (k + 3, n + 2);
     let x = random.vec(l * x_stride, -1.0, 1.0);
-    let w = match format {
-        WeightFormat::F32 => random.vec(n * k, -1.0, 1.0),
-        WeightFormat::F16 => random.f16_vec(n * k, -1.0, 1.0),
-    };
+    let w = random.weights(format, (n, k), -1.0, 1.0);
     let b = bias.then(|| random.vec(n, -30.0, 30.0));
     let before = vec![7.0f32; l * y_stride];
     let mut want = f64s(&before);

@@ -25,6 +25,10 @@ use std::fmt;
 pub enum Variant {
     /// Weights held as f16. Instead: as f32.
     F16Weights,
+    /// Weights held quantised to 8 bits, as a checkpoint has them. Instead: as f32.
+    Q8Weights,
+    /// The same with 4 bits.
+    Q4Weights,
     /// matvec for one token. Instead: matmul.
     Matvec,
     /// The decode step in four dispatches a layer. Instead: kernel by kernel.
@@ -38,8 +42,10 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 6] = [
+    pub const ALL: [Variant; 8] = [
         Variant::F16Weights,
+        Variant::Q8Weights,
+        Variant::Q4Weights,
         Variant::Matvec,
         Variant::FusedStep,
         Variant::Step,
@@ -47,10 +53,20 @@ impl Variant {
         Variant::FusedScan,
     ];
 
+    /// The variant that holds weights in such a format; f32 needs none.
+    pub fn of(format: WeightFormat) -> Option<Self> {
+        match format {
+            WeightFormat::F32 => None,
+            WeightFormat::F16 => Some(Variant::F16Weights),
+            WeightFormat::Q8 => Some(Variant::Q8Weights),
+            WeightFormat::Q4 => Some(Variant::Q4Weights),
+        }
+    }
+
     /// What runs where this variant is switched off.
     pub fn fallback(self) -> &'static str {
         match self {
-            Variant::F16Weights => "weights as f32",
+            Variant::F16Weights | Variant::Q8Weights | Variant::Q4Weights => "weights as f32",
             Variant::Matvec => "matmul",
             Variant::FusedStep => "kernel by kernel",
             Variant::Step => "the parallel kernels",
@@ -63,6 +79,8 @@ impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Variant::F16Weights => "f16 weights",
+            Variant::Q8Weights => "q8 weights",
+            Variant::Q4Weights => "q4 weights",
             Variant::Matvec => "matvec",
             Variant::FusedStep => "fused step",
             Variant::Step => "recurrent step",
@@ -105,16 +123,22 @@ impl Report {
 /// # Errors
 /// Only a lost device: everything else is an outcome.
 pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Report, GpuError> {
-    use WeightFormat::{F16, F32};
+    use WeightFormat::{F16, F32, Q4, Q8};
     let all = [
         Check::Embedding(F32),
         Check::Embedding(F16),
+        Check::Embedding(Q8),
+        Check::Embedding(Q4),
         Check::RmsNorm,
         Check::XDblNorm,
         Check::Matmul(F32),
         Check::Matmul(F16),
+        Check::Matmul(Q8),
+        Check::Matmul(Q4),
         Check::Matvec(F32),
         Check::Matvec(F16),
+        Check::Matvec(Q8),
+        Check::Matvec(Q4),
         Check::Conv1d,
         Check::Conv1dUpdate,
         Check::Scan(Rung::Sequential),
@@ -123,6 +147,8 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Update),
         Check::FusedStep(F32),
         Check::FusedStep(F16),
+        Check::FusedStep(Q8),
+        Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
     ];
@@ -157,28 +183,33 @@ enum Check {
     Sample,
 }
 
-fn format_name(format: WeightFormat) -> &'static str {
-    match format {
-        WeightFormat::F32 => "f32",
-        WeightFormat::F16 => "f16",
+/// (softplus, bias): softplus is dt_proj's, which is never quantised.
+fn epilogues(format: WeightFormat) -> &'static [(bool, bool)] {
+    match format.quant() {
+        None => &[(false, false), (false, true), (true, true)],
+        Some(_) => &[(false, false), (false, true)],
     }
 }
 
 impl Check {
     fn name(self) -> String {
         match self {
-            Check::Embedding(f) => format!("embedding {}", format_name(f)),
+            Check::Embedding(f) => format!("embedding {}", f.tag()),
             Check::RmsNorm => "rms_norm".into(),
             Check::XDblNorm => "x_dbl_norm".into(),
-            Check::Matmul(f) => format!("matmul {}", format_name(f)),
-            Check::Matvec(f) => format!("matvec {}", format_name(f)),
+            Check::Matmul(f) => format!("matmul {}", f.tag()),
+            Check::Matvec(f) => format!("matvec {}", f.tag()),
             Check::Conv1d => "conv1d, conv1d_state".into(),
             Check::Conv1dUpdate => "conv1d_update".into(),
             Check::Scan(Rung::Sequential) => "scan_sequential".into(),
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
-            Check::FusedStep(f) => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", format_name(f)),
+            Check::FusedStep(f) => match f.quant() {
+                // step_mixer reads dt_proj, which is never quantised.
+                Some(_) => format!("matvec {} NORM, CONV, ADD", f.tag()),
+                None => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", f.tag()),
+            },
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
         }
@@ -187,7 +218,8 @@ impl Check {
     /// What can be switched off if this fails.
     fn variant(self) -> Option<Variant> {
         match self {
-            Check::Embedding(WeightFormat::F16) | Check::Matmul(WeightFormat::F16) => Some(Variant::F16Weights),
+            Check::Embedding(f) | Check::Matmul(f) => Variant::of(f),
+            Check::Matvec(f) | Check::FusedStep(f) if f.quant().is_some() => Variant::of(f),
             Check::Matvec(_) => Some(Variant::Matvec),
             Check::FusedStep(_) => Some(Variant::FusedStep),
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
@@ -209,14 +241,14 @@ impl Check {
             }
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
             Check::Matmul(format) => {
-                for (softplus, bias) in [(false, false), (false, true), (true, true)] {
+                for &(softplus, bias) in epilogues(format) {
                     linear::linear(gpu, false, LinearCase { l: 65, k: 130, n: 67, format, bias, softplus }, random)
                         .await?;
                 }
                 Ok(())
             }
             Check::Matvec(format) => {
-                for (softplus, bias) in [(false, false), (false, true), (true, true)] {
+                for &(softplus, bias) in epilogues(format) {
                     linear::linear(gpu, true, LinearCase { l: 1, k: 773, n: 67, format, bias, softplus }, random)
                         .await?;
                 }
@@ -237,7 +269,7 @@ impl Check {
                 step::matvec_add(gpu, (67, 772), format, true, random).await?;
                 for mixer_rms_eps in [None, Some(1e-6)] {
                     let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };
-                    step::mixer(gpu, shape, format, true, random).await?;
+                    step::mixer(gpu, shape, format, (true, true), random).await?;
                 }
                 Ok(())
             }

@@ -12,7 +12,7 @@ pub async fn embedding(
     (vocab_size, d_model, l): (usize, usize, usize),
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let table = random.f16_vec(vocab_size * d_model, -2.0, 2.0);
+    let table = random.weights(format, (vocab_size, d_model), -2.0, 2.0);
     let tokens = random.tokens(l, vocab_size);
     let mut want = vec![0.0; l * d_model];
     reference::embedding(&mut want, &f64s(&table), &tokens, d_model);
