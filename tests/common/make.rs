@@ -1,5 +1,7 @@
 //! Small checkpoints to be damaged: tensors that can be renamed, reshaped, retyped and removed, and a writer that checks nothing.
 
+#![allow(dead_code)] // every test crate uses a part of it
+
 use mamba_wgpu::model::{synthetic::Spec, Checkpoint, LoadError};
 use safetensors::SafeTensors;
 use serde_json::{json, Value};
