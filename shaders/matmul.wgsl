@@ -3,6 +3,8 @@
 // in registers. Both operands pass through workgroup memory in slices of 16 along k, k-major, so that sixteen reads
 // there feed sixty-four multiply-adds.
 #include "shared/linear.wgsl"
+#include "shared/rows.wgsl"
+#include "${weight}"
 
 const TILE: u32 = 64u;
 const SLICE: u32 = 16u;
@@ -58,7 +60,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec
         if t < p.l {
             for (var c = 0u; c < 8u; c++) {
                 let j = j0 + id.x * 8u + c;
-                if j < p.n { store(t, j, acc[2u * i + c / 4u][c % 4u]); }
+                if j < p.n { y[t * p.y_stride + p.y_offset + j] = epilogue(j, acc[2u * i + c / 4u][c % 4u]); }
             }
         }
     }

@@ -70,6 +70,7 @@ struct Inner {
     queue: wgpu::Queue,
     summary: AdapterSummary,
     checked_shaders: bool,
+    limits: LimitMode,
     spoilt: Option<String>,
     switched_off: Mutex<HashSet<Variant>>,
     pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
@@ -152,6 +153,7 @@ impl Gpu {
             queue,
             summary,
             checked_shaders: options.checked_shaders,
+            limits: options.limits,
             spoilt: options.fault.clone(),
             switched_off: Mutex::default(),
             pipelines: Mutex::default(),
@@ -169,6 +171,11 @@ impl Gpu {
     /// The adapter behind the device.
     pub fn adapter_summary(&self) -> &AdapterSummary {
         &self.0.summary
+    }
+    /// Whether kernels are laid out for a software adapter, where every load costs the same and barriers cost much. Not with
+    /// WebGPU's defaults, where nothing is known of the adapter.
+    pub fn software(&self) -> bool {
+        self.0.limits == LimitMode::Full && self.0.summary.device_type == "Cpu"
     }
     pub fn limits(&self) -> wgpu::Limits {
         self.0.device.limits()

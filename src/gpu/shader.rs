@@ -2,7 +2,7 @@
 //!
 //! A file may hold, on lines of their own:
 //! - `#include "shared/math.wgsl"`: that file, the first time it is named;
-//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`];
+//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`] by quads, `"${unit}"` by 16 bytes;
 //! - `#if FLAG`, `#else`, `#endif`: kept or left out by the variant's flags (not nested).
 //!
 //! Constants that size arrays outside workgroup memory (which `override` cannot) are put before the file as `const`.
@@ -81,7 +81,11 @@ sources![
     "matmul.wgsl",
     "matvec.wgsl",
     "rms_norm.wgsl",
-    "sample.wgsl",
+    "sample_draw.wgsl",
+    "sample_greedy.wgsl",
+    "sample_mass.wgsl",
+    "sample_scale.wgsl",
+    "sample_select.wgsl",
     "scan_blelloch.wgsl",
     "scan_blelloch_add.wgsl",
     "scan_fused_apply.wgsl",
@@ -98,15 +102,25 @@ sources![
     "shared/math.wgsl",
     "shared/ordered.wgsl",
     "shared/reduce.wgsl",
+    "shared/sample.wgsl",
+    "shared/sample_end.wgsl",
+    "shared/sample_find.wgsl",
+    "shared/sample_top.wgsl",
     "shared/scan.wgsl",
     "shared/scan_fused.wgsl",
     "shared/scan_op.wgsl",
     "shared/scan_sequential.wgsl",
     "shared/threefry.wgsl",
+    "shared/rows.wgsl",
+    "shared/unit_f16.wgsl",
+    "shared/unit_f32.wgsl",
+    "shared/unit_q4.wgsl",
+    "shared/unit_q8.wgsl",
     "shared/weight_f16.wgsl",
     "shared/weight_f32.wgsl",
     "shared/weight_q4.wgsl",
     "shared/weight_q8.wgsl",
+    "shared/wide.wgsl",
     "token_nll.wgsl",
     "x_dbl_norm.wgsl",
 ];
@@ -173,13 +187,10 @@ impl ShaderSpec {
             } else if word == "#endif" {
                 keep = true;
             } else if let (true, Some(name)) = (keep, word.strip_prefix("#include ")) {
-                let weight = match self.weight {
-                    Some(WeightFormat::F16) => "shared/weight_f16.wgsl",
-                    Some(WeightFormat::Q8) => "shared/weight_q8.wgsl",
-                    Some(WeightFormat::Q4) => "shared/weight_q4.wgsl",
-                    Some(WeightFormat::F32) | None => "shared/weight_f32.wgsl",
-                };
-                let name = name.trim_matches('"').replace("${weight}", weight);
+                let format = self.weight.unwrap_or(WeightFormat::F32).tag();
+                let name = name.trim_matches('"');
+                let name = name.replace("${weight}", &format!("shared/weight_{format}.wgsl"));
+                let name = name.replace("${unit}", &format!("shared/unit_{format}.wgsl"));
                 if !included.contains(&name) {
                     included.push(name.clone());
                     self.expand(&name, included, out);
@@ -213,7 +224,7 @@ mod tests {
         for (path, text) in SOURCES {
             for line in text.lines().filter_map(|l| l.trim().strip_prefix("#include ")) {
                 let name = line.trim_matches('"');
-                assert!(name == "${weight}" || !file(name).is_empty(), "{path} includes {name}");
+                assert!(["${weight}", "${unit}"].contains(&name) || !file(name).is_empty(), "{path} includes {name}");
             }
         }
     }

@@ -25,7 +25,7 @@ impl Part {
     }
 }
 
-/// A weight matrix (n, k) on the device: rows padded with zeros to quads (those that are quantised to whole blocks of 32),
+/// A weight matrix (n, k) on the device: rows padded with zeros to 16 bytes (those that are quantised to whole blocks of 32),
 /// split by rows where it is larger than the adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against
 /// 128 MiB). Where a row of the formats lies, shared/weight_*.wgsl say; of the quantised ones it is byte by byte what a
 /// checkpoint holds (docs/quantisation.md).
@@ -37,6 +37,8 @@ pub struct WeightMatrix {
     format: WeightFormat,
 }
 
+/// What matvec reads at once.
+const UNIT_BYTES: usize = 16;
 /// Bytes of f32 that an upload turns over at once.
 const UPLOAD_BYTES: usize = 16 << 20;
 
@@ -44,15 +46,16 @@ const UPLOAD_BYTES: usize = 16 << 20;
 fn quads(format: WeightFormat, k: usize) -> usize {
     match format.quant() {
         Some(_) => k.div_ceil(BLOCK) * (BLOCK / 4),
+        None if format == WeightFormat::F16 => 2 * k.div_ceil(8),
         None => k.div_ceil(4),
     }
 }
 
-/// Bytes of a row on the device, without scales; a multiple of 8.
+/// Bytes of a row on the device, without scales; a multiple of 16, so that matvec reads whole units.
 fn row_bytes(format: WeightFormat, k: usize) -> usize {
     match format {
         WeightFormat::F32 => 16 * k.div_ceil(4),
-        WeightFormat::F16 => 8 * k.div_ceil(4),
+        WeightFormat::F16 => 16 * k.div_ceil(8),
         WeightFormat::Q8 => Quant::Q8.row_bytes(k),
         WeightFormat::Q4 => Quant::Q4.row_bytes(k),
     }
@@ -178,13 +181,13 @@ struct Staged {
     scales: Vec<u8>,
 }
 
-/// Rows of k values to rows of whole quads, zeros behind.
+/// Rows of k values to rows of whole units, zeros behind.
 fn pad<const N: usize>(values: &[f32], k: usize, bytes: impl Fn(f32) -> [u8; N], out: &mut Staged) {
     let out = &mut out.packed;
-    out.reserve(values.len() / k.max(1) * k.next_multiple_of(4) * N);
+    out.reserve(values.len() / k.max(1) * (k * N).next_multiple_of(UNIT_BYTES));
     for row in values.chunks_exact(k.max(1)) {
         out.extend(row.iter().flat_map(|&x| bytes(x)));
-        out.resize(out.len().next_multiple_of(4 * N), 0);
+        out.resize(out.len().next_multiple_of(UNIT_BYTES), 0);
     }
 }
 
@@ -212,93 +215,95 @@ struct Params {
     y_stride: u32,
     y_offset: u32,
     bias_offset: u32,
-    d_conv: u32,
     eps: f32,
 }
 
-/// What a linear layer reads: shared/linear.wgsl.
+/// What matvec reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Input<'a> {
-    Plain {
-        x: &'a Tensor,
-    },
+    Plain(&'a Tensor),
     /// RMSNorm of the residual stream, made as it is read.
     Norm {
         residual: &'a Tensor,
         weight: &'a Tensor,
         eps: f32,
     },
-    /// The causal convolution's output, made as it is read.
-    Conv {
-        xz: &'a Tensor,
-        conv_state: &'a Tensor,
-        channels: &'a Tensor,
-        d_conv: usize,
-    },
 }
 
-impl Input<'_> {
-    fn flag(&self) -> &'static str {
-        match self {
-            Input::Plain { .. } => "PLAIN",
-            Input::Norm { .. } => "NORM",
-            Input::Conv { .. } => "CONV",
-        }
-    }
+/// What matvec does with its sums, besides bias and softplus.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Output<'a> {
+    Set,
+    Add,
+    /// in_proj: x goes through the convolution, whose state moves on.
+    Conv { conv_state: &'a Tensor, channels: &'a Tensor, d_conv: usize },
 }
 
 pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
-    ShaderSpec::new("matmul").weight(format).flag("PLAIN", true).flag("BIAS", bias).flag("SOFTPLUS", softplus)
+    ShaderSpec::new("matmul").weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus)
 }
 
-/// How matvec is laid out: invocations a workgroup, and invocations that share a row (a multiple of 8).
-#[derive(Debug, Clone, Copy)]
+/// How matvec is laid out over a matrix: matvec.wgsl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     wg: u32,
     span: u32,
+    rows: u32,
+    units: u32,
+    unroll: u32,
 }
 
-/// Fewer share a short row, so that each has a few quads to multiply before its sum is added up with the others'.
-pub(super) const LAYOUTS: [Layout; 3] =
-    [Layout { wg: 64, span: 8 }, Layout { wg: 64, span: 16 }, Layout { wg: 64, span: 32 }];
-/// For few rows whose input costs much to make (CONV): as many invocations as there can be for each.
-pub(super) const CONV_LAYOUT: Layout = Layout { wg: 256, span: 256 };
+impl Layout {
+    /// Invocations over a matrix from which on a GPU's memory is busy: below, more of them share a row; far above, each
+    /// takes two rows, so that x is read half as often.
+    const ENOUGH: usize = 98_304;
+    /// Units of a row in flight in one invocation.
+    const UNROLL: usize = 5;
 
-fn layout(k4: usize) -> Layout {
-    match k4 {
-        0..=64 => LAYOUTS[0],
-        65..=256 => LAYOUTS[1],
-        _ => LAYOUTS[2],
+    pub(super) fn new(software: bool, format: WeightFormat, n: usize, k: usize) -> Self {
+        let units = (row_bytes(format, k) / UNIT_BYTES).max(1);
+        // A unit of q4 comes with eight quads of x: more than a few of them do not stay in registers.
+        let unroll = if format == WeightFormat::Q4 { 2 } else { Self::UNROLL };
+        let mut span = units.div_ceil(unroll).next_power_of_two().clamp(8, 256);
+        let mut rows = 4;
+        if software {
+            // Loads cost the same from wherever, barriers much: narrow spans, many rows.
+            span = span.min(32);
+        } else {
+            while span < 256 && span < units && n * span < Self::ENOUGH {
+                span *= 2;
+            }
+            rows = if n * span >= 2 * Self::ENOUGH { 2 } else { 1 };
+        }
+        let wg = span.max(if software { 64 } else { 128 });
+        let unroll = units.div_ceil(span).min(unroll);
+        Self { wg: wg as u32, span: span as u32, rows, units: units as u32, unroll: unroll as u32 }
+    }
+
+    fn group_rows(&self) -> usize {
+        (self.rows * self.wg / self.span) as usize
     }
 }
 
 pub(super) fn matvec_spec(
     format: WeightFormat,
     input: &'static str,
-    (bias, softplus, add): (bool, bool, bool),
+    (bias, softplus): (bool, bool),
     layout: Layout,
 ) -> ShaderSpec {
-    let spec = ShaderSpec::new("matvec").weight(format).constant("WG", layout.wg).constant("SPAN", layout.span);
-    let spec = spec.flag(input, true);
-    spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).flag("ADD", add)
+    let spec = ShaderSpec::new("matvec").weight(format).flag(input, true);
+    let spec = spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).constant("WG", layout.wg);
+    let spec = spec.constant("SPAN", layout.span).constant("ROWS", layout.rows);
+    spec.constant("UNITS", layout.units).constant("UNROLL", layout.unroll)
 }
 
 fn record(
     plan: &mut PlanBuilder<'_>,
     spec: ShaderSpec,
-    (input, w, bias, y): (Input<'_>, &WeightMatrix, Option<&Tensor>, &Tensor),
-    shape: Linear,
+    (bindings, w, y): (Vec<(u32, &Tensor)>, &WeightMatrix, &Tensor),
+    (shape, eps): (Linear, f32),
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
-    let (mut bindings, d_conv, eps) = match input {
-        Input::Plain { x } => (vec![(2, x)], 0, 0.0),
-        Input::Norm { residual, weight, eps } => (vec![(2, residual), (5, weight)], 0, eps),
-        Input::Conv { xz, conv_state, channels, d_conv } => {
-            (vec![(2, xz), (5, conv_state), (6, channels)], d_conv, 0.0)
-        }
-    };
-    bindings.push((3, y));
-    bindings.extend(bias.map(|b| (4, b)));
     for part in &w.parts {
         let params = Params {
             l: shape.l as u32,
@@ -309,32 +314,41 @@ fn record(
             y_stride: shape.y_stride as u32,
             y_offset: part.row_start as u32,
             bias_offset: part.row_start as u32,
-            d_conv: d_conv as u32,
             eps,
         };
-        let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).collect();
+        let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).chain([(3, y)]).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
     Ok(())
 }
 
-/// A matvec of any input; `add`: y += instead of y =.
+/// A matvec of any input and output.
 pub(super) fn any_matvec(
     plan: &mut PlanBuilder<'_>,
     input: Input<'_>,
     w: &WeightMatrix,
     bias: Option<&Tensor>,
-    y: &Tensor,
-    (shape, add): (Linear, bool),
+    (y, output): (&Tensor, Output<'_>),
+    shape: Linear,
 ) -> Result<(), GpuError> {
-    let layout = match input {
-        Input::Conv { .. } => CONV_LAYOUT,
-        _ => layout(w.k4()),
+    let layout = Layout::new(plan.gpu().software(), w.format, w.n, w.k);
+    let (flag, mut bindings, eps) = match input {
+        Input::Plain(x) if w.k.is_multiple_of(4) => ("WHOLE", vec![(2, x)], 0.0),
+        Input::Plain(x) => ("PLAIN", vec![(2, x)], 0.0),
+        Input::Norm { residual, weight, eps } => ("NORM", vec![(2, residual), (5, weight)], eps),
     };
-    let spec = matvec_spec(w.format, input.flag(), (bias.is_some(), shape.softplus, add), layout);
+    let mut spec = matvec_spec(w.format, flag, (bias.is_some(), shape.softplus), layout);
+    bindings.extend(bias.map(|b| (4, b)));
+    match output {
+        Output::Set => {}
+        Output::Add => spec = spec.flag("ADD", true),
+        Output::Conv { conv_state, channels, d_conv } => {
+            spec = spec.flag("CONV", true).constant("D_CONV", d_conv as u32);
+            bindings.extend([(6, channels), (8, conv_state)]);
+        }
+    }
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    let rows = (4 * layout.wg / layout.span) as usize;
-    record(plan, spec, (input, w, bias, y), shape, |part| grid(part.rows, rows, limit))
+    record(plan, spec, (bindings, w, y), (shape, eps), |part| grid(part.rows, layout.group_rows(), limit))
 }
 
 /// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens.
@@ -347,7 +361,8 @@ pub fn matmul(
     shape: Linear,
 ) -> Result<(), GpuError> {
     let spec = matmul_spec(w.format, bias.is_some(), shape.softplus);
-    record(plan, spec, (Input::Plain { x }, w, bias, y), shape, |part| {
+    let bindings = [(2, x)].into_iter().chain(bias.map(|b| (4, b))).collect();
+    record(plan, spec, (bindings, w, y), (shape, 0.0), |part| {
         [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
     })
 }
@@ -361,7 +376,7 @@ pub fn matvec(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    any_matvec(plan, Input::Plain { x }, w, bias, y, (shape, false))
+    any_matvec(plan, Input::Plain(x), w, bias, (y, Output::Set), shape)
 }
 
 /// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.

@@ -23,7 +23,9 @@ pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
-pub use step::{matvec_add, matvec_conv, matvec_norm, pack_channels, step_mixer, StepBuffers, StepShape};
+pub use step::{
+    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, step_mixer, StepBuffers, StepShape,
+};
 
 pub use crate::reference::{ConvShape, ScanShape};
 
@@ -119,12 +121,16 @@ pub struct ShaderVariant {
     pub needs: Needs,
 }
 
+/// Matrices (n, k), and whether on a software adapter, for which matvec's layouts differ in kind.
+const MATVECS: [(bool, usize, usize); 4] = [(true, 512, 128), (false, 80, 1536), (false, 3072, 768), (false, 50_280, 2560)];
+
 /// Every variant of every kernel; for those with the number of states in them, a few numbers that matter
 /// (1, odd, 16 as published, 64).
 pub fn all_specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
     let formats = WeightFormat::ALL;
     specs.extend(formats.map(embedding::spec));
+    let layouts = |format| MATVECS.map(|(software, n, k)| linear::Layout::new(software, format, n, k));
     for format in formats {
         // softplus is dt_proj's, and step_mixer too; that one is never quantised.
         let plain = format.quant().is_none();
@@ -133,16 +139,13 @@ pub fn all_specs() -> Vec<ShaderSpec> {
                 continue;
             }
             specs.push(linear::matmul_spec(format, bias, softplus));
-            let plain = |layout| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), layout);
-            specs.extend(linear::LAYOUTS.map(plain));
+            specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
-        for bias in [false, true] {
-            for layout in linear::LAYOUTS {
-                specs.push(linear::matvec_spec(format, "PLAIN", (bias, false, true), layout));
-                specs.push(linear::matvec_spec(format, "NORM", (bias, false, false), layout));
-            }
+        for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
+            let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
+            specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);
+            specs.push(spec("NORM").flag("CONV", true).constant("D_CONV", 4));
         }
-        specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::CONV_LAYOUT));
         if plain {
             specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
         }
@@ -152,7 +155,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     specs.extend([false, true].map(norm::rms_norm_spec));
     specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
-    specs.extend([sampling::argmax_spec(), sampling::token_nll_spec(), sampling::sample_spec()]);
+    specs.extend(sampling::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.extend(ceilings::specs());
     for width in scan_blelloch::WIDTHS {

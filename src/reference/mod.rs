@@ -31,7 +31,7 @@ pub use embedding::embedding;
 pub use linear::{matmul, matvec, Epilogue, Linear, Weights};
 pub use norm::{rms_norm, x_dbl_norm};
 pub use quant::{dequantise, quantise, Quant, Quantised, BLOCK};
-pub use sampling::{argmax, sample, token_nll};
+pub use sampling::{argmax, sample, sample_at, token_nll};
 pub use scan::{blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput, ScanShape};
 pub use threefry::{threefry2x32, uniform};
 pub use update::{selective_state_update, step_mixer, StepWeights};

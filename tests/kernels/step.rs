@@ -12,7 +12,7 @@ fn matvec_norm_and_add_equal_their_twins() {
     for (device, gpu) in devices() {
         for format in WeightFormat::ALL {
             for bias in [false, true] {
-                for size in [(1, 4), (7, 8), (8, 252), (33, 256), (31, 260), (5, 1028), (300, 64)] {
+                for size in [(1, 4), (7, 8), (8, 252), (33, 256), (31, 260), (5, 1028), (300, 64), (2, 4100), (700, 68)] {
                     pass(device, matvec_norm(gpu, size, format, bias, &mut random));
                     pass(device, matvec_add(gpu, size, format, bias, &mut random));
                 }
@@ -32,7 +32,7 @@ fn step_mixer_equals_its_twin() {
                     [(1, 1, 1, 1), (4, 3, 2, 1), (54, 5, 3, 3), (64, 16, 4, 4), (68, 17, 4, 17), (132, 64, 5, 65)]
                 {
                     let shape = StepShape { d_inner, d_state, d_conv, dt_rank, mixer_rms_eps };
-                    pass(device, mixer(gpu, shape, format, d_conv % 2 == 0, &mut random));
+                    pass(device, mixer(gpu, shape, format, (d_conv % 2 == 0, d_inner > 60), &mut random));
                 }
             }
         }

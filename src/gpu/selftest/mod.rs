@@ -14,6 +14,7 @@ use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use linear::LinearCase;
+use sampling::Logits;
 use scan::{Rung, ScanCase};
 use serde::Serialize;
 use std::fmt;
@@ -210,7 +211,7 @@ impl Check {
                 None => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", f.tag()),
             },
             Check::Rows => "argmax, token_nll".into(),
-            Check::Sample => "sample".into(),
+            Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
         }
     }
 
@@ -268,14 +269,16 @@ impl Check {
                 step::matvec_add(gpu, (67, 772), format, true, random).await?;
                 for mixer_rms_eps in [None, Some(1e-6)] {
                     let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };
-                    step::mixer(gpu, shape, format, true, random).await?;
+                    step::mixer(gpu, shape, format, (true, true), random).await?;
                 }
                 Ok(())
             }
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {
-                    sampling::sample(gpu, 333, &params, 3, random).await?;
+                    for kind in [Logits::Even, Logits::Ties] {
+                        sampling::sample(gpu, &kind.random(333, random), &params, 2).await?;
+                    }
                 }
                 Ok(())
             }

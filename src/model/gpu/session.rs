@@ -172,7 +172,7 @@ impl GpuSession {
         for (i, layer) in self.model.layers.iter().enumerate() {
             let (conv_state, ssm_state) = (self.state.conv_layer(c, i), self.state.ssm_layer(c, i));
             let buffers = StepBuffers {
-                xz: &w.xz,
+                uz: &w.xz,
                 x_dbl: &w.x_dbl,
                 channels: &layer.channels,
                 dt_proj: &layer.dt_proj,
@@ -182,8 +182,9 @@ impl GpuSession {
                 y: &w.y,
             };
             let norm = (&layer.norm, c.norm_eps);
-            kernels::matvec_norm(plan, &w.residual, norm, &layer.in_proj, layer.in_proj_bias.as_ref(), &w.xz)?;
-            kernels::matvec_conv(plan, &buffers, &layer.x_proj, shape)?;
+            let in_proj = (&layer.in_proj, layer.in_proj_bias.as_ref());
+            kernels::matvec_norm_conv(plan, &w.residual, norm, in_proj, &buffers, shape)?;
+            kernels::matvec_x_proj(plan, &buffers, &layer.x_proj)?;
             kernels::step_mixer(plan, &buffers, shape)?;
             kernels::matvec_add(plan, &w.y, &layer.out_proj, layer.out_proj_bias.as_ref(), &w.residual)?;
         }
