@@ -236,7 +236,11 @@ pub(super) enum Output<'a> {
     Set,
     Add,
     /// in_proj: x goes through the convolution, whose state moves on.
-    Conv { conv_state: &'a Tensor, channels: &'a Tensor, d_conv: usize },
+    Conv {
+        conv_state: &'a Tensor,
+        channels: &'a Tensor,
+        d_conv: usize,
+    },
 }
 
 pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {

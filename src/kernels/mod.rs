@@ -122,7 +122,8 @@ pub struct ShaderVariant {
 }
 
 /// Matrices (n, k), and whether on a software adapter, for which matvec's layouts differ in kind.
-const MATVECS: [(bool, usize, usize); 4] = [(true, 512, 128), (false, 80, 1536), (false, 3072, 768), (false, 50_280, 2560)];
+const MATVECS: [(bool, usize, usize); 4] =
+    [(true, 512, 128), (false, 80, 1536), (false, 3072, 768), (false, 50_280, 2560)];
 
 /// Every variant of every kernel; for those with the number of states in them, a few numbers that matter
 /// (1, odd, 16 as published, 64).

@@ -137,14 +137,7 @@ pub fn step_mixer(plan: &mut PlanBuilder<'_>, b: &StepBuffers<'_>, shape: StepSh
         let (what, value, limit) = ("parts of dt_proj", b.dt_proj.parts().len(), 1);
         return Err(GpuError::Unsupported { kernel: "step_mixer", what, value, limit });
     };
-    let bindings = [
-        (1, &dt_proj.tensor),
-        (2, b.x_dbl),
-        (3, b.uz),
-        (4, b.channels),
-        (5, b.a),
-        (6, b.ssm_state),
-        (8, b.y),
-    ];
+    let bindings =
+        [(1, &dt_proj.tensor), (2, b.x_dbl), (3, b.uz), (4, b.channels), (5, b.a), (6, b.ssm_state), (8, b.y)];
     plan.dispatch_flat(spec, &params, &bindings, shape.d_inner, 4)
 }
