@@ -8,9 +8,10 @@
 //   CONV    in_proj: the upper half of the rows (x) goes through the layer's convolution, whose state moves on
 // Grid: a workgroup of WG invocations is WG / SPAN groups; the SPAN invocations of a group stride over ROWS rows of w in
 // units of 16 bytes, UNROLL of each row in flight, since what counts is how many bytes are on their way at once. Sums meet
-// in workgroup memory, eight to a row and then one. UNITS, a row's units, is set by the host, so that loops can be unrolled.
+// in workgroup memory, eight to a row and then one.
 #include "shared/linear.wgsl"
 #include "${unit}"
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (n of the whole w)
 #if PLAIN
 #include "shared/rows.wgsl"
 #endif
@@ -68,15 +69,16 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         conv_bias = channels[D_CONV * d_inner + d];
     }
 #endif
+    let units = p.k4 / QUADS; // a row's
     // A row past the end reads the last one again and is not stored.
     var row: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * UNITS; }
+    for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * units; }
     var sum: array<f32, SUMS>;
-    for (var first = lane; first < UNITS; first += SPAN * UNROLL) {
+    for (var first = lane; first < units; first += SPAN * UNROLL) {
         var unit: array<vec4u, ROWS * UNROLL>;
         var scale: array<f32, ROWS * UNROLL>;
         for (var i = 0u; i < UNROLL; i++) {
-            let u = min(first + i * SPAN, UNITS - 1u);
+            let u = min(first + i * SPAN, units - 1u);
             for (var r = 0u; r < ROWS; r++) {
                 unit[i * ROWS + r] = w[row[r] + u];
                 scale[i * ROWS + r] = unit_scale(row[r] + u);

@@ -13,7 +13,6 @@ struct Params {
     eps: f32,      // NORM
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (L, y_stride)
 #if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<f32>;    // (n of the whole w)
 #endif

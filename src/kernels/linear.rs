@@ -2,7 +2,7 @@
 
 use crate::gpu::plan::grid;
 use crate::gpu::selftest::Variant;
-use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::reference::{quantise, Quant, BLOCK};
 use std::ops::Range;
@@ -243,8 +243,30 @@ pub(super) enum Output<'a> {
     },
 }
 
-pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
-    ShaderSpec::new("matmul").weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus)
+fn tiled_spec(
+    name: &'static str,
+    format: WeightFormat,
+    (bias, softplus): (bool, bool),
+    (x, y): (NumberFormat, NumberFormat),
+) -> ShaderSpec {
+    let spec = ShaderSpec::new(name).weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus);
+    spec.number("x_t", x).number("y_t", y)
+}
+
+pub(super) fn matmul_spec(
+    format: WeightFormat,
+    epilogue: (bool, bool),
+    numbers: (NumberFormat, NumberFormat),
+) -> ShaderSpec {
+    tiled_spec("matmul", format, epilogue, numbers)
+}
+
+pub(super) fn matmul_coop_spec(
+    format: WeightFormat,
+    epilogue: (bool, bool),
+    numbers: (NumberFormat, NumberFormat),
+) -> ShaderSpec {
+    tiled_spec("matmul_coop", format, epilogue, numbers).cooperative()
 }
 
 /// How matvec is laid out over a matrix: matvec.wgsl.
@@ -253,7 +275,6 @@ pub(super) struct Layout {
     wg: u32,
     span: u32,
     rows: u32,
-    units: u32,
     unroll: u32,
 }
 
@@ -281,7 +302,7 @@ impl Layout {
         }
         let wg = span.max(if software { 64 } else { 128 });
         let unroll = units.div_ceil(span).min(unroll);
-        Self { wg: wg as u32, span: span as u32, rows, units: units as u32, unroll: unroll as u32 }
+        Self { wg: wg as u32, span: span as u32, rows, unroll: unroll as u32 }
     }
 
     fn group_rows(&self) -> usize {
@@ -297,8 +318,8 @@ pub(super) fn matvec_spec(
 ) -> ShaderSpec {
     let spec = ShaderSpec::new("matvec").weight(format).flag(input, true);
     let spec = spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).constant("WG", layout.wg);
-    let spec = spec.constant("SPAN", layout.span).constant("ROWS", layout.rows);
-    spec.constant("UNITS", layout.units).constant("UNROLL", layout.unroll)
+    let spec = spec.number("x_t", NumberFormat::F32);
+    spec.constant("SPAN", layout.span).constant("ROWS", layout.rows).constant("UNROLL", layout.unroll)
 }
 
 fn record(
@@ -355,7 +376,16 @@ pub(super) fn any_matvec(
     record(plan, spec, (bindings, w, y), (shape, eps), |part| grid(part.rows, layout.group_rows(), limit))
 }
 
-/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens.
+/// Whether a product is for cooperative matrices, which round x and w to f16: where activations are f16 already and the weights
+/// no finer, and rows can be read in quads.
+fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat), shape: Linear) -> bool {
+    let whole = w.k.is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
+    let coarse = w.format != WeightFormat::F32 && (x == NumberFormat::F16 || y == NumberFormat::F16);
+    whole && coarse && gpu.cooperative() && gpu.allows(Variant::CooperativeMatrix)
+}
+
+/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. For matrices of f16 or coarser, and x or y in f16,
+/// by cooperative matrices where the adapter has them.
 pub fn matmul(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -364,10 +394,15 @@ pub fn matmul(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    let spec = matmul_spec(w.format, bias.is_some(), shape.softplus);
+    let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
+    let (spec, tile) = if cooperates(plan.gpu(), w, numbers, shape) {
+        (matmul_coop_spec(w.format, epilogue, numbers), 128)
+    } else {
+        (matmul_spec(w.format, epilogue, numbers), 64)
+    };
     let bindings = [(2, x)].into_iter().chain(bias.map(|b| (4, b))).collect();
     record(plan, spec, (bindings, w, y), (shape, 0.0), |part| {
-        [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
+        [part.rows.div_ceil(tile) as u64, shape.l.div_ceil(tile) as u64]
     })
 }
 

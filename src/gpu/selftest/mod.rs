@@ -8,7 +8,7 @@ pub mod sampling;
 pub mod scan;
 pub mod step;
 
-use super::shader::WeightFormat;
+use super::shader::{NumberFormat, WeightFormat};
 use super::{Gpu, GpuError};
 use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
@@ -39,10 +39,14 @@ pub enum Variant {
     BlellochScan,
     /// The fused scan. Instead: the sequential one.
     FusedScan,
+    /// Activations in f16. Instead: in f32.
+    F16Activations,
+    /// matmul by cooperative matrices. Instead: by multiply-adds.
+    CooperativeMatrix,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 8] = [
+    pub const ALL: [Variant; 10] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -51,6 +55,8 @@ impl Variant {
         Variant::Step,
         Variant::BlellochScan,
         Variant::FusedScan,
+        Variant::F16Activations,
+        Variant::CooperativeMatrix,
     ];
 
     /// The variant that holds weights in such a format; f32 needs none.
@@ -71,6 +77,8 @@ impl Variant {
             Variant::FusedStep => "kernel by kernel",
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+            Variant::F16Activations => "activations as f32",
+            Variant::CooperativeMatrix => "matmul",
         }
     }
 }
@@ -86,6 +94,8 @@ impl fmt::Display for Variant {
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
+            Variant::F16Activations => "f16 activations",
+            Variant::CooperativeMatrix => "cooperative matrices",
         })
     }
 }
@@ -151,7 +161,11 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
+        Check::F16Activations,
+        Check::CooperativeMatrix,
     ];
+    let all: Vec<_> = all.into_iter().filter(|check| check.applies(gpu)).collect();
+    let total = all.len();
     let mut report = Report { outcomes: Vec::new() };
     for (i, check) in all.into_iter().enumerate() {
         let result = check.run(gpu).await;
@@ -162,7 +176,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         let switched_off = failure.as_ref().and(check.variant());
         switched_off.iter().for_each(|v| gpu.switch_off(*v));
         report.outcomes.push(Outcome { name: check.name(), failure, switched_off });
-        progress(i + 1, all.len());
+        progress(i + 1, total);
     }
     Ok(report)
 }
@@ -181,6 +195,8 @@ enum Check {
     FusedStep(WeightFormat),
     Rows,
     Sample,
+    F16Activations,
+    CooperativeMatrix,
 }
 
 /// (softplus, bias): softplus is dt_proj's, which is never quantised.
@@ -192,6 +208,15 @@ fn epilogues(format: WeightFormat) -> &'static [(bool, bool)] {
 }
 
 impl Check {
+    /// Whether the device could use the kernel at all.
+    fn applies(self, gpu: &Gpu) -> bool {
+        match self {
+            Check::F16Activations => gpu.shader_f16(),
+            Check::CooperativeMatrix => gpu.cooperative(),
+            _ => true,
+        }
+    }
+
     fn name(self) -> String {
         match self {
             Check::Embedding(f) => format!("embedding {}", f.tag()),
@@ -212,6 +237,8 @@ impl Check {
             },
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
+            Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
+            Check::CooperativeMatrix => "matmul_coop".into(),
         }
     }
 
@@ -225,37 +252,41 @@ impl Check {
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            Check::F16Activations => Some(Variant::F16Activations),
+            Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
             _ => None,
         }
     }
 
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
+        const PLAIN: (NumberFormat, NumberFormat) = (NumberFormat::F32, NumberFormat::F32);
         let random = &mut Random(0x6d_616d_6261);
         match self {
             Check::Embedding(format) => pointwise::embedding(gpu, format, (101, 27, 64), random).await,
             Check::RmsNorm => {
                 for add in [false, true] {
-                    pointwise::rms_norm(gpu, RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 }, add, random).await?;
+                    let shape = RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 };
+                    pointwise::rms_norm(gpu, shape, add, NumberFormat::F32, random).await?;
                 }
                 Ok(())
             }
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
             Check::Matmul(format) => {
                 for &(softplus, bias) in epilogues(format) {
-                    linear::linear(gpu, false, LinearCase { l: 65, k: 130, n: 67, format, bias, softplus }, random)
+                    linear::linear(gpu, false, LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers: PLAIN }, random)
                         .await?;
                 }
                 Ok(())
             }
             Check::Matvec(format) => {
                 for &(softplus, bias) in epilogues(format) {
-                    linear::linear(gpu, true, LinearCase { l: 1, k: 773, n: 67, format, bias, softplus }, random)
+                    linear::linear(gpu, true, LinearCase { l: 1, k: 773, n: 67, format, bias, softplus, numbers: PLAIN }, random)
                         .await?;
                 }
                 Ok(())
             }
-            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), true, false, random).await,
-            Check::Conv1dUpdate => pointwise::conv1d(gpu, (5, 65, 4), true, true, random).await,
+            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), (true, NumberFormat::F32), false, random).await,
+            Check::Conv1dUpdate => pointwise::conv1d(gpu, (5, 65, 4), (true, NumberFormat::F32), true, random).await,
             Check::Scan(rung) => {
                 let length = if rung == Rung::Update { 1 } else { 300 };
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
@@ -273,6 +304,21 @@ impl Check {
                 }
                 Ok(())
             }
+            Check::F16Activations => {
+                let f16 = NumberFormat::F16;
+                let shape = RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 };
+                pointwise::rms_norm(gpu, shape, true, f16, random).await?;
+                pointwise::conv1d(gpu, (37, 65, 4), (true, f16), false, random).await?;
+                // k no multiple of four: never by cooperative matrices.
+                for numbers in [(f16, f16), (f16, NumberFormat::F32), (NumberFormat::F32, f16)] {
+                    let (format, bias, softplus) = (WeightFormat::F16, true, numbers.1 == f16);
+                    let case = LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers };
+                    linear::linear(gpu, false, case, random).await?;
+                }
+                let case = ScanCase::random((300, 65, 16), (1e-4, 5.0), random).halved();
+                scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
+            }
+            Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {

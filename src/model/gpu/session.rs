@@ -522,6 +522,6 @@ impl GpuSession {
 
 /// Records a copy between tensors of one size.
 fn copy(encoder: &mut wgpu::CommandEncoder, from: &Tensor, to: &Tensor) {
-    let bytes = from.elements().min(to.elements()) as u64 * 4;
+    let bytes = from.bytes().min(to.bytes()) as u64;
     encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), bytes);
 }
