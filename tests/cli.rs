@@ -371,7 +371,7 @@ fn score_misuse() {
 fn a_quantised_model_does_all_that_others_do() {
     let folder = tempfile::tempdir().unwrap();
     let heldout = std::fs::read_to_string(data("heldout.txt")).unwrap();
-    let text = file(&folder, "text.txt", heldout[..heldout.floor_char_boundary(4000)].as_bytes());
+    let text = file(&folder, "text.txt", heldout.chars().take(4000).collect::<String>().as_bytes());
     let score = |flags: &[&str]| {
         let result = json(&succeeds(cpu(&[&["score", "--text", &text, "--json"][..], flags].concat())));
         result["bits_per_byte"].as_f64().unwrap()

@@ -291,7 +291,8 @@ impl ShaderSpec {
                     self.expand(&file(&name).lines().collect::<Vec<_>>(), &[], included, out);
                 }
             } else if keep {
-                let counted = |line: String, (name, i): &(&str, u32)| line.replace(&format!("${{{name}}}"), &i.to_string());
+                let counted =
+                    |line: String, (name, i): &(&str, u32)| line.replace(&format!("${{{name}}}"), &i.to_string());
                 out.push_str(&counters.iter().fold(line.to_string(), counted));
                 out.push('\n');
             }
@@ -320,7 +321,10 @@ mod tests {
         for (path, text) in SOURCES {
             for line in text.lines().filter_map(|l| l.trim().strip_prefix("#include ")) {
                 let name = line.trim_matches('"');
-                assert!(["${weight}", "${unit}", "${coop}"].contains(&name) || !file(name).is_empty(), "{path} includes {name}");
+                assert!(
+                    ["${weight}", "${unit}", "${coop}"].contains(&name) || !file(name).is_empty(),
+                    "{path} includes {name}"
+                );
             }
         }
     }

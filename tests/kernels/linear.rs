@@ -46,7 +46,15 @@ fn matmul_and_matvec_equal_their_twin() {
                         let case = LinearCase { l, k, n, format, bias, softplus, numbers: PLAIN };
                         pass(device, linear(gpu, false, case, &mut random));
                     }
-                    pass(device, linear(gpu, true, LinearCase { l: 1, k, n, format, bias, softplus, numbers: PLAIN }, &mut random));
+                    pass(
+                        device,
+                        linear(
+                            gpu,
+                            true,
+                            LinearCase { l: 1, k, n, format, bias, softplus, numbers: PLAIN },
+                            &mut random,
+                        ),
+                    );
                 }
                 let long = LinearCase { l: 1, k: 1030, n: 3, format, bias, softplus, numbers: PLAIN };
                 pass(device, linear(gpu, true, long, &mut random));

@@ -75,7 +75,7 @@ fn sample_equals_its_twin_for_random_parameters() {
         let vocab_size = 1 + random.bits() as usize % 700;
         let mut maybe = |low: f64, high: f64, off: f32| {
             let x = (low + (high - low) * random.unit()) as f32;
-            if random.bits() % 3 == 0 {
+            if random.bits().is_multiple_of(3) {
                 off
             } else {
                 x

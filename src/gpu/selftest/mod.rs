@@ -273,15 +273,25 @@ impl Check {
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
             Check::Matmul(format) => {
                 for &(softplus, bias) in epilogues(format) {
-                    linear::linear(gpu, false, LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers: PLAIN }, random)
-                        .await?;
+                    linear::linear(
+                        gpu,
+                        false,
+                        LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers: PLAIN },
+                        random,
+                    )
+                    .await?;
                 }
                 Ok(())
             }
             Check::Matvec(format) => {
                 for &(softplus, bias) in epilogues(format) {
-                    linear::linear(gpu, true, LinearCase { l: 1, k: 773, n: 67, format, bias, softplus, numbers: PLAIN }, random)
-                        .await?;
+                    linear::linear(
+                        gpu,
+                        true,
+                        LinearCase { l: 1, k: 773, n: 67, format, bias, softplus, numbers: PLAIN },
+                        random,
+                    )
+                    .await?;
                 }
                 Ok(())
             }
