@@ -7,11 +7,18 @@
 
 @group(0) @binding(5) var<storage, read> masses: array<u32>; // (vocab_size)
 
-var<workgroup> drawn: u32;
+// Workgroup memory begins as anything: what nobody finds must stand there before.
+var<workgroup> block: u32;
 var<workgroup> rest: vec2u;
+var<workgroup> token: u32;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) lid: u32) {
+    if lid == 0u {
+        block = 0u;
+        rest = vec2u(0u);
+        token = NOT_A_NUMBER;
+    }
     let top = best_of_all(lid).x;
     var block_mass = vec2u(0u);
     if lid < p.groups { block_mass = work.blocks[lid].mass; }
@@ -20,30 +27,30 @@ fn main(@builtin(local_invocation_index) lid: u32) {
     let goal = wide_share(wide_total(), random, 0u);
     var before = wide_subtract(through, block_mass);
     if !wide_less(goal, before) && wide_less(goal, through) {
-        drawn = lid;
+        block = lid;
         rest = wide_subtract(goal, before);
     }
     workgroupBarrier();
 
-    let begin = (drawn * WG + lid) * p.per;
+    let begin = (block * WG + lid) * p.per;
     let block_goal = rest;
     var sum = vec2u(0u);
     for (var i = begin; i < min(begin + p.per, p.vocab_size); i++) { sum = wide_add(sum, vec2u(masses[i], 0u)); }
     through = wide_prefix_sum(lid, sum);
     before = wide_subtract(through, sum);
     if !wide_less(block_goal, before) && wide_less(block_goal, through) {
-        var token = begin;
-        before = wide_add(before, vec2u(masses[token], 0u));
-        while token + 1u < begin + p.per && !wide_less(block_goal, before) {
-            token++;
-            before = wide_add(before, vec2u(masses[token], 0u));
+        var i = begin;
+        before = wide_add(before, vec2u(masses[i], 0u));
+        while i + 1u < begin + p.per && !wide_less(block_goal, before) {
+            i++;
+            before = wide_add(before, vec2u(masses[i], 0u));
         }
-        drawn = token;
+        token = i;
     }
     workgroupBarrier();
     if lid == 0u {
         // NaN and infinities have no distribution; nor have logits that are all at -infinity.
         let finite = top != NOT_A_NUMBER && (bitcast<u32>(unordered(top)) & 0x7f800000u) != 0x7f800000u;
-        end(select(NOT_A_NUMBER, drawn, finite));
+        end(select(NOT_A_NUMBER, token, finite));
     }
 }

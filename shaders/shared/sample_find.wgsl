@@ -30,6 +30,10 @@ fn bin(slot: u32, digit: u32) -> vec2u {
 fn find(lid: u32) -> vec4u {
     let slot = p.slot - 1u;
     let before = work.found[slot];
+    if lid == 0u { // for logits with NaN, of which nothing need be found
+        found_digit = 0u;
+        found_rest = vec2u(0u);
+    }
     // From the largest digit down: invocation 0 has the last BINS_EACH bins.
     let end = BINS - lid * BINS_EACH;
     var sum = vec2u(0u);

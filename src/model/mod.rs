@@ -30,5 +30,5 @@ pub use load_error::LoadError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use quantise::quantise_to_folder;
 pub use quantise::{quantise, Progress, QuantiseError, Summary, TensorSummary};
-pub use types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
+pub use types::{ActivationDtype, ModelOptions, Scan, Scores, StateData, WeightDtype};
 pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};

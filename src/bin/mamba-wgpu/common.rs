@@ -9,7 +9,7 @@ use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
-use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
+use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
 use mamba_wgpu::Error;
 
 use crate::errors::misuse;
@@ -35,11 +35,14 @@ pub struct BackendArgs {
     #[arg(long, value_enum, default_value_t = ScanName::Fused)]
     pub scan: ScanName,
     /// How many tokens of the prompt go through the model together; more need more memory
-    #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = at_least_one)]
     pub chunk: usize,
     /// How the GPU holds the weights; `auto` keeps what the checkpoint has where the GPU can
     #[arg(long, value_enum, default_value_t = WeightsName::Auto)]
     pub weights: WeightsName,
+    /// How the GPU holds a prompt's activations; `auto` takes f16 where that is much faster and the weights are no finer
+    #[arg(long, value_enum, default_value_t = WeightsName::Auto)]
+    pub activations: WeightsName,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -170,6 +173,11 @@ impl BackendArgs {
                 WeightsName::Auto => WeightDtype::Auto,
                 WeightsName::F32 => WeightDtype::F32,
                 WeightsName::F16 => WeightDtype::F16,
+            },
+            activations: match self.activations {
+                WeightsName::Auto => ActivationDtype::Auto,
+                WeightsName::F32 => ActivationDtype::F32,
+                WeightsName::F16 => ActivationDtype::F16,
             },
         }
     }

@@ -3,11 +3,11 @@
 mod buffers;
 mod session;
 
-use super::types::{ModelOptions, Scan, WeightDtype};
+use super::types::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 use super::{Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::selftest::Variant;
-use crate::gpu::shader::WeightFormat;
+use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{pack_channels, WeightMatrix};
 pub use session::GpuSession;
@@ -167,6 +167,20 @@ impl GpuModel {
             Scan::Fused if !self.gpu.allows(Variant::FusedScan) => Scan::Sequential,
             Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
             scan => scan,
+        }
+    }
+
+    /// How a prompt's activations are held: [`ActivationDtype`].
+    fn activations(&self) -> NumberFormat {
+        let gpu = &self.gpu;
+        let can = gpu.shader_f16() && gpu.allows(Variant::F16Activations) && self.scan() == Scan::Fused;
+        let pays = gpu.cooperative()
+            && gpu.allows(Variant::CooperativeMatrix)
+            && self.layers.first().is_some_and(|layer| layer.in_proj.format() != WeightFormat::F32);
+        match self.options.activations {
+            ActivationDtype::Auto if can && pays => NumberFormat::F16,
+            ActivationDtype::F16 if can => NumberFormat::F16,
+            _ => NumberFormat::F32,
         }
     }
 

@@ -1,18 +1,17 @@
 //! One text on the device.
 
-use super::buffers::{ScanWorkspace, ScoreBuffers, State, Workspace};
+use super::buffers::{ScanWorkspace, ScoreBuffers, State, Workspace, SCORE_ROWS};
 use super::GpuModel;
 use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
+use crate::gpu::shader::NumberFormat;
 use crate::gpu::{GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, StepBuffers, StepShape};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
 use crate::model::Arch;
 use std::sync::Arc;
 
-/// Rows of logits that [`GpuSession::score`] holds at once; also what aligns its results' views (64 x 4 bytes).
-const SCORE_ROWS: usize = 64;
 /// Plans of other lengths than the last few are built again.
 const MAX_PLANS: usize = 6;
 
@@ -149,11 +148,11 @@ impl GpuSession {
         let norm = RmsNorm { rows, row0, d: c.d_model, eps: c.norm_eps };
         // Without layers nothing is to be added.
         let hidden = (c.n_layer > 0).then_some(&w.hidden);
-        kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.normed, norm)?;
+        kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.last, norm)?;
         let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
         let (x_stride, y_stride) = (c.d_model, c.vocab_size);
         let shape = kernels::Linear { l: rows, x_stride, y_stride, softplus: false };
-        kernels::linear(plan, &w.normed, head, None, logits, shape)
+        kernels::linear(plan, &w.last, head, None, logits, shape)
     }
 
     /// One token through all layers and the head by the fused step: four dispatches a layer, the residual stream added
@@ -200,7 +199,8 @@ impl GpuSession {
             self.plans.clear();
             self.prefill = None;
             self.score = None;
-            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), Some(self.model.scan()))?);
+            let (scan, act) = (Some(self.model.scan()), self.model.activations());
+            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), scan, act)?);
             self.model.gpu.check()?;
         }
         Ok(())
@@ -289,7 +289,8 @@ impl GpuSession {
         if self.decode.is_none() {
             let gpu = &self.model.gpu;
             let step = gpu.allows(Variant::Step);
-            let w = Workspace::new(&self.model, 1, (!step).then(|| self.model.scan()))?;
+            let scan = (!step).then(|| self.model.scan());
+            let w = Workspace::new(&self.model, 1, scan, NumberFormat::F32)?;
             let mut builder = PlanBuilder::new(gpu);
             if self.model.fuses_the_step() {
                 self.fused_step(&mut builder, &w)?;
