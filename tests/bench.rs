@@ -67,11 +67,14 @@ fn every_suite_measures_on_this_adapter() {
     sound(&report);
     let suites: Vec<Suite> = report.rows.iter().map(|row| row.suite).collect();
     let count = |suite| suites.iter().filter(|s| **s == suite).count();
-    assert_eq!(Suite::ALL.map(count), [2, 3, 4, 4, 2, 2]);
-    assert_eq!(seen, vec![17; 17]);
+    assert_eq!(Suite::ALL.map(count), [2, 4, 7, 4, 3, 4]);
+    assert_eq!(seen, vec![24; 24]);
     for row in &report.rows {
-        assert_eq!(row.skipped, None, "{row:?}");
-        assert_eq!(row.gpu_us.is_some(), row.tokens_per_s.is_none() && gpu.adapter_summary().timestamp_query);
+        let lacks_f16 = row.variant.contains("activations f16") && !gpu.shader_f16();
+        assert_eq!(row.skipped.is_some(), lacks_f16, "{row:?}");
+        let timed = !lacks_f16 && gpu.adapter_summary().timestamp_query;
+        assert_eq!(row.gpu_us.is_some(), timed, "{row:?}");
+        assert_eq!(row.memory_bytes.is_some(), row.suite == Suite::Prefill, "{row:?}");
     }
     assert!(report.ceilings.copy_gbps.is_some() && report.ceilings.fma_tflops.is_some());
     assert_eq!((report.date.as_str(), report.interrupted), ("2026-11-24T12:00:00Z", false));
@@ -126,10 +129,10 @@ fn the_command_prints_a_table_and_writes_json() {
     assert!(output.status.success() && message.is_empty(), "{message}");
     let report: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     sound(&report);
-    assert_eq!((report.rows.len(), report.time_limit_s), (2 + 6 * 3, 3.0));
+    assert_eq!((report.rows.len(), report.time_limit_s), (2 + 6 * 4, 3.0));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains(&report.device.adapter.name) && table.contains(&report.commit), "{table}");
-    assert_eq!(table.lines().filter(|line| line.starts_with("scan ")).count(), 18, "{table}");
+    assert_eq!(table.lines().filter(|line| line.starts_with("scan ")).count(), 24, "{table}");
     assert!(table.lines().all(|line| line.trim_end() == line), "{table}");
 }
 

@@ -2,6 +2,7 @@
 //! raises the sizes of buffers and bindings alone.
 
 use crate::translate::Resolved;
+use mamba_wgpu::kernels::ShaderVariant;
 use naga::AddressSpace;
 
 const STORAGE_BUFFERS: usize = 8; // maxStorageBuffersPerShaderStage
@@ -10,7 +11,18 @@ const WORKGROUP_MEMORY: u32 = 16384; // maxComputeWorkgroupStorageSize, bytes
 const INVOCATIONS: u32 = 256; // maxComputeInvocationsPerWorkgroup
 const SIZE_XYZ: [u32; 3] = [256, 256, 64]; // maxComputeWorkgroupSizeX, Y, Z
 
-pub fn check(resolved: &Resolved) -> Result<(), String> {
+/// Cooperative matrices are a native variant, for adapters that have this much (gpu/context.rs asks for it).
+const COOPERATIVE_MEMORY: u32 = 40 << 10;
+
+pub fn workgroup_memory(variant: &ShaderVariant) -> u32 {
+    if variant.needs.cooperative_matrix {
+        COOPERATIVE_MEMORY
+    } else {
+        WORKGROUP_MEMORY
+    }
+}
+
+pub fn check(resolved: &Resolved, workgroup_memory: u32) -> Result<(), String> {
     let entry = &resolved.module.entry_points[0];
     let uses = resolved.info.get_entry_point(0);
     let (mut storage, mut uniform, mut workgroup) = (0, 0, 0);
@@ -35,8 +47,8 @@ pub fn check(resolved: &Resolved) -> Result<(), String> {
     if uniform > UNIFORM_BUFFERS {
         return Err(format!("{uniform} uniform buffers, above {UNIFORM_BUFFERS}"));
     }
-    if workgroup > WORKGROUP_MEMORY {
-        return Err(format!("{workgroup} bytes of workgroup memory, above {WORKGROUP_MEMORY}"));
+    if workgroup > workgroup_memory {
+        return Err(format!("{workgroup} bytes of workgroup memory, above {workgroup_memory}"));
     }
     let invocations: u32 = entry.workgroup_size.iter().product();
     if invocations > INVOCATIONS {

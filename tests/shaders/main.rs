@@ -150,7 +150,7 @@ fn naga_refuses_what_a_variant_did_not_ask_for() {
 
 #[test]
 fn every_variant_stays_inside_the_default_limits_of_webgpu() {
-    each_variant(|_, resolved| limits::check(resolved));
+    each_variant(|variant, resolved| limits::check(resolved, limits::workgroup_memory(variant)));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn the_limits_are_seen() {
     let refusal = |source: &str, constants: &[(&str, f64)]| {
         let mut variant = plain("sample", source);
         variant.constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
-        limits::check(&translate::resolve(&variant).unwrap())
+        limits::check(&translate::resolve(&variant).unwrap(), limits::workgroup_memory(&variant))
     };
     let buffers = |n: usize, kind: &str, used: usize| {
         let declared: String =
