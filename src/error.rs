@@ -1,6 +1,10 @@
 //! One error for callers of the crate, made of one typed error a layer.
 
-use crate::{generate::GenerateError, gpu::GpuError, model::LoadError};
+use crate::{
+    generate::GenerateError,
+    gpu::GpuError,
+    model::{LoadError, StateError},
+};
 
 /// Anything the library can refuse or fail at. Each layer's error names the file, tensor, shapes or limit concerned.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +13,9 @@ pub enum Error {
     /// A checkpoint, its configuration or its tokenizer could not be read or contradicts itself.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A state file is damaged, of another model or of a later version, or could not be written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The adapter, the device or a kernel failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),

@@ -8,13 +8,14 @@ mod config;
 mod cpu;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
-#[cfg(feature = "embedded-model")]
+mod fingerprint;
 pub mod golden;
 mod gpu;
 mod layout;
 mod lm;
 mod load_error;
 mod names;
+mod saved_state;
 mod shard;
 pub mod synthetic;
 mod types;
@@ -22,7 +23,9 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Arch, ModelConfig};
+pub use fingerprint::Fingerprint;
 pub use lm::{Backend, LanguageModel, Session};
 pub use load_error::LoadError;
+pub use saved_state::{ModelId, SavedState, StateError};
 pub use types::{ModelOptions, Scan, Scores, StateData, WeightDtype};
 pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};
