@@ -42,6 +42,10 @@ impl Cancel {
     pub fn new() -> Self {
         Self::default()
     }
+    /// Another handle of the same: calls take theirs.
+    pub fn share(&self) -> Self {
+        Self(self.0.clone())
+    }
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -162,7 +162,13 @@ impl Model {
         session.logits().await.map_err(js_error)
     }
 
-    /// Compares with transformers' values, which are those of the demo's model. Null: equal; else what differs.
+    /// Whether this is the model that [`Model::check_against_golden`] has values for.
+    #[wasm_bindgen(js_name = isDemo)]
+    pub fn is_demo(&self) -> bool {
+        golden::is_of(&self.id.fingerprint)
+    }
+
+    /// Compares with transformers' values. Undefined: equal; else what differs.
     #[wasm_bindgen(js_name = checkAgainstGolden)]
     pub async fn check_against_golden(&self) -> Result<Option<String>, JsValue> {
         golden::check_model(&self.model).await.map_err(js_error)
