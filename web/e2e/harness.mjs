@@ -41,7 +41,7 @@ export async function site() {
 /** A page that has loaded. What it reports as an error is in `page.errors`. */
 export async function visit(context, url) {
   const page = await context.newPage();
-  page.setDefaultTimeout(120_000);
+  page.setDefaultTimeout(60_000);
   page.errors = [];
   page.on('pageerror', (error) => page.errors.push(String(error)));
   page.on('console', (message) => message.type() === 'error' && page.errors.push(message.text()));

@@ -59,7 +59,7 @@ class Host {
   #model;
 
   async open(_, { backend, baseline, lowPower }) {
-    await init();
+    await init({ module_or_path: new URL('./wasm/mamba_wgpu_bg.wasm', import.meta.url) });
     if (backend === 'cpu') this.#backend = Backend.cpu();
     else {
       if (!globalThis.navigator?.gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
