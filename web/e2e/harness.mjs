@@ -1,7 +1,7 @@
 // A server with a log, a browser, and a page whose errors are failures.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,13 +11,11 @@ import { DIST, serve } from '../serve.mjs';
 export const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const { chromium } = createRequire(join(ROOT, '.tools/web/'))('playwright-core');
 const BROWSERS = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/google-chrome'];
-/** Where a test may leave what a person wants to look at. */
-export const SHOTS = process.env.MAMBA_SHOTS ?? join(ROOT, 'target/web-shots');
-mkdirSync(SHOTS, { recursive: true });
 
 const PLAIN = ['--no-sandbox', '--disable-background-networking', '--no-first-run'];
 export const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
-export const NO_WEBGPU = ['--disable-features=WebGPU', '--disable-gpu'];
+/** Where its flag is off, this Chromium has navigator.gpu and gives no adapter. */
+export const NO_WEBGPU = [];
 
 export function launch(flags = WEBGPU) {
   const executablePath = BROWSERS.find((path) => path && existsSync(path));

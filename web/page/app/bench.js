@@ -9,29 +9,29 @@ const SUITES = {
   decode: 'Writing',
 };
 
-/** What a row's bar shows. */
-function measure(row) {
-  if (row.tokens_per_s != null) return { value: row.tokens_per_s, unit: 'tokens/s' };
-  if (row.tflops != null && row.gbps == null) return { value: row.tflops * 1000, unit: 'GFLOP/s' };
-  if (row.gbps != null) return { value: row.gbps, unit: 'GB/s' };
-  return row.tflops != null ? { value: row.tflops * 1000, unit: 'GFLOP/s' } : null;
+/** What a row's bar shows: a rate, with smaller units for smaller ones. */
+function measure({ tokens_per_s: tokens, tflops, gbps }) {
+  if (tokens != null) return { value: tokens, scale: 'tokens', text: `${digits(tokens)} tokens/s` };
+  if (gbps != null) return { value: gbps, scale: 'bytes', text: gbps < 0.1 ? `${digits(gbps * 1000)} MB/s` : `${digits(gbps)} GB/s` };
+  if (tflops == null) return null;
+  return { value: tflops, scale: 'operations', text: tflops < 0.1 ? `${digits(tflops * 1000)} GFLOP/s` : `${digits(tflops)} TFLOP/s` };
 }
 
 const label = (row) => [row.name, row.variant, row.l && /prefill|decode/.test(row.suite) ? `${row.l} tokens` : ''].filter(Boolean).join(' · ');
 const time = (us) => (us == null ? '' : us < 1e3 ? `${digits(us)} µs` : us < 1e6 ? `${digits(us / 1e3)} ms` : `${digits(us / 1e6)} s`);
 const percent = (share) => (share == null ? '' : `${(share * 100).toFixed(1)}%`);
 
-/** Bars of one unit are comparable; each unit has a scale of its own. */
+/** Bars of one kind are comparable; each kind has a scale of its own. */
 function chart(rows) {
   const bars = rows.map((row) => ({ row, ...measure(row) })).filter(({ value }) => value > 0);
   const most = {};
-  for (const { unit, value } of bars) most[unit] = Math.max(most[unit] ?? 0, value);
-  const units = Object.keys(most);
+  for (const { scale, value } of bars) most[scale] = Math.max(most[scale] ?? 0, value);
+  const scales = Object.keys(most);
   const list = make('dl', { className: 'chart' });
-  for (const { row, unit, value } of bars) {
-    const bar = make('span', { className: units.indexOf(unit) ? 'bar second' : 'bar' });
-    bar.style.setProperty('--share', String(value / most[unit]));
-    list.append(make('dt', { textContent: label(row) }), make('dd', {}, bar, make('span', { className: 'value', textContent: `${digits(value)} ${unit}` })));
+  for (const { row, scale, value, text } of bars) {
+    const bar = make('span', { className: scales.indexOf(scale) ? 'bar second' : 'bar' });
+    bar.style.setProperty('--share', String(value / most[scale]));
+    list.append(make('dt', { textContent: label(row) }), make('dd', {}, bar, make('span', { className: 'value', textContent: text })));
   }
   return list;
 }

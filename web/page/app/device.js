@@ -6,7 +6,7 @@ const yes = (flag) => (flag ? 'yes' : 'no');
 /** @param {import('../pkg/index.js').Mamba} mamba */
 export async function show(mamba) {
   const { gpu, version } = mamba.device;
-  $('version').textContent = `mamba-wgpu ${version}`;
+  $('version').textContent = `mamba-wgpu ${version.replace(/\((.{10}).*\)/, '($1)')}`;
   if (!gpu) {
     $('device-name').textContent = 'The CPU, on one thread';
     $('device-hint').textContent = 'The same kernels as plain Rust, in WebAssembly. There is nothing to test against or to measure.';

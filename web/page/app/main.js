@@ -134,6 +134,7 @@ const ready = async () => Boolean(mamba?.info) || load(source);
 function startOver() {
   view.set([]);
   branches.reset();
+  for (const stat of ['speed', 'first', 'tokens', 'end']) $(`stat-${stat}`).textContent = '–';
 }
 
 // ---- writing

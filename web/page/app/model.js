@@ -1,9 +1,9 @@
 // The model card: which model, how it gets here, what is kept in the browser.
 import { cachedModels, deleteCachedModel } from '../pkg/index.js';
-import { $, bytes, make, say } from './dom.js';
+import { $, bytes, digits, make, say } from './dom.js';
 
 export const DEMO = new URL('../models/austen-4m/', import.meta.url).href;
-const DEMO_NAME = 'Austen and Shakespeare, 4.5 million parameters';
+const DEMO_NAME = 'Austen and Shakespeare, 4.55 million parameters';
 
 const isDemo = (source) => source === DEMO;
 const shortName = (url) => (isDemo(url) ? 'Demo model' : url.replace(/^https?:\/\/(huggingface\.co\/)?/, '').replace(/\/(resolve\/main\/)?$/, ''));
@@ -38,7 +38,7 @@ export class LoadingCard {
 
 /** @param {import('../pkg/index.js').ModelInfo | null} info */
 export function showModel(info, source) {
-  const count = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(2)} billion` : `${(n / 1e6).toFixed(1)} million`);
+  const count = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(2)} billion` : `${digits(n / 1e6)} million`);
   $('model-name').textContent = !info ? 'None loaded' : isDemo(source) ? DEMO_NAME : info.source;
   $('model-facts').textContent = info
     ? `${info.arch === 'mamba' ? 'Mamba' : 'Falcon-Mamba'}, ${info.nLayer} layers × ${info.dModel}, ${count(info.parameters)} parameters, ${bytes(info.weightBytes)}; state ${bytes(info.stateBytes)}${info.onGpu ? '' : '; on the CPU'}`

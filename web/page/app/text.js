@@ -5,6 +5,7 @@ export class TextView {
   /** @type {{ id: number, text: string, prompt: boolean }[]} */
   tokens = [];
   #root = $('text');
+  #empty = this.#root.children[0];
   /** @type {HTMLInputElement} */
   #slider = $('point');
   #point = 0;
@@ -36,7 +37,7 @@ export class TextView {
 
   set(tokens) {
     this.tokens = [];
-    this.#root.replaceChildren();
+    this.#root.replaceChildren(this.#empty);
     for (const { id, text, prompt } of tokens) this.#append(id, text, prompt);
     this.setPoint(this.length);
   }
@@ -84,7 +85,7 @@ export class TextView {
     this.#slider.disabled = this.#locked || this.length < 2;
     this.#slider.max = String(Math.max(1, this.length));
     this.#slider.value = String(this.#point);
-    [...this.#root.children].forEach((span, i) => {
+    [...this.#root.querySelectorAll('span')].forEach((span, i) => {
       span.classList.toggle('beyond', i >= this.#point);
       span.classList.toggle('here', !end && i === this.#point - 1);
     });
