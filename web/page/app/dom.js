@@ -23,6 +23,9 @@ export function bytes(n) {
 /** Three digits, or all before the point. */
 export const digits = (x) => (x === 0 ? '0' : x.toFixed(Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(Math.abs(x)))))));
 
+/** Milliseconds in words. */
+export const duration = (ms) => (ms < 1000 ? `${digits(ms)} ms` : `${digits(ms / 1000)} s`);
+
 /** Gives the user a file. */
 export function download(name, content, type) {
   const url = URL.createObjectURL(new Blob([content], { type }));

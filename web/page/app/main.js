@@ -3,7 +3,7 @@ import { Mamba, cachedModels } from '../pkg/index.js';
 import * as bench from './bench.js';
 import { Branches } from './branches.js';
 import * as device from './device.js';
-import { $, digits, download, make, say } from './dom.js';
+import { $, digits, download, duration, make, say } from './dom.js';
 import { explain, WAYS } from './messages.js';
 import { DEMO, droppedFiles, LoadingCard, showCache, showModel } from './model.js';
 import { setUpTabs } from './tabs.js';
@@ -41,6 +41,7 @@ function update() {
   enable('go', idle);
   $('go').textContent = loading ? 'Loading …' : 'Write';
   enable('continue', idle && has);
+  enable('add', idle && has);
   enable('undo', idle && has && view.point < view.length);
   enable('fork', idle && has);
   enable('save', idle && has);
@@ -147,7 +148,7 @@ function sampling() {
 }
 
 function showStats({ first, tokens, since, end }) {
-  $('stat-first').textContent = first == null ? '–' : `${digits(first)} ms`;
+  $('stat-first').textContent = first == null ? '–' : duration(first);
   $('stat-tokens').textContent = String(tokens);
   const seconds = (performance.now() - since) / 1000;
   $('stat-speed').textContent = tokens > 1 && seconds > 0 ? `${digits((tokens - 1) / seconds)} tok/s` : '–';
@@ -155,9 +156,12 @@ function showStats({ first, tokens, since, end }) {
   $('stat-end').textContent = end ? (ends[end] ?? end) : '–';
 }
 
-async function write(append) {
+/** @param {'new' | 'continue' | 'add'} how what becomes of the text in the box, and of the text that is there */
+async function write(how) {
+  const append = how !== 'new';
   const form = /** @type {HTMLFormElement} */ ($('sampling'));
   if (writing || loading || busy || !form.reportValidity() || !(await ready()) || !mamba) return;
+  const { point } = view;
   writing = new AbortController();
   view.lock(true);
   update();
@@ -167,16 +171,20 @@ async function write(append) {
   const start = performance.now();
   const stats = { first: /** @type {number | null} */ (null), tokens: 0, since: start, end: '' };
   try {
+    if (!append) startOver();
+    else if (point < view.length) {
+      await on.state.undo(point);
+      view.truncate(point);
+    }
+    /** @type {number[]} */
     let prompt = [];
-    if (!append) {
-      prompt = [...(await on.encode(input('prompt').value))];
-      if (!prompt.length) throw Object.assign(new Error('The model needs at least one character to begin with.'), { code: 'options' });
+    if (how !== 'continue') {
+      let words = input('prompt').value;
+      if (append && /\S$/.test(view.text) && /^[\p{L}\p{N}]/u.test(words)) words = ` ${words}`;
+      prompt = [...(await on.encode(words))];
+      if (!prompt.length) throw Object.assign(new Error('the box is empty: the model needs at least one character'), { code: 'options' });
       const pieces = await on.pieces(prompt);
-      startOver();
-      view.set(prompt.map((id, i) => ({ id, text: pieces[i], prompt: true })));
-    } else if (view.point < view.length) {
-      await on.state.undo(view.point);
-      view.truncate(view.point);
+      view.set([...view.tokens, ...prompt.map((id, i) => ({ id, text: pieces[i], prompt: true }))]);
     }
     const pieces = on.generate(prompt, {
       ...sampling(),
@@ -204,7 +212,7 @@ async function write(append) {
     view.lock(false);
     view.setPoint(view.length);
     update();
-    $(append ? 'continue' : 'go').focus();
+    $({ new: 'go', continue: 'continue', add: 'add' }[how]).focus();
     void (mamba && device.show(mamba));
   }
 }
@@ -290,16 +298,17 @@ function takeFiles(files) {
 function setUpInputs() {
   $('composer').addEventListener('submit', (event) => {
     event.preventDefault();
-    void write(false);
+    void write('new');
   });
   $('prompt').addEventListener('keydown', (event) => {
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) void write(false);
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) void write('new');
   });
   addEventListener('keydown', (event) => {
     if (event.key === 'Escape') writing?.abort();
   });
   $('stop').addEventListener('click', () => writing?.abort());
-  $('continue').addEventListener('click', () => write(true));
+  $('continue').addEventListener('click', () => write('continue'));
+  $('add').addEventListener('click', () => write('add'));
   $('undo').addEventListener('click', undo);
   $('fork').addEventListener('click', fork);
   $('save').addEventListener('click', save);

@@ -3,7 +3,7 @@ import { cachedModels, deleteCachedModel } from '../pkg/index.js';
 import { $, bytes, digits, make, say } from './dom.js';
 
 export const DEMO = new URL('../models/austen-4m/', import.meta.url).href;
-const DEMO_NAME = 'Austen and Shakespeare, 4.55 million parameters';
+const DEMO_NAME = 'Austen and Shakespeare';
 
 const isDemo = (source) => source === DEMO;
 const shortName = (url) => (isDemo(url) ? 'Demo model' : url.replace(/^https?:\/\/(huggingface\.co\/)?/, '').replace(/\/(resolve\/main\/)?$/, ''));

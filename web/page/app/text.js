@@ -55,6 +55,8 @@ export class TextView {
     const nearEnd = this.#root.scrollHeight - this.#root.scrollTop - this.#root.clientHeight < 80;
     this.#append(token, text, false).classList.add('fresh');
     this.#point = this.length;
+    this.#slider.max = this.#slider.value = String(this.length);
+    $('point-value').textContent = `${this.length} of ${this.length}`;
     if (nearEnd) this.#root.scrollTop = this.#root.scrollHeight;
   }
 
@@ -91,7 +93,8 @@ export class TextView {
     });
     $('point-value').textContent = this.length ? `${this.#point} of ${this.length}` : '–';
     const before = this.tokens.slice(Math.max(0, this.#point - 12), this.#point).map(({ text }) => text).join('');
-    $('point-context').textContent = this.length && !end ? `… ${before.trim()} |` : '';
+    // The end is what matters, and a phone's line is short.
+    $('point-context').textContent = this.length && !end ? `… ${before.trim().slice(-36)} |` : '';
     this.#changed();
   }
 }
