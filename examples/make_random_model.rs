@@ -47,7 +47,7 @@ struct Args {
     /// Falcon-Mamba instead of Mamba.
     #[arg(long)]
     falcon: bool,
-    /// f32, f16 or bf16.
+    /// f32, f16, bf16, q8 or q4.
     #[arg(long, default_value = "f32")]
     dtype: String,
     #[arg(long, default_value_t = 0)]
@@ -85,7 +85,9 @@ impl Args {
                 "f32" => Dtype::F32,
                 "f16" => Dtype::F16,
                 "bf16" => Dtype::BF16,
-                other => bail!("--dtype {other}: not one of f32, f16, bf16"),
+                "q8" => Dtype::Q8,
+                "q4" => Dtype::Q4,
+                other => bail!("--dtype {other}: not one of f32, f16, bf16, q8, q4"),
             },
             seed: self.seed,
             ..base

@@ -1,36 +1,44 @@
 // Causal depthwise convolution over time, bias and SiLU (Mamba paper, figure 3):
 //   u[t, d] = silu(bias[d] + sum_j weight[d, j] x[t - (d_conv - 1) + j, d])
 // x is the first d_inner columns of xz; inputs before the chunk come from conv_state, whose last row is time -1.
-// Grid: an invocation a token and channel. The state is left as it is: conv1d_state follows.
+// Grid: an invocation TOKENS tokens of a channel. The state is left as it is: conv1d_state follows.
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"
 #include "shared/conv.wgsl"
 @group(0) @binding(2) var<storage, read> conv_state: array<f32>; // (d_conv, d_inner), oldest first
 @group(0) @binding(3) var<storage, read> weight: array<f32>;     // (d_inner, d_conv)
-@group(0) @binding(4) var<storage, read_write> u: array<f32>;    // (L, d_inner)
+@group(0) @binding(4) var<storage, read_write> u: array<act>;    // (L, d_inner)
 #if BIAS
 @group(0) @binding(5) var<storage, read> bias: array<f32>;       // (d_inner)
 #endif
 
+const TOKENS: u32 = 4u;
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
     let i = flat_index(wid, num, lid, 256u);
-    let t = i / p.d_inner;
-    if t >= p.l { return; }
+    let t0 = i / p.d_inner * TOKENS;
+    if t0 >= p.l { return; }
     let d = i % p.d_inner;
-    var sum = 0.0;
+    var sum: array<f32, TOKENS>;
 #if BIAS
-    sum = bias[d];
+    for (var k = 0u; k < TOKENS; k++) { sum[k] = bias[d]; }
 #endif
     for (var j = 0u; j < p.d_conv; j++) {
         let back = p.d_conv - 1u - j; // how far before t
-        var x: f32;
-        if t >= back {
-            x = xz[(t - back) * p.x_stride + d];
-        } else {
-            x = conv_state[(p.d_conv + t - back) * p.d_inner + d];
+        let w = weight[d * p.d_conv + j];
+        for (var k = 0u; k < TOKENS; k++) {
+            let t = min(t0 + k, p.l - 1u);
+            var x: f32;
+            if t >= back {
+                x = f32(xz[(t - back) * p.x_stride + d]);
+            } else {
+                x = conv_state[(p.d_conv + t - back) * p.d_inner + d];
+            }
+            sum[k] = fma(w, x, sum[k]);
         }
-        sum = fma(weight[d * p.d_conv + j], x, sum);
     }
-    u[i] = silu(sum);
+    for (var k = 0u; k < TOKENS; k++) {
+        if t0 + k < p.l { u[(t0 + k) * p.d_inner + d] = act(silu(sum[k])); }
+    }
 }

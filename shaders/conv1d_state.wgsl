@@ -12,7 +12,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     if d >= p.d_inner { return; }
     for (var j = 0u; j < p.d_conv; j++) {
         if p.l + j >= p.d_conv {
-            conv_state[j * p.d_inner + d] = xz[(p.l + j - p.d_conv) * p.x_stride + d];
+            conv_state[j * p.d_inner + d] = f32(xz[(p.l + j - p.d_conv) * p.x_stride + d]);
         } else {
             conv_state[j * p.d_inner + d] = conv_state[(p.l + j) * p.d_inner + d];
         }

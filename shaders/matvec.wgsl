@@ -1,65 +1,140 @@
-// y = w x for one token: the decode's linear layers, bound by the reading of w.
-// Grid: a workgroup of WG invocations WG / SPAN groups of four rows of w. SPAN neighbouring invocations stride over four
-// rows in quads and leave their sums in workgroup memory, where they are added up eight at a time, then those.
-// WG and SPAN, powers of two, are set by the host: wide spans for long rows, narrow ones where adding up would be most of
-// the work. x is one row (l = 1); with NORM every workgroup works out the norm's scale for itself.
+// y = w x for one token: the decode's linear layers, bound by the reading of w. What it is told to read as x:
+//   PLAIN   an array (k)
+//   WHOLE   the same, k a multiple of 4, read in quads
+//   NORM    RMSNorm of the residual stream, k a multiple of 4: norm_j is multiplied in as x is read, and the row's
+//           1 / sqrt(mean + eps) to the sum, so that nobody waits for it
+// and what it does with the sum, besides the epilogue:
+//   ADD     y += instead of y =
+//   CONV    in_proj: the upper half of the rows (x) goes through the layer's convolution, whose state moves on
+// Grid: a workgroup of WG invocations is WG / SPAN groups; the SPAN invocations of a group stride over ROWS rows of w in
+// units of 16 bytes, UNROLL of each row in flight, since what counts is how many bytes are on their way at once. Sums meet
+// in workgroup memory, eight to a row and then one.
 #include "shared/linear.wgsl"
-
-const ROWS: u32 = 4u; // an invocation
-const WG_ROWS: u32 = ROWS * WG / SPAN;
-const FOLD: u32 = 8u;
-
-var<workgroup> partial: array<f32, ROWS * WG>;       // (WG_ROWS, SPAN)
-var<workgroup> folded: array<f32, ROWS * WG / FOLD>; // (WG_ROWS, SPAN / FOLD)
-
-fn add_eight(i: u32) -> f32 {
-    var sum = 0.0;
-    for (var j = 0u; j < FOLD; j++) { sum += partial[i * FOLD + j]; }
-    return sum;
-}
-
-#if NORM
-fn work_out_scale(lid: u32) {
-    var sum = 0.0;
-    for (var q = lid; q < p.k4; q += WG) { sum += dot(residual[q], residual[q]); }
-    partial[lid] = sum;
-    workgroupBarrier();
-    if lid < WG / FOLD { folded[lid] = add_eight(lid); }
-    workgroupBarrier();
-    var total = 0.0;
-    for (var i = 0u; i < WG / FOLD; i++) { total += folded[i]; }
-    norm_scale = inverseSqrt(total / f32(p.k) + p.eps);
-}
+#include "${unit}"
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (n of the whole w)
+#if PLAIN
+#include "shared/rows.wgsl"
 #endif
+#if WHOLE
+@group(0) @binding(2) var<storage, read> x: array<vec4f>; // (k / 4)
+#endif
+#if NORM
+@group(0) @binding(2) var<storage, read> x: array<vec4f>;    // (k / 4), the residual stream
+@group(0) @binding(5) var<storage, read> norm: array<vec4f>; // (k / 4)
+#endif
+#if CONV
+@group(0) @binding(6) var<storage, read> channels: array<f32>;         // (D_CONV + 3, d_inner): taps, bias, ...
+@group(0) @binding(8) var<storage, read_write> conv_state: array<f32>; // (D_CONV, d_inner), oldest first
+#endif
+
+const GROUPS: u32 = WG / SPAN;
+const FOLD: u32 = 8u;
+// The last is the sum of squares (NORM).
+#if NORM
+const SUMS: u32 = ROWS + 1u;
+#else
+const SUMS: u32 = ROWS;
+#endif
+
+var<workgroup> partial: array<f32, SUMS * GROUPS * (SPAN + 1u)>; // (SUMS, GROUPS, SPAN, and one that keeps banks apart)
+var<workgroup> folded: array<f32, SUMS * GROUPS * FOLD>;         // (SUMS, GROUPS, FOLD)
+
+fn total(sum: u32) -> f32 {
+    var t = 0.0;
+    for (var i = 0u; i < FOLD; i++) { t += folded[sum * FOLD + i]; }
+    return t;
+}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
-    let j0 = (wid.y * num.x + wid.x) * WG_ROWS;
+    let j0 = (wid.y * num.x + wid.x) * GROUPS * ROWS;
     let group = lid / SPAN;
     let lane = lid % SPAN;
-#if NORM
-    work_out_scale(lid);
+    // The row that this invocation ends, if it ends one: sum lid / GROUPS of group lid % GROUPS.
+    let mine = j0 + (lid % GROUPS) * ROWS + lid / GROUPS;
+    let ends = lid < ROWS * GROUPS && mine < p.n;
+#if CONV
+    // Read now, used at the end.
+    let d_inner = p.y_stride / 2u;
+    let d = p.y_offset + mine;
+    let convolves = ends && d < d_inner;
+    var taps: array<f32, D_CONV>;
+    var before: array<f32, D_CONV>;
+    var conv_bias = 0.0;
+    if convolves {
+        for (var j = 0u; j < D_CONV; j++) {
+            taps[j] = channels[j * d_inner + d];
+            before[j] = conv_state[j * d_inner + d];
+        }
+        conv_bias = channels[D_CONV * d_inner + d];
+    }
 #endif
+    let units = p.k4 / QUADS; // a row's
     // A row past the end reads the last one again and is not stored.
     var row: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * p.k4; }
-    var sum = vec4f();
-    for (var q = lane; q < p.k4; q += SPAN) {
-        let xs = x4(0u, q);
-        for (var r = 0u; r < ROWS; r++) {
-            sum[r] += dot(weight4(row[r] + q), xs);
+    for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * units; }
+    var sum: array<f32, SUMS>;
+    for (var first = lane; first < units; first += SPAN * UNROLL) {
+        var unit: array<vec4u, ROWS * UNROLL>;
+        var scale: array<f32, ROWS * UNROLL>;
+        for (var i = 0u; i < UNROLL; i++) {
+            let u = min(first + i * SPAN, units - 1u);
+            for (var r = 0u; r < ROWS; r++) {
+                unit[i * ROWS + r] = w[row[r] + u];
+                scale[i * ROWS + r] = unit_scale(row[r] + u);
+            }
+        }
+        for (var i = 0u; i < UNROLL; i++) {
+            // Past the row x is zero: the unit that was read instead does not count.
+            var xs: array<vec4f, QUADS>;
+            for (var v = 0u; v < QUADS; v++) {
+                let q = (first + i * SPAN) * QUADS + v;
+#if PLAIN
+                xs[v] = x4(0u, q);
+#else
+                let inside = q < quads();
+                let at = min(q, quads() - 1u);
+                xs[v] = select(vec4f(), x[at], inside);
+#endif
+#if NORM
+                sum[ROWS] += dot(xs[v], xs[v]);
+                xs[v] *= norm[at];
+#endif
+            }
+            for (var r = 0u; r < ROWS; r++) {
+                sum[r] = fma(scale[i * ROWS + r], unit_times(unit[i * ROWS + r], xs), sum[r]);
+            }
         }
     }
-    for (var r = 0u; r < ROWS; r++) { partial[(group * ROWS + r) * SPAN + lane] = sum[r]; }
+    for (var r = 0u; r < SUMS; r++) { partial[(r * GROUPS + group) * (SPAN + 1u) + lane] = sum[r]; }
     workgroupBarrier();
-    // The norm has used folded before; all have read it by then.
-    if lid < ROWS * WG / FOLD { folded[lid] = add_eight(lid); }
+    for (var i = lid; i < SUMS * GROUPS * FOLD; i += WG) {
+        var t = 0.0;
+        for (var s = 0u; s < SPAN / FOLD; s++) { t += partial[(i / FOLD) * (SPAN + 1u) + (i % FOLD) + FOLD * s]; }
+        folded[i] = t;
+    }
     workgroupBarrier();
-    for (var r = lid; r < WG_ROWS; r += WG) {
-        if j0 + r < p.n {
-            var total = 0.0;
-            for (var i = 0u; i < SPAN / FOLD; i++) { total += folded[r * (SPAN / FOLD) + i]; }
-            store(0u, j0 + r, total);
+    if ends {
+        var t = total(lid);
+#if NORM
+        t *= inverseSqrt(total(ROWS * GROUPS + lid % GROUPS) / f32(p.k) + p.eps);
+#endif
+        let at = p.y_offset + mine;
+        var v = epilogue(mine, t);
+#if CONV
+        if convolves {
+            var c = conv_bias;
+            for (var j = 0u; j + 1u < D_CONV; j++) {
+                c = fma(taps[j], before[j + 1u], c);
+                conv_state[j * d_inner + d] = before[j + 1u];
+            }
+            conv_state[(D_CONV - 1u) * d_inner + d] = v;
+            v = silu(fma(taps[D_CONV - 1u], v, c));
         }
+#endif
+#if ADD
+        v += y[at];
+#endif
+        y[at] = v;
     }
 }

@@ -13,7 +13,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> residual: array<f32>; // (L, d)
 @group(0) @binding(2) var<storage, read> weight: array<f32>;         // (d)
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (rows, d)
+@group(0) @binding(3) var<storage, read_write> y: array<act>;        // (rows, d)
 #if ADD_HIDDEN
 @group(0) @binding(4) var<storage, read> hidden: array<f32>;         // (L, d)
 #endif
@@ -35,6 +35,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     }
     let scale = inverseSqrt(workgroup_sum(lid, sum) / f32(p.d) + p.eps);
     for (var i = lid; i < n; i += WG) {
-        y[row * p.d + i] = residual[base + i] * scale * weight[i];
+        y[row * p.d + i] = act(residual[base + i] * scale * weight[i]);
     }
 }

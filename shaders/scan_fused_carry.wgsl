@@ -1,26 +1,85 @@
-// Fused scan, second pass: along the blocks, h = exp(A sum delta) h + total. Each block's total is replaced by its
-// initial state; what is left at the end is the final state.
-// Grid: an invocation a channel and state.
-#include "shared/grid.wgsl"
+// Fused scan, second pass: the work-efficient scan over the chunks' aggregates (Blelloch 1990, section 1.4). Each chunk's last
+// state from zero is replaced by its initial state; what is left at the end is the final state.
+// Grid: a workgroup for WIDTH pairs of state and channel; its SEGMENTS rows of invocations each take a run of chunks, reduce it,
+// scan the runs' totals as a tree in workgroup memory, and go through their run again.
 #include "shared/math.wgsl"
+#include "shared/scan_op.wgsl"
 #include "shared/scan_fused.wgsl"
 @group(0) @binding(1) var<storage, read> A: array<f32>;                // (d_inner, d_state)
 @group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>;  // (d_inner, d_state): initial in, final out
 @group(0) @binding(3) var<storage, read_write> aggregates: array<f32>; // see shared/scan_fused.wgsl
 
-@compute @workgroup_size(64)
+const WIDTH: u32 = 32u;
+const SEGMENTS: u32 = 8u;
+// Chunks whose aggregates are read before the first is used.
+const AHEAD: u32 = 4u;
+
+var<workgroup> tree: array<ScanElement, 256>; // (SEGMENTS, WIDTH)
+
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
-    let i = flat_index(wid, num, lid, 64u);
-    if i >= p.d_inner * p.d_state { return; }
-    let n = i / p.d_inner;
-    let d = i % p.d_inner;
-    let a = A[d * p.d_state + n];
-    var h = ssm_state[d * p.d_state + n];
-    for (var block = 0u; block < p.n_blocks; block++) {
-        let at = block_h(block, n, d);
-        let total = aggregates[at];
-        aggregates[at] = h;
-        h = fma(decay(a * aggregates[block_s(block, d)]), h, total);
+    let column = lid % WIDTH;
+    let segment = lid / WIDTH;
+    let pair = (wid.y * num.x + wid.x) * WIDTH + column;
+    let inside = pair < p.d_inner * D_STATE;
+    let n = min(pair / p.d_inner, D_STATE - 1u);
+    let d = pair % p.d_inner;
+    let a = A[d * D_STATE + n];
+    let h0 = ssm_state[d * D_STATE + n];
+    let run = (p.n_chunks + SEGMENTS - 1u) / SEGMENTS;
+    let c0 = min(segment * run, p.n_chunks);
+    let c1 = min(c0 + run, p.n_chunks);
+
+    var total = 0.0;
+    var h = 0.0;
+    for (var c = c0; c < c1; c += AHEAD) {
+        var last: array<f32, AHEAD>;
+        var sum: array<f32, AHEAD>;
+        for (var i = 0u; i < AHEAD; i++) {
+            last[i] = aggregates[aggregate(min(c + i, c1 - 1u), n, d)];
+            sum[i] = aggregates[aggregate(min(c + i, c1 - 1u), D_STATE, d)];
+        }
+        for (var i = 0u; i < AHEAD; i++) {
+            if c + i < c1 {
+                h = fma(decay(a * sum[i]), h, last[i]);
+                total += sum[i];
+            }
+        }
     }
-    ssm_state[d * p.d_state + n] = h;
+    tree[lid] = ScanElement(decay(a * total), h);
+    // Up-sweep: each node becomes the composition of what is below it.
+    for (var step = 1u; step < SEGMENTS; step <<= 1u) {
+        workgroupBarrier();
+        if segment % (2u * step) == 2u * step - 1u { tree[lid] = combine(tree[lid - step * WIDTH], tree[lid]); }
+    }
+    workgroupBarrier();
+    if segment == SEGMENTS - 1u { tree[lid] = ScanElement(1.0, 0.0); }
+    // Down-sweep: each node hands its prefix to the left, and that with the left's total to the right.
+    for (var step = SEGMENTS / 2u; step > 0u; step >>= 1u) {
+        workgroupBarrier();
+        if segment % (2u * step) == 2u * step - 1u {
+            let left = tree[lid - step * WIDTH];
+            let prefix = tree[lid];
+            tree[lid - step * WIDTH] = prefix;
+            tree[lid] = combine(prefix, left);
+        }
+    }
+    workgroupBarrier();
+    h = fma(tree[lid].a, h0, tree[lid].b);
+    for (var c = c0; c < c1; c += AHEAD) {
+        var last: array<f32, AHEAD>;
+        var sum: array<f32, AHEAD>;
+        for (var i = 0u; i < AHEAD; i++) {
+            last[i] = aggregates[aggregate(min(c + i, c1 - 1u), n, d)];
+            sum[i] = aggregates[aggregate(min(c + i, c1 - 1u), D_STATE, d)];
+        }
+        for (var i = 0u; i < AHEAD; i++) {
+            if c + i < c1 {
+                if inside { aggregates[aggregate(c + i, n, d)] = h; }
+                h = fma(decay(a * sum[i]), h, last[i]);
+            }
+        }
+    }
+    // Runs behind the last chunk are empty: their state is the final one too.
+    if segment == SEGMENTS - 1u && inside { ssm_state[d * D_STATE + n] = h; }
 }

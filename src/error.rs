@@ -3,7 +3,7 @@
 use crate::{
     generate::GenerateError,
     gpu::GpuError,
-    model::{LoadError, StateError},
+    model::{LoadError, QuantiseError, StateError},
 };
 
 /// Anything the library can refuse or fail at. Each layer's error names the file, tensor, shapes or limit concerned.
@@ -16,6 +16,9 @@ pub enum Error {
     /// A state file is damaged, of another model or of a later version, or could not be written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A checkpoint could not be quantised.
+    #[error(transparent)]
+    Quantise(#[from] QuantiseError),
     /// The adapter, the device or a kernel failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),

@@ -21,6 +21,7 @@ fn small() -> Shapes {
         d_state: 16,
         matmul: vec![[70, 64, 48]],
         matvec: vec![[96, 64]],
+        sampling: vec![300],
         models: vec![("tiny".into(), Spec::preset("tiny").unwrap())],
         prefill: vec![20],
         decode: (5, 8),
@@ -65,8 +66,8 @@ fn every_suite_measures_on_this_adapter() {
     sound(&report);
     let suites: Vec<Suite> = report.rows.iter().map(|row| row.suite).collect();
     let count = |suite| suites.iter().filter(|s| **s == suite).count();
-    assert_eq!(Suite::ALL.map(count), [2, 3, 4, 2, 2]);
-    assert_eq!(seen, vec![13; 13]);
+    assert_eq!(Suite::ALL.map(count), [2, 3, 4, 4, 2, 2]);
+    assert_eq!(seen, vec![17; 17]);
     for row in &report.rows {
         assert_eq!(row.skipped, None, "{row:?}");
         assert_eq!(row.gpu_us.is_some(), row.tokens_per_s.is_none() && gpu.adapter_summary().timestamp_query);

@@ -30,6 +30,9 @@ fn a_spoilt_variant_is_found_and_done_without() {
         ("scan_fused_apply", Variant::FusedScan),
         ("scan_fused_reduce", Variant::FusedScan),
         ("discretise", Variant::BlellochScan),
+        ("embedding f16", Variant::F16Weights),
+        ("matmul q8", Variant::Q8Weights),
+        ("matvec q4", Variant::Q4Weights),
     ];
     for (kernel, variant) in faults {
         pollster::block_on(async {
@@ -38,9 +41,12 @@ fn a_spoilt_variant_is_found_and_done_without() {
             assert!(!report.passed(), "{kernel} spoilt and not found");
             assert!(report.usable(), "{kernel}: {report:?}");
             let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
-            // The fused step's matvec is the same file as the plain one.
-            let also = (kernel == "matvec").then_some(Variant::FusedStep);
-            let mine = |v: Option<Variant>| v == Some(variant) || (v.is_some() && v == also);
+            // The fused step's matvec is the same file as the plain one, and quantised weights go through it.
+            let also: &[Variant] = match kernel {
+                "matvec" => &[Variant::FusedStep, Variant::Q8Weights, Variant::Q4Weights],
+                _ => &[],
+            };
+            let mine = |v: Option<Variant>| v.is_some_and(|v| v == variant || also.contains(&v));
             assert!(failed.iter().all(|o| mine(o.switched_off)), "{kernel}: {failed:?}");
             assert!(!gpu.allows(variant));
             assert_eq!(golden::check(&Backend::Gpu(gpu)).await.unwrap(), None, "without {kernel}");

@@ -11,6 +11,5 @@ struct Params {
     t0: u32,           // first token: rungs (a) and (b) work through a long chunk in segments
     chunk: u32,        // fused: tokens a chunk
     n_chunks: u32,     // fused: chunks in all
-    n_blocks: u32,     // fused: workgroups along time, each of CHUNKS chunks
 }
 @group(0) @binding(0) var<uniform> p: Params;

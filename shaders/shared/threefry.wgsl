@@ -15,7 +15,7 @@ fn threefry(key: vec2u, counter: vec2u) -> vec2u {
     return x;
 }
 
-// In [0, 1), a multiple of 2^-24.
-fn uniform_01(key: vec2u, counter: u32) -> f32 {
-    return f32(threefry(key, vec2u(counter, 0u)).x >> 8u) * 0x1p-24;
+// A number in [0, 1) in units of 2^-32, a multiple of 2^-24.
+fn uniform_bits(key: vec2u, counter: u32) -> u32 {
+    return threefry(key, vec2u(counter, 0u)).x & 0xffffff00u;
 }

@@ -3,9 +3,11 @@
 use super::measure::{repeat, Clock};
 use super::report::Row;
 use crate::error::Result;
+use crate::generate::SamplingParams;
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Timer};
-use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, ScanBuffers, ScanShape, WeightMatrix};
+use crate::kernels::WeightMatrix;
+use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, SampleBuffers, ScanBuffers, ScanShape};
 use crate::model::{Dtype, Scan};
 
 /// Repeats of a kernel at most.
@@ -117,6 +119,8 @@ pub(super) async fn linear(
     let format = match dtype {
         Dtype::F16 => WeightFormat::F16,
         Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
+        Dtype::Q8 => WeightFormat::Q8,
+        Dtype::Q4 => WeightFormat::Q4,
     };
     let period = values(-0.1, 0.1);
     let w = WeightMatrix::upload(gpu, "w", (n, k), format, |rows| -> Result<Vec<f32>> {
@@ -131,6 +135,22 @@ pub(super) async fn linear(
         Some(_) => kernels::matmul(&mut plan, &x, &w, None, &y, shape)?,
         None => kernels::matvec(&mut plan, &x, &w, None, &y, shape)?,
     }
+    let plan = plan.finish()?;
+    repeat(clock, gpu, &plan, REPEATS, row).await
+}
+
+/// One token out of `vocab_size`.
+pub(super) async fn sample(
+    gpu: &Gpu,
+    clock: &Clock,
+    vocab_size: usize,
+    params: &SamplingParams,
+    row: &mut Row,
+) -> Result<()> {
+    let logits = filled(gpu, "logits", vocab_size, (-10.0, 10.0))?;
+    let buffers = SampleBuffers::new(gpu, vocab_size)?;
+    let mut plan = PlanBuilder::new(gpu);
+    kernels::sample(&mut plan, &logits, &buffers, vocab_size, params)?;
     let plan = plan.finish()?;
     repeat(clock, gpu, &plan, REPEATS, row).await
 }

@@ -104,13 +104,14 @@ impl Spread {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub suite: Suite,
-    /// Within the suite: `copy`, `fma`; `1536x2048`; `matmul 512x3072x768`, `matvec 3072x768`; a model's size.
+    /// Within the suite: `copy`, `fma`; `1536x2048`; `matmul 512x3072x768`, `matvec 3072x768`; `of 50280`; a
+    /// model's size.
     pub name: String,
-    /// A scan's rung, or how weights are held.
+    /// A scan's rung, how a token is chosen, or how weights are held.
     pub variant: String,
     /// Tokens: of a scan, a matmul, a prompt; of a decode, those generated in each repeat.
     pub l: Option<usize>,
-    /// Outputs and inputs of a linear layer.
+    /// Outputs and inputs of a linear layer; outputs alone: tokens to choose from.
     pub n: Option<usize>,
     pub k: Option<usize>,
     pub d_inner: Option<usize>,

@@ -5,6 +5,7 @@ use super::models::{LoadedModel, Model};
 use super::report::{Ceilings, Device, Report, Row};
 use super::{kernels, models, COMMIT};
 use crate::error::Result;
+use crate::generate::SamplingParams;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::ScanShape;
 use crate::model::synthetic::Spec;
@@ -25,6 +26,8 @@ pub enum Suite {
     Scan,
     /// Linear layers, for many tokens (matmul) and for one (matvec).
     Matmul,
+    /// A token from the logits.
+    Sampling,
     /// Whole models reading a prompt.
     Prefill,
     /// Whole models writing greedily, a token at a time.
@@ -32,7 +35,8 @@ pub enum Suite {
 }
 
 impl Suite {
-    pub const ALL: [Suite; 5] = [Suite::Ceilings, Suite::Scan, Suite::Matmul, Suite::Prefill, Suite::Decode];
+    pub const ALL: [Suite; 6] =
+        [Suite::Ceilings, Suite::Scan, Suite::Matmul, Suite::Sampling, Suite::Prefill, Suite::Decode];
 }
 
 impl std::fmt::Display for Suite {
@@ -41,6 +45,7 @@ impl std::fmt::Display for Suite {
             Suite::Ceilings => "ceilings",
             Suite::Scan => "scan",
             Suite::Matmul => "matmul",
+            Suite::Sampling => "sampling",
             Suite::Prefill => "prefill",
             Suite::Decode => "decode",
         })
@@ -87,6 +92,8 @@ pub struct Shapes {
     pub matmul: Vec<[usize; 3]>,
     /// (outputs, inputs)
     pub matvec: Vec<[usize; 2]>,
+    /// Tokens of the vocabulary to choose from.
+    pub sampling: Vec<usize>,
     /// By name; their `dtype` is of no matter, each is measured in f16 and f32.
     pub models: Vec<(String, Spec)>,
     /// Lengths of prompts to read.
@@ -103,6 +110,7 @@ impl Default for Shapes {
             d_state: 16,
             matmul: vec![[512, 3072, 768], [2048, 8192, 2048], [2048, 4096, 4096]],
             matvec: vec![[3072, 768], [8192, 2048], [10_240, 2560], [50_280, 2560]],
+            sampling: vec![50_280],
             models: Self::MODELS.iter().filter_map(|name| Some((name.to_string(), Spec::preset(name)?))).collect(),
             prefill: vec![512, 2048, 8192],
             decode: (100, 64),
@@ -142,6 +150,11 @@ pub(super) enum Job {
         k: usize,
         dtype: Dtype,
     },
+    Sample {
+        vocab_size: usize,
+        variant: &'static str,
+        params: SamplingParams,
+    },
     Prefill {
         model: Model,
         tokens: usize,
@@ -151,6 +164,18 @@ pub(super) enum Job {
         prompt: usize,
         tokens: usize,
     },
+}
+
+/// The ways to choose a token that are measured.
+fn samplers() -> [(&'static str, SamplingParams); 4] {
+    let greedy = SamplingParams::default();
+    let plain = SamplingParams { temperature: 0.8, ..greedy };
+    [
+        ("greedy", greedy),
+        ("plain", plain),
+        ("top-k 40", SamplingParams { top_k: 40, ..plain }),
+        ("top-p 0.95", SamplingParams { top_p: 0.95, ..plain }),
+    ]
 }
 
 /// Tokens that a decode on a slow adapter ends after at the earliest.
@@ -183,6 +208,9 @@ impl Job {
                 let l = Some(l.unwrap_or(1));
                 Row { l, n: Some(*n), k: Some(*k), ..Row::new(Suite::Matmul, name, dtype.to_string()) }
             }
+            Job::Sample { vocab_size, variant, .. } => {
+                Row { n: Some(*vocab_size), ..Row::new(Suite::Sampling, format!("of {vocab_size}"), *variant) }
+            }
             Job::Prefill { model, tokens } => {
                 let (l, chunk) = (Some(*tokens), Some(chunk));
                 Row { l, chunk, ..Row::new(Suite::Prefill, &model.name, model.spec.dtype.to_string()) }
@@ -202,7 +230,8 @@ impl Job {
                 (Some(4.0 * elements as f64), None)
             }
             Job::Linear { l: Some(l), n, k, .. } => (None, Some(2.0 * *l as f64 * (n * k) as f64)),
-            Job::Linear { l: None, n, k, dtype } => (Some((n * k * dtype.bytes()) as f64), None),
+            Job::Linear { l: None, n, k, dtype } => (Some((n * dtype.row_bytes(*k)) as f64), None),
+            Job::Sample { vocab_size, .. } => (Some(4.0 * *vocab_size as f64), None),
             Job::Prefill { model, tokens } => (None, Some(model.prefill_flops(*tokens))),
             Job::Decode { model, .. } => (Some(model.bytes() as f64), None),
         }
@@ -221,6 +250,7 @@ impl Job {
             Job::Linear { l: None, dtype, .. } => {
                 vec![kind(Suite::Matmul, &format!("matvec {dtype}")), kind(Suite::Ceilings, "copy")]
             }
+            Job::Sample { variant, .. } => vec![kind(Suite::Sampling, variant)],
             Job::Prefill { model, .. } => {
                 let dtype = model.spec.dtype;
                 let (own, near) = (kind(Suite::Prefill, &dtype.to_string()), format!("matmul {dtype}"));
@@ -255,6 +285,11 @@ impl Job {
             for dtype in [Dtype::F32, Dtype::F16] {
                 jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype }));
                 jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype }));
+            }
+        }
+        if wanted(Suite::Sampling) {
+            for &vocab_size in &shapes.sampling {
+                jobs.extend(samplers().map(|(variant, params)| Job::Sample { vocab_size, variant, params }));
             }
         }
         for (name, spec) in &shapes.models {
@@ -313,6 +348,10 @@ impl Run<'_> {
             }
             Job::Linear { l, n, k, dtype } => {
                 kernels::linear(self.gpu, &self.clock, *l, (*n, *k), *dtype, row).await?;
+                (bytes, flops)
+            }
+            Job::Sample { vocab_size, params, .. } => {
+                kernels::sample(self.gpu, &self.clock, *vocab_size, params, row).await?;
                 (bytes, flops)
             }
             Job::Prefill { tokens, .. } => {

@@ -1,6 +1,7 @@
 //! Storage buffers with a name, counted, and views into them.
 
 use super::context::Memory;
+use super::shader::NumberFormat;
 use super::{Gpu, GpuError};
 use std::sync::Arc;
 
@@ -16,12 +17,13 @@ impl Drop for Allocation {
     }
 }
 
-/// A run of 32-bit elements in a storage buffer. Cheap to clone: clones and views share the buffer.
+/// A run of elements in a storage buffer, of 32 bits each, or of 16 (activations in f16). Cheap to clone: clones and views share the buffer.
 #[derive(Clone)]
 pub struct Tensor {
     allocation: Arc<Allocation>,
     offset: u64,
     bytes: u64,
+    format: NumberFormat,
 }
 
 /// The smallest binding that every kernel accepts: one quad of 32-bit values.
@@ -33,7 +35,16 @@ impl Tensor {
     /// # Errors
     /// Over the adapter's limit a buffer. A full memory shows in [`Gpu::check`].
     pub fn zeros(gpu: &Gpu, label: &str, elements: usize) -> Result<Self, GpuError> {
-        let bytes = (elements as u64 * 4).next_multiple_of(MIN_BYTES).max(MIN_BYTES);
+        Self::activations(gpu, label, elements, NumberFormat::F32)
+    }
+
+    /// A zeroed buffer of `elements` activations.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
+    pub fn activations(gpu: &Gpu, label: &str, elements: usize, format: NumberFormat) -> Result<Self, GpuError> {
+        let length = (elements * format.bytes()) as u64;
+        let bytes = length.next_multiple_of(MIN_BYTES).max(MIN_BYTES);
         let limit = gpu.limits().max_buffer_size;
         if bytes > limit {
             return Err(GpuError::BufferTooLarge { label: label.into(), bytes, limit });
@@ -46,7 +57,7 @@ impl Tensor {
         });
         gpu.memory().add(bytes);
         let allocation = Allocation { buffer, label: label.into(), memory: gpu.memory().clone() };
-        Ok(Self { allocation: Arc::new(allocation), offset: 0, bytes: elements as u64 * 4 })
+        Ok(Self { allocation: Arc::new(allocation), offset: 0, bytes: length, format })
     }
 
     /// A buffer with these values (of 4 bytes each: f32, u32, packed pairs of f16).
@@ -65,18 +76,27 @@ impl Tensor {
         }
     }
 
-    /// A view of `elements` values from element `at` on. To be bound, `at` must be a multiple of 64 (256 bytes).
+    /// A view of `elements` 32-bit values from element `at` on. To be bound, `at` must be a multiple of 64 (256 bytes).
     pub fn slice(&self, at: usize, elements: usize) -> Self {
         debug_assert!((at + elements) as u64 * 4 <= self.bytes, "{}: view outside", self.label());
-        Self { allocation: self.allocation.clone(), offset: self.offset + at as u64 * 4, bytes: elements as u64 * 4 }
+        let (offset, bytes) = (self.offset + at as u64 * 4, elements as u64 * 4);
+        Self { allocation: self.allocation.clone(), offset, bytes, format: self.format }
     }
 
     pub fn label(&self) -> &str {
         &self.allocation.label
     }
-    /// 32-bit values in this view.
+    /// Values in this view.
     pub fn elements(&self) -> usize {
-        (self.bytes / 4) as usize
+        self.bytes as usize / self.format.bytes()
+    }
+    /// Bytes in this view.
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+    /// How its values are stored.
+    pub fn format(&self) -> NumberFormat {
+        self.format
     }
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.allocation.buffer

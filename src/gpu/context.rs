@@ -70,6 +70,7 @@ struct Inner {
     queue: wgpu::Queue,
     summary: AdapterSummary,
     checked_shaders: bool,
+    limits: LimitMode,
     spoilt: Option<String>,
     switched_off: Mutex<HashSet<Variant>>,
     pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
@@ -85,6 +86,21 @@ impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Gpu({})", self.0.summary.line())
     }
+}
+
+/// Workgroup memory that matmul_coop.wgsl takes, and some.
+const COOPERATIVE_STORAGE: u32 = 40 << 10;
+
+/// Whether an adapter has what matmul_coop.wgsl needs.
+fn cooperative(adapter: &wgpu::Adapter, summary: &AdapterSummary) -> bool {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let fits = |p: &wgpu::CooperativeMatrixProperties| {
+        (p.m_size, p.n_size, p.k_size) == (16, 16, 16) && (p.ab_type, p.cr_type) == (F16, F32)
+    };
+    adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        && (summary.subgroup_min_size, summary.subgroup_max_size) == (32, 32)
+        && adapter.limits().max_compute_workgroup_storage_size >= COOPERATIVE_STORAGE
+        && adapter.cooperative_matrix_properties().iter().any(fits)
 }
 
 /// A poisoned lock holds data that is still whole: each is changed in one assignment.
@@ -107,7 +123,12 @@ impl Gpu {
         if options.limits == LimitMode::Full {
             limits.max_buffer_size = available.max_buffer_size;
             limits.max_storage_buffer_binding_size = available.max_storage_buffer_binding_size;
-            features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+            let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
+            features = adapter.features() & wanted;
+            if features.contains(wgpu::Features::SHADER_F16) && cooperative(&adapter, &summary) {
+                features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+                limits.max_compute_workgroup_storage_size = COOPERATIVE_STORAGE;
+            }
         }
         let refused =
             |e: wgpu::RequestDeviceError| GpuError::Device { adapter: summary.line(), message: e.to_string() };
@@ -116,7 +137,13 @@ impl Gpu {
                 label: Some("mamba-wgpu"),
                 required_features: features,
                 required_limits: limits,
-                experimental_features: wgpu::ExperimentalFeatures::disabled(),
+                experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                    // SAFETY: the one experimental feature asked for is used by one kernel, matmul_coop, which the self-test
+                    // compares with its twin.
+                    unsafe { wgpu::ExperimentalFeatures::enabled() }
+                } else {
+                    wgpu::ExperimentalFeatures::disabled()
+                },
                 memory_hints: wgpu::MemoryHints::Performance,
                 trace: wgpu::Trace::Off,
             })
@@ -152,6 +179,7 @@ impl Gpu {
             queue,
             summary,
             checked_shaders: options.checked_shaders,
+            limits: options.limits,
             spoilt: options.fault.clone(),
             switched_off: Mutex::default(),
             pipelines: Mutex::default(),
@@ -169,6 +197,19 @@ impl Gpu {
     /// The adapter behind the device.
     pub fn adapter_summary(&self) -> &AdapterSummary {
         &self.0.summary
+    }
+    /// Whether kernels are laid out for a software adapter, where every load costs the same and barriers cost much. Not with
+    /// WebGPU's defaults, where nothing is known of the adapter.
+    pub fn software(&self) -> bool {
+        self.0.limits == LimitMode::Full && self.0.summary.device_type == "Cpu"
+    }
+    /// Whether shaders may use f16: activations can be held in it.
+    pub fn shader_f16(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+    /// Whether matmul_coop.wgsl runs: f16 matrices of 16 x 16 x 16 with sums in f32, subgroups of 32.
+    pub fn cooperative(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
     }
     pub fn limits(&self) -> wgpu::Limits {
         self.0.device.limits()
@@ -213,7 +254,9 @@ impl Gpu {
         }
         let label = spec.label();
         let mut source = spec.source();
-        if self.0.spoilt.as_deref() == Some(spec.name) {
+        // "matmul", or "matmul q8" for one format of it.
+        let in_format = spec.weight.map(|format| format!("{} {}", spec.name, format.tag()));
+        if self.0.spoilt.as_deref().is_some_and(|fault| fault == spec.name || in_format.as_deref() == Some(fault)) {
             for (exact, spoilt) in [
                 (" fma(", " 1.01 * fma("),
                 ("dot(", "1.01 * dot("),

@@ -23,7 +23,7 @@ impl Readback {
 
     /// Records the copy of a tensor to the begin of this buffer.
     pub fn copy_from(&self, encoder: &mut wgpu::CommandEncoder, tensor: &Tensor) {
-        let bytes = (tensor.elements() as u64 * 4).min(self.buffer.size());
+        let bytes = (tensor.bytes() as u64).next_multiple_of(4).min(self.buffer.size());
         encoder.copy_buffer_to_buffer(tensor.buffer(), tensor.offset(), &self.buffer, 0, bytes);
     }
 
@@ -70,10 +70,13 @@ impl Readback {
 impl Tensor {
     /// The values, for callers that read rarely: makes a staging buffer for this one read.
     pub async fn read<T: bytemuck::Pod>(&self, gpu: &Gpu) -> Result<Vec<T>, GpuError> {
-        let readback = Readback::new(gpu, self.label(), self.elements());
+        let words = self.bytes().div_ceil(4);
+        let readback = Readback::new(gpu, self.label(), words);
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         readback.copy_from(&mut encoder, self);
         gpu.queue().submit([encoder.finish()]);
-        readback.read(gpu, self.elements()).await
+        let mut values = readback.read::<T>(gpu, words).await?;
+        values.truncate(self.bytes() / std::mem::size_of::<T>().max(1));
+        Ok(values)
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! A file may hold, on lines of their own:
 //! - `#include "shared/math.wgsl"`: that file, the first time it is named;
-//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`];
-//! - `#if FLAG`, `#else`, `#endif`: kept or left out by the variant's flags (not nested).
+//! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`] by quads, `"${unit}"` by 16 bytes;
+//! - `#if FLAG`, `#else`, `#endif`: kept or left out by the variant's flags (not nested);
+//! - `#repeat i 4`, `#end`: what stands between, four times, `${i}` replaced by 0 to 3 (may be nested). For what WGSL cannot
+//!   loop over: naga 30 refuses arrays of cooperative matrices.
+//!
+//! Number formats that a file leaves open (`act`, `x_t`, `y_t`) are put before it as `alias`.
 //!
 //! Constants that size arrays outside workgroup memory (which `override` cannot) are put before the file as `const`.
+
+use crate::reference::Quant;
 
 /// How weight matrices lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +19,42 @@ pub enum WeightFormat {
     F32,
     /// Two values a word, unpacked by `unpack2x16float`: no feature needed.
     F16,
+    /// Quantised to 8 bits: shared/weight_q8.wgsl. With a binding more, for the scales.
+    Q8,
+    /// Quantised to 4 bits: shared/weight_q4.wgsl. Likewise.
+    Q4,
+}
+
+impl WeightFormat {
+    pub const ALL: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4];
+
+    /// `f32`, `f16`, `q8`, `q4`: in labels and reports.
+    pub fn tag(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => "f32",
+            WeightFormat::F16 => "f16",
+            WeightFormat::Q8 => "q8",
+            WeightFormat::Q4 => "q4",
+        }
+    }
+
+    /// How it is quantised, if it is.
+    pub fn quant(self) -> Option<Quant> {
+        match self {
+            WeightFormat::F32 | WeightFormat::F16 => None,
+            WeightFormat::Q8 => Some(Quant::Q8),
+            WeightFormat::Q4 => Some(Quant::Q4),
+        }
+    }
+}
+
+impl From<Quant> for WeightFormat {
+    fn from(quant: Quant) -> Self {
+        match quant {
+            Quant::Q8 => WeightFormat::Q8,
+            Quant::Q4 => WeightFormat::Q4,
+        }
+    }
 }
 
 /// One variant of a kernel: the file's name without its ending, and what it is put together with.
@@ -22,6 +64,35 @@ pub struct ShaderSpec {
     pub weight: Option<WeightFormat>,
     pub flags: Vec<&'static str>,
     pub constants: Vec<(&'static str, u32)>,
+    /// Names for number formats, in the order in which the kernel gives them.
+    pub types: Vec<(&'static str, NumberFormat)>,
+    /// Whether it multiplies cooperative matrices.
+    pub cooperative: bool,
+}
+
+/// How activations lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum NumberFormat {
+    #[default]
+    F32,
+    /// With WGSL's f16: the feature shader-f16 is needed.
+    F16,
+}
+
+impl NumberFormat {
+    pub fn tag(self) -> &'static str {
+        match self {
+            NumberFormat::F32 => "f32",
+            NumberFormat::F16 => "f16",
+        }
+    }
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            NumberFormat::F32 => 4,
+            NumberFormat::F16 => 2,
+        }
+    }
 }
 
 macro_rules! sources {
@@ -41,9 +112,14 @@ sources![
     "discretise.wgsl",
     "embedding.wgsl",
     "matmul.wgsl",
+    "matmul_coop.wgsl",
     "matvec.wgsl",
     "rms_norm.wgsl",
-    "sample.wgsl",
+    "sample_draw.wgsl",
+    "sample_greedy.wgsl",
+    "sample_mass.wgsl",
+    "sample_scale.wgsl",
+    "sample_select.wgsl",
     "scan_blelloch.wgsl",
     "scan_blelloch_add.wgsl",
     "scan_fused_apply.wgsl",
@@ -55,18 +131,35 @@ sources![
     "step_mixer.wgsl",
     "shared/argmax.wgsl",
     "shared/conv.wgsl",
+    "shared/coop_f16.wgsl",
+    "shared/coop_f32.wgsl",
+    "shared/coop_q4.wgsl",
+    "shared/coop_q8.wgsl",
     "shared/grid.wgsl",
     "shared/linear.wgsl",
     "shared/math.wgsl",
     "shared/ordered.wgsl",
     "shared/reduce.wgsl",
+    "shared/sample.wgsl",
+    "shared/sample_end.wgsl",
+    "shared/sample_find.wgsl",
+    "shared/sample_top.wgsl",
     "shared/scan.wgsl",
+    "shared/scan_chunk.wgsl",
     "shared/scan_fused.wgsl",
     "shared/scan_op.wgsl",
     "shared/scan_sequential.wgsl",
     "shared/threefry.wgsl",
+    "shared/rows.wgsl",
+    "shared/unit_f16.wgsl",
+    "shared/unit_f32.wgsl",
+    "shared/unit_q4.wgsl",
+    "shared/unit_q8.wgsl",
     "shared/weight_f16.wgsl",
     "shared/weight_f32.wgsl",
+    "shared/weight_q4.wgsl",
+    "shared/weight_q8.wgsl",
+    "shared/wide.wgsl",
     "token_nll.wgsl",
     "x_dbl_norm.wgsl",
 ];
@@ -75,9 +168,24 @@ fn file(path: &str) -> &'static str {
     SOURCES.iter().find(|(name, _)| *name == path).map_or("", |(_, text)| text)
 }
 
+/// Lines of a repetition's body, before its `#end`.
+fn block(lines: &[&str]) -> usize {
+    let mut depth = 0;
+    let ends = |line: &&str| {
+        match line.trim() {
+            "#end" if depth == 0 => return true,
+            "#end" => depth -= 1,
+            word if word.starts_with("#repeat ") => depth += 1,
+            _ => {}
+        }
+        false
+    };
+    lines.iter().position(ends).unwrap_or(lines.len().saturating_sub(1))
+}
+
 impl ShaderSpec {
     pub fn new(name: &'static str) -> Self {
-        Self { name, weight: None, flags: Vec::new(), constants: Vec::new() }
+        Self { name, weight: None, flags: Vec::new(), constants: Vec::new(), types: Vec::new(), cooperative: false }
     }
     pub fn weight(mut self, format: WeightFormat) -> Self {
         self.weight = Some(format);
@@ -95,13 +203,27 @@ impl ShaderSpec {
         self
     }
 
+    /// Names a number format that the file leaves open.
+    pub fn number(mut self, name: &'static str, format: NumberFormat) -> Self {
+        self.types.push((name, format));
+        self
+    }
+    /// The kernel multiplies cooperative matrices.
+    pub fn cooperative(mut self) -> Self {
+        self.cooperative = true;
+        self
+    }
+    /// Whether WGSL's f16 is used.
+    pub fn f16(&self) -> bool {
+        self.cooperative || self.types.iter().any(|(_, format)| *format == NumberFormat::F16)
+    }
+
     /// "matmul f16 BIAS", "scan_sequential D_STATE=16": the name that errors, doctor and timings show.
     pub fn label(&self) -> String {
         let mut label = self.name.to_owned();
-        match self.weight {
-            Some(WeightFormat::F32) => label.push_str(" f32"),
-            Some(WeightFormat::F16) => label.push_str(" f16"),
-            None => {}
+        if let Some(format) = self.weight {
+            label.push(' ');
+            label.push_str(format.tag());
         }
         for flag in &self.flags {
             label.push(' ');
@@ -110,41 +232,68 @@ impl ShaderSpec {
         for (name, value) in &self.constants {
             label.push_str(&format!(" {name}={value}"));
         }
+        // f32 goes without saying.
+        for (name, format) in self.types.iter().filter(|(_, format)| *format != NumberFormat::F32) {
+            label.push_str(&format!(" {name}={}", format.tag()));
+        }
         label
     }
 
     /// The complete WGSL.
     pub fn source(&self) -> String {
         let mut out = String::new();
+        if self.f16() {
+            out.push_str("enable f16;\n");
+        }
+        if self.cooperative {
+            out.push_str("enable wgpu_cooperative_matrix;\n");
+        }
+        for (name, format) in &self.types {
+            out.push_str(&format!("alias {name} = {};\n", format.tag()));
+        }
         for (name, value) in &self.constants {
             out.push_str(&format!("const {name}: u32 = {value}u;\n"));
         }
-        self.expand(&format!("{}.wgsl", self.name), &mut Vec::new(), &mut out);
+        let path = format!("{}.wgsl", self.name);
+        self.expand(&file(&path).lines().collect::<Vec<_>>(), &[], &mut Vec::new(), &mut out);
         out
     }
 
-    fn expand(&self, path: &str, included: &mut Vec<String>, out: &mut String) {
+    /// `counters`: those of the repetitions around these lines.
+    fn expand(&self, lines: &[&str], counters: &[(&str, u32)], included: &mut Vec<String>, out: &mut String) {
         let mut keep = true;
-        for line in file(path).lines() {
+        let mut at = 0;
+        while let Some(line) = lines.get(at) {
+            at += 1;
             let word = line.trim();
-            if let Some(flag) = word.strip_prefix("#if ") {
+            if let (true, Some(repeat)) = (keep, word.strip_prefix("#repeat ")) {
+                let length = block(&lines[at..]);
+                let (name, count) = repeat.split_once(' ').unwrap_or((repeat, ""));
+                for i in 0..count.trim().parse().unwrap_or(0) {
+                    let counters: Vec<_> = counters.iter().copied().chain([(name, i)]).collect();
+                    self.expand(&lines[at..at + length], &counters, included, out);
+                }
+                at += length + 1;
+            } else if let Some(flag) = word.strip_prefix("#if ") {
                 keep = self.flags.contains(&flag.trim());
             } else if word == "#else" {
                 keep = !keep;
             } else if word == "#endif" {
                 keep = true;
             } else if let (true, Some(name)) = (keep, word.strip_prefix("#include ")) {
-                let weight = match self.weight {
-                    Some(WeightFormat::F16) => "shared/weight_f16.wgsl",
-                    _ => "shared/weight_f32.wgsl",
-                };
-                let name = name.trim_matches('"').replace("${weight}", weight);
+                let format = self.weight.unwrap_or(WeightFormat::F32).tag();
+                let name = name.trim_matches('"');
+                let name = name.replace("${weight}", &format!("shared/weight_{format}.wgsl"));
+                let name = name.replace("${coop}", &format!("shared/coop_{format}.wgsl"));
+                let name = name.replace("${unit}", &format!("shared/unit_{format}.wgsl"));
                 if !included.contains(&name) {
                     included.push(name.clone());
-                    self.expand(&name, included, out);
+                    self.expand(&file(&name).lines().collect::<Vec<_>>(), &[], included, out);
                 }
             } else if keep {
-                out.push_str(line);
+                let counted =
+                    |line: String, (name, i): &(&str, u32)| line.replace(&format!("${{{name}}}"), &i.to_string());
+                out.push_str(&counters.iter().fold(line.to_string(), counted));
                 out.push('\n');
             }
         }
@@ -172,7 +321,10 @@ mod tests {
         for (path, text) in SOURCES {
             for line in text.lines().filter_map(|l| l.trim().strip_prefix("#include ")) {
                 let name = line.trim_matches('"');
-                assert!(name == "${weight}" || !file(name).is_empty(), "{path} includes {name}");
+                assert!(
+                    ["${weight}", "${unit}", "${coop}"].contains(&name) || !file(name).is_empty(),
+                    "{path} includes {name}"
+                );
             }
         }
     }

@@ -1,6 +1,6 @@
 //! conv1d.wgsl, conv1d_state.wgsl and conv1d_update.wgsl.
 
-use crate::gpu::shader::ShaderSpec;
+use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::reference::ConvShape;
 
@@ -47,26 +47,29 @@ impl<'a> Conv1d<'a> {
     }
 }
 
-pub(super) fn spec(bias: bool) -> ShaderSpec {
-    ShaderSpec::new("conv1d").flag("BIAS", bias)
+/// conv1d.wgsl: tokens an invocation.
+const TOKENS: usize = 4;
+
+pub(super) fn spec(bias: bool, act: NumberFormat) -> ShaderSpec {
+    ShaderSpec::new("conv1d").flag("BIAS", bias).number("act", act)
 }
-pub(super) fn state_spec() -> ShaderSpec {
-    ShaderSpec::new("conv1d_state")
+pub(super) fn state_spec(act: NumberFormat) -> ShaderSpec {
+    ShaderSpec::new("conv1d_state").number("act", act)
 }
 pub(super) fn update_spec(bias: bool) -> ShaderSpec {
-    ShaderSpec::new("conv1d_update").flag("BIAS", bias)
+    ShaderSpec::new("conv1d_update").flag("BIAS", bias).number("act", NumberFormat::F32)
 }
 
-/// u = silu(conv(x) + bias) over a chunk; conv_state is read only: [`conv1d_state`] follows.
+/// u = silu(conv(x) + bias) over a chunk, xz and u of one number format; conv_state is read only: [`conv1d_state`] follows.
 pub fn conv1d(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
-    let items = shape.l * shape.d_inner;
-    plan.dispatch_flat(spec(conv.bias.is_some()), &Params::new(shape), &conv.bindings(), items, 256)
+    let items = shape.l.div_ceil(TOKENS) * shape.d_inner;
+    plan.dispatch_flat(spec(conv.bias.is_some(), conv.u.format()), &Params::new(shape), &conv.bindings(), items, 256)
 }
 
 /// conv_state becomes the last d_conv inputs after the chunk.
 pub fn conv1d_state(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
     let bindings = [(1, conv.xz), (2, conv.conv_state)];
-    plan.dispatch_flat(state_spec(), &Params::new(shape), &bindings, shape.d_inner, 64)
+    plan.dispatch_flat(state_spec(conv.xz.format()), &Params::new(shape), &bindings, shape.d_inner, 64)
 }
 
 /// Both for one token.

@@ -35,7 +35,7 @@ pub fn embedding(
             row_start: part.row_start as u32,
             rows: part.rows as u32,
         };
-        let bindings = [(1, &part.tensor), (2, tokens), (3, residual)];
+        let bindings: Vec<_> = part.bindings().chain([(2, tokens), (3, residual)]).collect();
         plan.dispatch_flat(spec(table.format()), &params, &bindings, l * table.k4(), 256)?;
     }
     Ok(())

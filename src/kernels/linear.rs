@@ -2,20 +2,33 @@
 
 use crate::gpu::plan::grid;
 use crate::gpu::selftest::Variant;
-use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::reference::{quantise, Quant, BLOCK};
 use std::ops::Range;
 
 /// A run of a matrix's rows, as large as one binding may be.
 #[derive(Debug, Clone)]
 pub struct Part {
+    /// Binding 1.
     pub tensor: Tensor,
+    /// Binding 7, of a quantised matrix: (rows, blocks a row) bf16, two a word, low half first, without gaps between rows.
+    pub scales: Option<Tensor>,
     pub row_start: usize,
     pub rows: usize,
 }
 
-/// A weight matrix (n, k) on the device: rows padded with zeros to quads, split by rows where it is larger than the
-/// adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against 128 MiB).
+impl Part {
+    /// What of it a kernel binds.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (u32, &Tensor)> {
+        [(1, &self.tensor)].into_iter().chain(self.scales.iter().map(|scales| (7, scales)))
+    }
+}
+
+/// A weight matrix (n, k) on the device: rows padded with zeros to 16 bytes (those that are quantised to whole blocks of 32),
+/// split by rows where it is larger than the adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against
+/// 128 MiB). Where a row of the formats lies, shared/weight_*.wgsl say; of the quantised ones it is byte by byte what a
+/// checkpoint holds (docs/quantisation.md).
 #[derive(Debug, Clone)]
 pub struct WeightMatrix {
     parts: Vec<Part>,
@@ -24,11 +37,32 @@ pub struct WeightMatrix {
     format: WeightFormat,
 }
 
+/// What matvec reads at once.
+const UNIT_BYTES: usize = 16;
 /// Bytes of f32 that an upload turns over at once.
 const UPLOAD_BYTES: usize = 16 << 20;
 
+/// Quads of a row on the device.
+fn quads(format: WeightFormat, k: usize) -> usize {
+    match format.quant() {
+        Some(_) => k.div_ceil(BLOCK) * (BLOCK / 4),
+        None if format == WeightFormat::F16 => 2 * k.div_ceil(8),
+        None => k.div_ceil(4),
+    }
+}
+
+/// Bytes of a row on the device, without scales; a multiple of 16, so that matvec reads whole units.
+fn row_bytes(format: WeightFormat, k: usize) -> usize {
+    match format {
+        WeightFormat::F32 => 16 * k.div_ceil(4),
+        WeightFormat::F16 => 16 * k.div_ceil(8),
+        WeightFormat::Q8 => Quant::Q8.row_bytes(k),
+        WeightFormat::Q4 => Quant::Q4.row_bytes(k),
+    }
+}
+
 impl WeightMatrix {
-    /// Uploads n rows of k values, asking `rows` for some of them at a time.
+    /// Uploads n rows of k values, asking `rows` for some of them at a time. A quantised format rounds them here.
     ///
     /// # Errors
     /// Those of `rows`, and a row larger than the adapter's limit a binding.
@@ -39,13 +73,46 @@ impl WeightMatrix {
         format: WeightFormat,
         mut rows: impl FnMut(Range<usize>) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
-        let k4 = k.div_ceil(4);
-        let words = match format {
-            WeightFormat::F32 => 4 * k4,
-            WeightFormat::F16 => 2 * k4,
-        };
-        let limit = gpu.max_binding();
-        let bytes = words as u64 * 4;
+        Self::build(gpu, label, (n, k), format, |range, out| {
+            let values = rows(range)?;
+            match format.quant() {
+                None if format == WeightFormat::F16 => pad(&values, k, |x| half::f16::from_f32(x).to_le_bytes(), out),
+                None => pad(&values, k, f32::to_le_bytes, out),
+                Some(quant) => quantise(quant, &values, k, &mut out.packed, &mut out.scales),
+            }
+            Ok(())
+        })
+    }
+
+    /// Uploads n rows of k values that are quantised already, asking `rows` for the integers and scales of some of them at
+    /// a time ([`crate::reference::Quantised`]).
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::upload`].
+    pub fn upload_quantised<'a, E: From<GpuError>>(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        quant: Quant,
+        mut rows: impl FnMut(Range<usize>) -> Result<(&'a [u8], &'a [u8]), E>,
+    ) -> Result<Self, E> {
+        Self::build(gpu, label, (n, k), quant.into(), |range, out| {
+            let (packed, scales) = rows(range)?;
+            out.packed.extend_from_slice(packed);
+            out.scales.extend_from_slice(scales);
+            Ok(())
+        })
+    }
+
+    fn build<E: From<GpuError>>(
+        gpu: &Gpu,
+        label: &str,
+        (n, k): (usize, usize),
+        format: WeightFormat,
+        mut rows: impl FnMut(Range<usize>, &mut Staged) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let row = row_bytes(format, k);
+        let (bytes, limit) = (row as u64, gpu.max_binding());
         if bytes > limit {
             let (kernel, label) = ("matmul".to_owned(), label.to_owned());
             return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit }.into());
@@ -53,18 +120,25 @@ impl WeightMatrix {
         let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
         let mut parts = Vec::new();
+        let mut staged = Staged::default();
         for row_start in (0..n).step_by(part_rows) {
             let in_part = part_rows.min(n - row_start);
-            let tensor = Tensor::zeros(gpu, label, in_part * words)?;
+            let tensor = Tensor::zeros(gpu, label, in_part * row / 4)?;
+            staged.scales.clear();
             for at in (0..in_part).step_by(batch) {
                 let count = batch.min(in_part - at);
-                let values = rows(row_start + at..row_start + at + count)?;
-                match format {
-                    WeightFormat::F32 => tensor.write(gpu, at * words, &pad(&values, k, k4, |x| x)),
-                    WeightFormat::F16 => tensor.write(gpu, at * words, &pad(&values, k, k4, half::f16::from_f32)),
-                }
+                staged.packed.clear();
+                rows(row_start + at..row_start + at + count, &mut staged)?;
+                tensor.write(gpu, at * row / 4, &staged.packed);
             }
-            parts.push(Part { tensor, row_start, rows: in_part });
+            let scales = match format.quant() {
+                None => None,
+                Some(_) => {
+                    staged.scales.resize(staged.scales.len().next_multiple_of(4), 0);
+                    Some(Tensor::new(gpu, &format!("{label}.scales"), &staged.scales)?)
+                }
+            };
+            parts.push(Part { tensor, scales, row_start, rows: in_part });
         }
         Ok(Self { parts, n, k, format })
     }
@@ -91,23 +165,30 @@ impl WeightMatrix {
     pub fn k(&self) -> usize {
         self.k
     }
-    /// Quads a row.
+    /// Quads a row on the device; a quantised row's whole blocks may be more than hold values.
     pub fn k4(&self) -> usize {
-        self.k.div_ceil(4)
+        quads(self.format, self.k)
     }
     pub fn format(&self) -> WeightFormat {
         self.format
     }
 }
 
-/// Rows of k values to rows of 4 k4, zeros behind.
-fn pad<T: Clone + Default>(values: &[f32], k: usize, k4: usize, convert: impl Fn(f32) -> T) -> Vec<T> {
-    let mut out = Vec::with_capacity(values.len() / k.max(1) * 4 * k4);
+/// Rows on their way to the device.
+#[derive(Default)]
+struct Staged {
+    packed: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+/// Rows of k values to rows of whole units, zeros behind.
+fn pad<const N: usize>(values: &[f32], k: usize, bytes: impl Fn(f32) -> [u8; N], out: &mut Staged) {
+    let out = &mut out.packed;
+    out.reserve(values.len() / k.max(1) * (k * N).next_multiple_of(UNIT_BYTES));
     for row in values.chunks_exact(k.max(1)) {
-        out.extend(row.iter().map(|&x| convert(x)));
-        out.resize(out.len().next_multiple_of(4), T::default());
+        out.extend(row.iter().flat_map(|&x| bytes(x)));
+        out.resize(out.len().next_multiple_of(UNIT_BYTES), 0);
     }
-    out
 }
 
 /// Where a linear layer reads and writes.
@@ -134,93 +215,120 @@ struct Params {
     y_stride: u32,
     y_offset: u32,
     bias_offset: u32,
-    d_conv: u32,
     eps: f32,
 }
 
-/// What a linear layer reads: shared/linear.wgsl.
+/// What matvec reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Input<'a> {
-    Plain {
-        x: &'a Tensor,
-    },
+    Plain(&'a Tensor),
     /// RMSNorm of the residual stream, made as it is read.
     Norm {
         residual: &'a Tensor,
         weight: &'a Tensor,
         eps: f32,
     },
-    /// The causal convolution's output, made as it is read.
+}
+
+/// What matvec does with its sums, besides bias and softplus.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Output<'a> {
+    Set,
+    Add,
+    /// in_proj: x goes through the convolution, whose state moves on.
     Conv {
-        xz: &'a Tensor,
         conv_state: &'a Tensor,
         channels: &'a Tensor,
         d_conv: usize,
     },
 }
 
-impl Input<'_> {
-    fn flag(&self) -> &'static str {
-        match self {
-            Input::Plain { .. } => "PLAIN",
-            Input::Norm { .. } => "NORM",
-            Input::Conv { .. } => "CONV",
-        }
-    }
+fn tiled_spec(
+    name: &'static str,
+    format: WeightFormat,
+    (bias, softplus): (bool, bool),
+    (x, y): (NumberFormat, NumberFormat),
+) -> ShaderSpec {
+    let spec = ShaderSpec::new(name).weight(format).flag("BIAS", bias).flag("SOFTPLUS", softplus);
+    spec.number("x_t", x).number("y_t", y)
 }
 
-pub(super) fn matmul_spec(format: WeightFormat, bias: bool, softplus: bool) -> ShaderSpec {
-    ShaderSpec::new("matmul").weight(format).flag("PLAIN", true).flag("BIAS", bias).flag("SOFTPLUS", softplus)
+pub(super) fn matmul_spec(
+    format: WeightFormat,
+    epilogue: (bool, bool),
+    numbers: (NumberFormat, NumberFormat),
+) -> ShaderSpec {
+    tiled_spec("matmul", format, epilogue, numbers)
 }
 
-/// How matvec is laid out: invocations a workgroup, and invocations that share a row (a multiple of 8).
-#[derive(Debug, Clone, Copy)]
+pub(super) fn matmul_coop_spec(
+    format: WeightFormat,
+    epilogue: (bool, bool),
+    numbers: (NumberFormat, NumberFormat),
+) -> ShaderSpec {
+    tiled_spec("matmul_coop", format, epilogue, numbers).cooperative()
+}
+
+/// How matvec is laid out over a matrix: matvec.wgsl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     wg: u32,
     span: u32,
+    rows: u32,
+    unroll: u32,
 }
 
-/// Fewer share a short row, so that each has a few quads to multiply before its sum is added up with the others'.
-pub(super) const LAYOUTS: [Layout; 3] =
-    [Layout { wg: 64, span: 8 }, Layout { wg: 64, span: 16 }, Layout { wg: 64, span: 32 }];
-/// For few rows whose input costs much to make (CONV): as many invocations as there can be for each.
-pub(super) const CONV_LAYOUT: Layout = Layout { wg: 256, span: 256 };
+impl Layout {
+    /// Invocations over a matrix from which on a GPU's memory is busy: below, more of them share a row; far above, each
+    /// takes two rows, so that x is read half as often.
+    const ENOUGH: usize = 98_304;
+    /// Units of a row in flight in one invocation.
+    const UNROLL: usize = 5;
 
-fn layout(k4: usize) -> Layout {
-    match k4 {
-        0..=64 => LAYOUTS[0],
-        65..=256 => LAYOUTS[1],
-        _ => LAYOUTS[2],
+    pub(super) fn new(software: bool, format: WeightFormat, n: usize, k: usize) -> Self {
+        let units = (row_bytes(format, k) / UNIT_BYTES).max(1);
+        // A unit of q4 comes with eight quads of x: more than a few of them do not stay in registers.
+        let unroll = if format == WeightFormat::Q4 { 2 } else { Self::UNROLL };
+        let mut span = units.div_ceil(unroll).next_power_of_two().clamp(8, 256);
+        let mut rows = 4;
+        if software {
+            // Loads cost the same from wherever, barriers much: narrow spans, many rows.
+            span = span.min(32);
+        } else {
+            while span < 256 && span < units && n * span < Self::ENOUGH {
+                span *= 2;
+            }
+            rows = if n * span >= 2 * Self::ENOUGH { 2 } else { 1 };
+        }
+        let wg = span.max(if software { 64 } else { 128 });
+        let unroll = units.div_ceil(span).min(unroll);
+        Self { wg: wg as u32, span: span as u32, rows, unroll: unroll as u32 }
+    }
+
+    fn group_rows(&self) -> usize {
+        (self.rows * self.wg / self.span) as usize
     }
 }
 
 pub(super) fn matvec_spec(
     format: WeightFormat,
     input: &'static str,
-    (bias, softplus, add): (bool, bool, bool),
+    (bias, softplus): (bool, bool),
     layout: Layout,
 ) -> ShaderSpec {
-    let spec = ShaderSpec::new("matvec").weight(format).constant("WG", layout.wg).constant("SPAN", layout.span);
-    let spec = spec.flag(input, true);
-    spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).flag("ADD", add)
+    let spec = ShaderSpec::new("matvec").weight(format).flag(input, true);
+    let spec = spec.flag("BIAS", bias).flag("SOFTPLUS", softplus).constant("WG", layout.wg);
+    let spec = spec.number("x_t", NumberFormat::F32);
+    spec.constant("SPAN", layout.span).constant("ROWS", layout.rows).constant("UNROLL", layout.unroll)
 }
 
 fn record(
     plan: &mut PlanBuilder<'_>,
     spec: ShaderSpec,
-    (input, w, bias, y): (Input<'_>, &WeightMatrix, Option<&Tensor>, &Tensor),
-    shape: Linear,
+    (bindings, w, y): (Vec<(u32, &Tensor)>, &WeightMatrix, &Tensor),
+    (shape, eps): (Linear, f32),
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
-    let (mut bindings, d_conv, eps) = match input {
-        Input::Plain { x } => (vec![(2, x)], 0, 0.0),
-        Input::Norm { residual, weight, eps } => (vec![(2, residual), (5, weight)], 0, eps),
-        Input::Conv { xz, conv_state, channels, d_conv } => {
-            (vec![(2, xz), (5, conv_state), (6, channels)], d_conv, 0.0)
-        }
-    };
-    bindings.push((3, y));
-    bindings.extend(bias.map(|b| (4, b)));
     for part in &w.parts {
         let params = Params {
             l: shape.l as u32,
@@ -231,35 +339,53 @@ fn record(
             y_stride: shape.y_stride as u32,
             y_offset: part.row_start as u32,
             bias_offset: part.row_start as u32,
-            d_conv: d_conv as u32,
             eps,
         };
-        let bindings: Vec<_> = bindings.iter().copied().chain([(1, &part.tensor)]).collect();
+        let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).chain([(3, y)]).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
     Ok(())
 }
 
-/// A matvec of any input; `add`: y += instead of y =.
+/// A matvec of any input and output.
 pub(super) fn any_matvec(
     plan: &mut PlanBuilder<'_>,
     input: Input<'_>,
     w: &WeightMatrix,
     bias: Option<&Tensor>,
-    y: &Tensor,
-    (shape, add): (Linear, bool),
+    (y, output): (&Tensor, Output<'_>),
+    shape: Linear,
 ) -> Result<(), GpuError> {
-    let layout = match input {
-        Input::Conv { .. } => CONV_LAYOUT,
-        _ => layout(w.k4()),
+    let layout = Layout::new(plan.gpu().software(), w.format, w.n, w.k);
+    let (flag, mut bindings, eps) = match input {
+        Input::Plain(x) if w.k.is_multiple_of(4) => ("WHOLE", vec![(2, x)], 0.0),
+        Input::Plain(x) => ("PLAIN", vec![(2, x)], 0.0),
+        Input::Norm { residual, weight, eps } => ("NORM", vec![(2, residual), (5, weight)], eps),
     };
-    let spec = matvec_spec(w.format, input.flag(), (bias.is_some(), shape.softplus, add), layout);
+    let mut spec = matvec_spec(w.format, flag, (bias.is_some(), shape.softplus), layout);
+    bindings.extend(bias.map(|b| (4, b)));
+    match output {
+        Output::Set => {}
+        Output::Add => spec = spec.flag("ADD", true),
+        Output::Conv { conv_state, channels, d_conv } => {
+            spec = spec.flag("CONV", true).constant("D_CONV", d_conv as u32);
+            bindings.extend([(6, channels), (8, conv_state)]);
+        }
+    }
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    let rows = (4 * layout.wg / layout.span) as usize;
-    record(plan, spec, (input, w, bias, y), shape, |part| grid(part.rows, rows, limit))
+    record(plan, spec, (bindings, w, y), (shape, eps), |part| grid(part.rows, layout.group_rows(), limit))
 }
 
-/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens.
+/// Whether a product is for cooperative matrices, which round x and w to f16: where activations are f16 already and the weights
+/// no finer, and rows can be read in quads.
+fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat), shape: Linear) -> bool {
+    let whole = w.k.is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
+    let coarse = w.format != WeightFormat::F32 && (x == NumberFormat::F16 || y == NumberFormat::F16);
+    whole && coarse && gpu.cooperative() && gpu.allows(Variant::CooperativeMatrix)
+}
+
+/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. For matrices of f16 or coarser, and x or y in f16,
+/// by cooperative matrices where the adapter has them.
 pub fn matmul(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -268,9 +394,15 @@ pub fn matmul(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    let spec = matmul_spec(w.format, bias.is_some(), shape.softplus);
-    record(plan, spec, (Input::Plain { x }, w, bias, y), shape, |part| {
-        [part.rows.div_ceil(64) as u64, shape.l.div_ceil(64) as u64]
+    let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
+    let (spec, tile) = if cooperates(plan.gpu(), w, numbers, shape) {
+        (matmul_coop_spec(w.format, epilogue, numbers), 128)
+    } else {
+        (matmul_spec(w.format, epilogue, numbers), 64)
+    };
+    let bindings = [(2, x)].into_iter().chain(bias.map(|b| (4, b))).collect();
+    record(plan, spec, (bindings, w, y), (shape, 0.0), |part| {
+        [part.rows.div_ceil(tile) as u64, shape.l.div_ceil(tile) as u64]
     })
 }
 
@@ -283,7 +415,7 @@ pub fn matvec(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    any_matvec(plan, Input::Plain { x }, w, bias, y, (shape, false))
+    any_matvec(plan, Input::Plain(x), w, bias, (y, Output::Set), shape)
 }
 
 /// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.

@@ -23,11 +23,13 @@ pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
-pub use step::{matvec_add, matvec_conv, matvec_norm, pack_channels, step_mixer, StepBuffers, StepShape};
+pub use step::{
+    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, step_mixer, StepBuffers, StepShape,
+};
 
 pub use crate::reference::{ConvShape, ScanShape};
 
-use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, Tensor};
 
 /// The tensors of a selective scan.
@@ -66,7 +68,6 @@ struct ScanParams {
     t0: u32,
     chunk: u32,
     n_chunks: u32,
-    n_blocks: u32,
 }
 
 impl ScanShape {
@@ -83,7 +84,6 @@ impl ScanShape {
             t0: 0,
             chunk: 0,
             n_chunks: 0,
-            n_blocks: 0,
         }
     }
 
@@ -119,43 +119,63 @@ pub struct ShaderVariant {
     pub needs: Needs,
 }
 
+/// Matrices (n, k), and whether on a software adapter, for which matvec's layouts differ in kind.
+const MATVECS: [(bool, usize, usize); 4] =
+    [(true, 512, 128), (false, 80, 1536), (false, 3072, 768), (false, 50_280, 2560)];
+
 /// Every variant of every kernel; for those with the number of states in them, a few numbers that matter
 /// (1, odd, 16 as published, 64).
 pub fn all_specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
-    let formats = [WeightFormat::F32, WeightFormat::F16];
+    let formats = WeightFormat::ALL;
     specs.extend(formats.map(embedding::spec));
+    let (act, act16) = (NumberFormat::F32, NumberFormat::F16);
+    let layouts = |format| MATVECS.map(|(software, n, k)| linear::Layout::new(software, format, n, k));
     for format in formats {
+        // softplus is dt_proj's, and step_mixer too; that one is never quantised.
+        let plain = format.quant().is_none();
         for (bias, softplus) in [(false, false), (true, false), (false, true), (true, true)] {
-            specs.push(linear::matmul_spec(format, bias, softplus));
-            let plain = |layout| linear::matvec_spec(format, "PLAIN", (bias, softplus, false), layout);
-            specs.extend(linear::LAYOUTS.map(plain));
-        }
-        for bias in [false, true] {
-            for layout in linear::LAYOUTS {
-                specs.push(linear::matvec_spec(format, "PLAIN", (bias, false, true), layout));
-                specs.push(linear::matvec_spec(format, "NORM", (bias, false, false), layout));
+            if softplus && !plain {
+                continue;
             }
+            specs.push(linear::matmul_spec(format, (bias, softplus), (act, act)));
+            specs.push(linear::matmul_coop_spec(format, (bias, softplus), (act16, act16)));
+            specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
-        specs.push(linear::matvec_spec(format, "CONV", (false, false, false), linear::CONV_LAYOUT));
-        specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
+        for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
+            let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
+            specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);
+            specs.push(spec("NORM").flag("CONV", true).constant("D_CONV", 4));
+        }
+        if plain {
+            specs.extend([false, true].map(|falcon| step::spec(format, falcon)));
+        }
     }
-    for bias in [false, true] {
-        specs.extend([conv1d::spec(bias), conv1d::update_spec(bias)]);
+    for format in [act, act16] {
+        for on in [false, true] {
+            specs.extend([conv1d::spec(on, format), norm::rms_norm_spec(on, format)]);
+        }
+        specs.push(conv1d::state_spec(format));
     }
-    specs.extend([false, true].map(norm::rms_norm_spec));
-    specs.extend([norm::x_dbl_norm_spec(), conv1d::state_spec()]);
-    specs.extend([sampling::argmax_spec(), sampling::token_nll_spec(), sampling::sample_spec()]);
+    for (x, y) in [(act16, act), (act, act16)] {
+        specs.push(linear::matmul_spec(WeightFormat::F16, (false, false), (x, y)));
+        specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (x, y)));
+    }
+    specs.extend([false, true].map(conv1d::update_spec));
+    specs.push(norm::x_dbl_norm_spec());
+    specs.extend(sampling::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.extend(ceilings::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }
     for d_state in [1, 5, 16, 64] {
-        for name in
-            ["scan_sequential", "selective_state_update", "scan_fused_reduce", "scan_fused_carry", "scan_fused_apply"]
-        {
+        for name in ["scan_sequential", "selective_state_update", "scan_fused_carry"] {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
+        }
+        for (name, channels, act) in [("scan_fused_reduce", 128, act), ("scan_fused_reduce", 32, act16)] {
+            specs.push(scan_fused::pass_spec(name, d_state, channels, act));
+            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act));
         }
     }
     specs
@@ -168,7 +188,7 @@ pub fn all_variants() -> Vec<ShaderVariant> {
         source: spec.source(),
         entry_point: "main",
         constants: Vec::new(),
-        needs: Needs::default(),
+        needs: Needs { f16: spec.f16(), subgroups: false, cooperative_matrix: spec.cooperative },
     };
     all_specs().into_iter().map(variant).collect()
 }

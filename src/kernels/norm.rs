@@ -1,6 +1,6 @@
 //! rms_norm.wgsl and x_dbl_norm.wgsl.
 
-use crate::gpu::shader::ShaderSpec;
+use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 
 const WG: u32 = 256;
@@ -24,8 +24,8 @@ struct Params {
     eps: f32,
 }
 
-pub(super) fn rms_norm_spec(add_hidden: bool) -> ShaderSpec {
-    ShaderSpec::new("rms_norm").constant("WG", WG).flag("ADD_HIDDEN", add_hidden)
+pub(super) fn rms_norm_spec(add_hidden: bool, act: NumberFormat) -> ShaderSpec {
+    ShaderSpec::new("rms_norm").constant("WG", WG).flag("ADD_HIDDEN", add_hidden).number("act", act)
 }
 
 /// residual += hidden (if given), then y (rows, d) = RMSNorm(residual) * weight (d).
@@ -40,7 +40,7 @@ pub fn rms_norm(
     let params = Params { rows: shape.rows as u32, d: shape.d as u32, row0: shape.row0 as u32, eps: shape.eps };
     let mut bindings = vec![(1, residual), (2, weight), (3, y)];
     bindings.extend(hidden.map(|h| (4, h)));
-    plan.dispatch_flat(rms_norm_spec(hidden.is_some()), &params, &bindings, shape.rows, 1)
+    plan.dispatch_flat(rms_norm_spec(hidden.is_some(), y.format()), &params, &bindings, shape.rows, 1)
 }
 
 #[repr(C)]

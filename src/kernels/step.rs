@@ -1,7 +1,7 @@
-//! The decode step in four dispatches a layer: matvec's variants that make their input as they read it, and
-//! step_mixer.wgsl. For models whose d_model and d_inner are multiples of four (all that are published).
+//! The decode step in four dispatches a layer: matvec with the norm before it and the convolution after it (in_proj),
+//! matvec (x_proj), step_mixer.wgsl, matvec that adds (out_proj). For models whose d_model and d_inner are multiples of four (all that are published).
 
-use super::linear::{any_matvec, Input, Linear, WeightMatrix};
+use super::linear::{any_matvec, Input, Linear, Output, WeightMatrix};
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 
@@ -18,7 +18,7 @@ pub fn matvec_norm(
     bias: Option<&Tensor>,
     y: &Tensor,
 ) -> Result<(), GpuError> {
-    any_matvec(plan, Input::Norm { residual, weight: norm, eps }, w, bias, y, (one_token(w), false))
+    any_matvec(plan, Input::Norm { residual, weight: norm, eps }, w, bias, (y, Output::Set), one_token(w))
 }
 
 /// y (n) += w x + bias: out_proj and the residual add.
@@ -29,14 +29,14 @@ pub fn matvec_add(
     bias: Option<&Tensor>,
     y: &Tensor,
 ) -> Result<(), GpuError> {
-    any_matvec(plan, Input::Plain { x }, w, bias, y, (one_token(w), true))
+    any_matvec(plan, Input::Plain(x), w, bias, (y, Output::Add), one_token(w))
 }
 
 /// What a layer's convolution and mixer read and keep.
 #[derive(Debug, Clone, Copy)]
 pub struct StepBuffers<'a> {
-    /// (2 d_inner): x, z
-    pub xz: &'a Tensor,
+    /// (2 d_inner): u, the convolution's output, and z
+    pub uz: &'a Tensor,
     /// (dt_rank + 2 d_state): dt, B, C
     pub x_dbl: &'a Tensor,
     /// (d_conv + 3, d_inner): [`pack_channels`]
@@ -82,15 +82,23 @@ pub fn pack_channels(conv1d: &[f32], conv1d_bias: Option<&[f32]>, dt_proj_bias: 
     out
 }
 
-/// x_dbl = x_proj conv(x): the convolution made as it is read; conv_state is left as it is. d_inner is a multiple of 4.
-pub fn matvec_conv(
+/// A layer's norm, in_proj and convolution: b.uz becomes [u | z], b.conv_state moves on. `w` has 2 d_inner rows and a multiple of
+/// four columns.
+pub fn matvec_norm_conv(
     plan: &mut PlanBuilder<'_>,
+    residual: &Tensor,
+    (norm, eps): (&Tensor, f32),
+    (w, bias): (&WeightMatrix, Option<&Tensor>),
     b: &StepBuffers<'_>,
-    x_proj: &WeightMatrix,
     shape: StepShape,
 ) -> Result<(), GpuError> {
-    let input = Input::Conv { xz: b.xz, conv_state: b.conv_state, channels: b.channels, d_conv: shape.d_conv };
-    any_matvec(plan, input, x_proj, None, b.x_dbl, (one_token(x_proj), false))
+    let output = Output::Conv { conv_state: b.conv_state, channels: b.channels, d_conv: shape.d_conv };
+    any_matvec(plan, Input::Norm { residual, weight: norm, eps }, w, bias, (b.uz, output), one_token(w))
+}
+
+/// x_dbl = x_proj u.
+pub fn matvec_x_proj(plan: &mut PlanBuilder<'_>, b: &StepBuffers<'_>, x_proj: &WeightMatrix) -> Result<(), GpuError> {
+    any_matvec(plan, Input::Plain(b.uz), x_proj, None, (b.x_dbl, Output::Set), one_token(x_proj))
 }
 
 #[repr(C)]
@@ -108,7 +116,7 @@ pub(super) fn spec(format: WeightFormat, falcon: bool) -> ShaderSpec {
     ShaderSpec::new("step_mixer").weight(format).flag("FALCON", falcon)
 }
 
-/// dt_proj, the convolution and its state, the recurrence and its state, C, D and the gate, for one token.
+/// dt_proj, the recurrence and its state, C, D and the gate, for one token.
 pub fn step_mixer(plan: &mut PlanBuilder<'_>, b: &StepBuffers<'_>, shape: StepShape) -> Result<(), GpuError> {
     let params = Params {
         d_inner: shape.d_inner as u32,
@@ -118,21 +126,18 @@ pub fn step_mixer(plan: &mut PlanBuilder<'_>, b: &StepBuffers<'_>, shape: StepSh
         k4: b.dt_proj.k4() as u32,
         eps: shape.mixer_rms_eps.unwrap_or(0.0),
     };
+    // Its eight buffers leave no room for scales, and dt_proj is never quantised: docs/quantisation.md.
+    if b.dt_proj.format().quant().is_some() {
+        let (what, value, limit) = ("quantised dt_proj: parts", b.dt_proj.parts().len(), 0);
+        return Err(GpuError::Unsupported { kernel: "step_mixer", what, value, limit });
+    }
     let spec = spec(b.dt_proj.format(), shape.mixer_rms_eps.is_some());
     // dt_rank is at most d_model: a matrix of d_inner rows that short is never split in practice, but could be.
     let [dt_proj] = b.dt_proj.parts() else {
         let (what, value, limit) = ("parts of dt_proj", b.dt_proj.parts().len(), 1);
         return Err(GpuError::Unsupported { kernel: "step_mixer", what, value, limit });
     };
-    let bindings = [
-        (1, &dt_proj.tensor),
-        (2, b.x_dbl),
-        (3, b.xz),
-        (4, b.channels),
-        (5, b.a),
-        (6, b.conv_state),
-        (7, b.ssm_state),
-        (8, b.y),
-    ];
+    let bindings =
+        [(1, &dt_proj.tensor), (2, b.x_dbl), (3, b.uz), (4, b.channels), (5, b.a), (6, b.ssm_state), (8, b.y)];
     plan.dispatch_flat(spec, &params, &bindings, shape.d_inner, 4)
 }

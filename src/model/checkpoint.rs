@@ -5,7 +5,7 @@ use super::{
     layout::{Layout, Table},
     names::{self, Names},
     shard::{Bytes, Shard, Stored},
-    Arch, LoadError, ModelConfig, ModelWeights,
+    Arch, Dtype, LoadError, ModelConfig, ModelWeights,
 };
 use std::borrow::Cow;
 
@@ -22,6 +22,7 @@ pub struct Checkpoint {
     layout: Layout,
     /// By position in the table.
     used: Vec<bool>,
+    config_json: Option<Cow<'static, [u8]>>,
     tokenizer_json: Option<Cow<'static, [u8]>>,
     warnings: Vec<String>,
 }
@@ -36,7 +37,8 @@ impl std::fmt::Debug for Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
     pub name: &'a str,
-    /// As safetensors writes it: `F32`, `BF16`, ... Tensors that are not used may be of any type.
+    /// As safetensors writes it: `F32`, `BF16`, ..., or `Q8` and `Q4` for what is quantised. Tensors that are not used may
+    /// be of any type.
     pub dtype: String,
     pub shape: &'a [usize],
     pub bytes: u64,
@@ -49,6 +51,7 @@ pub struct TensorInfo<'a> {
 struct Parts {
     source: String,
     config: Option<RawConfig>,
+    config_json: Option<Cow<'static, [u8]>>,
     table: Table,
     tokenizer_json: Option<Cow<'static, [u8]>>,
     warnings: Vec<String>,
@@ -105,6 +108,7 @@ impl Checkpoint {
         Self::build(Parts {
             source: source.into(),
             config: config.transpose()?,
+            config_json: config_json.map(|json| Cow::Owned(json.to_vec())),
             table: Table::new(shards)?,
             tokenizer_json,
             warnings: Vec::new(),
@@ -121,6 +125,11 @@ impl Checkpoint {
         self.layout.weights(&self.table)
     }
 
+    /// The bytes of `config.json`, unless the weights were opened without one.
+    pub fn config_json(&self) -> Option<&[u8]> {
+        self.config_json.as_deref()
+    }
+
     /// The bytes of `tokenizer.json`, if there was one beside the weights.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.tokenizer_json.as_deref()
@@ -130,9 +139,12 @@ impl Checkpoint {
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
         self.table.tensors.iter().enumerate().map(|(i, (stored, _))| TensorInfo {
             name: &stored.name,
-            dtype: stored.dtype.to_string(),
+            dtype: match &stored.quantised {
+                Some((quant, _)) => Dtype::from(*quant).to_string().to_uppercase(),
+                None => stored.dtype.to_string(),
+            },
             shape: &stored.shape,
-            bytes: stored.range.len() as u64,
+            bytes: (stored.range.len() + stored.quantised.as_ref().map_or(0, |(_, scales)| scales.len())) as u64,
             file: self.table.file(i),
             used: self.used[i],
         })
@@ -154,7 +166,7 @@ impl Checkpoint {
     }
 
     fn build(parts: Parts) -> Result<Self, LoadError> {
-        let Parts { source, config: raw, table, tokenizer_json, mut warnings } = parts;
+        let Parts { source, config: raw, config_json, table, tokenizer_json, mut warnings } = parts;
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let arch = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
@@ -213,7 +225,7 @@ impl Checkpoint {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { source, config, table, layout, used, tokenizer_json, warnings })
+        Ok(Self { source, config, table, layout, used, config_json, tokenizer_json, warnings })
     }
 }
 

@@ -67,17 +67,23 @@ impl Checkpoint {
         hash.update([u8::from(*tie_embeddings)]);
         self.weights().for_each(|tensor| {
             hash.update(tensor.dtype.to_string());
-            let bytes = tensor.data;
-            hash.update((bytes.len() as u64).to_le_bytes());
-            if bytes.len() <= WHOLE {
-                return hash.update(bytes);
-            }
-            for i in 0..SAMPLES {
-                let start = (bytes.len() - SAMPLE_BYTES) / (SAMPLES - 1) * i;
-                hash.update(&bytes[start..start + SAMPLE_BYTES]);
+            // Only quantised tensors have scales.
+            for bytes in [tensor.data, tensor.scales].into_iter().filter(|bytes| !bytes.is_empty()) {
+                sample(&mut hash, bytes);
             }
         });
         Fingerprint(hash.finalize().into())
+    }
+}
+
+fn sample(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    if bytes.len() <= WHOLE {
+        return hash.update(bytes);
+    }
+    for i in 0..SAMPLES {
+        let start = (bytes.len() - SAMPLE_BYTES) / (SAMPLES - 1) * i;
+        hash.update(&bytes[start..start + SAMPLE_BYTES]);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     config::Dims,
     names::{self, Names},
+    quantised,
     shard::{Shard, Stored},
     weights::{LayerWeights, ModelWeights},
     Dtype, LoadError, TensorView,
@@ -43,7 +44,9 @@ struct Layer {
 impl Table {
     pub fn new(shards: Vec<(Shard, Vec<Stored>)>) -> Result<Self, LoadError> {
         let mut table = Table { shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        quantised::same_in_all(shards.iter().map(|(shard, _)| shard))?;
         for (i, (shard, tensors)) in shards.into_iter().enumerate() {
+            let tensors = quantised::gather(&shard, tensors)?;
             table.shards.push(shard);
             for tensor in tensors {
                 if let Some(other) = table.by_name.insert(tensor.name.clone(), table.tensors.len()) {
@@ -83,12 +86,14 @@ impl Table {
     pub fn view(&self, tensor: usize) -> TensorView<'_> {
         let (stored, shard) = &self.tensors[tensor];
         let shard = &self.shards[*shard];
+        // `usable` has refused every other type before a layout exists.
+        let plain = || Dtype::from_stored(stored.dtype).unwrap_or(Dtype::F32);
         TensorView {
             name: &stored.name,
-            // `usable` has refused every other type before a layout exists.
-            dtype: Dtype::from_stored(stored.dtype).unwrap_or(Dtype::F32),
+            dtype: stored.quantised.as_ref().map_or_else(plain, |(quant, _)| (*quant).into()),
             shape: &stored.shape,
             data: &shard.bytes[stored.range.clone()],
+            scales: stored.quantised.as_ref().map_or(&[], |(_, scales)| &shard.bytes[scales.clone()]),
             file: &shard.file,
         }
     }
@@ -115,7 +120,7 @@ impl Table {
     fn usable(&self, tensor: usize) -> Result<usize, LoadError> {
         let (stored, _) = &self.tensors[tensor];
         let (file, name) = (self.file(tensor).to_string(), stored.name.clone());
-        if Dtype::from_stored(stored.dtype).is_none() {
+        if stored.quantised.is_none() && Dtype::from_stored(stored.dtype).is_none() {
             return Err(LoadError::Dtype {
                 file,
                 tensor: name,

@@ -95,6 +95,9 @@ pub enum LoadError {
     /// A number format other than f32, f16 and bf16.
     #[error("{file}: tensor `{tensor}` is stored as {dtype}: only {allowed} can be read")]
     Dtype { file: String, tensor: String, dtype: String, allowed: &'static str },
+    /// What the file says of its quantised tensors is wrong, or of a kind this version does not read.
+    #[error("{file}: quantised weights: {reason}")]
+    Quantisation { file: String, reason: String },
     /// A NaN or an infinity among the weights. `index` counts elements of the whole tensor, row-major.
     #[error("{file}: tensor `{tensor}` holds {value} at element {index}: the weights are damaged")]
     NonFinite { file: String, tensor: String, index: usize, value: f32 },

@@ -114,6 +114,21 @@ pub(super) fn why_it_matters(name: &str) -> Option<&'static str> {
     MATTERS.iter().find(|(end, _)| name.ends_with(end)).map(|(_, why)| *why)
 }
 
+/// The matrices that may be quantised, and that [`super::quantise`] quantises; docs/quantisation.md says why no others.
+const QUANTISED: [&str; 6] = [
+    "embeddings.weight",
+    "embedding.weight",
+    "lm_head.weight",
+    "mixer.in_proj.weight",
+    "mixer.x_proj.weight",
+    "mixer.out_proj.weight",
+];
+
+/// Whether a tensor of this name may be quantised.
+pub(super) fn is_quantisable(name: &str) -> bool {
+    QUANTISED.iter().any(|end| name.ends_with(end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

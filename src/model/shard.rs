@@ -6,9 +6,14 @@
 //! fault, names that occur twice (the crate keeps the last), and offsets so large that its sums would overflow.
 
 use super::LoadError;
+use crate::reference::Quant;
 use safetensors::{tensor::TensorInfo, Dtype, SafeTensors};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::{borrow::Cow, collections::HashSet, ops::Range};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 /// Length of the number that gives the header's length.
 const LENGTH_BYTES: usize = 8;
@@ -36,11 +41,18 @@ pub(super) struct Stored {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub range: Range<usize>,
+    /// Of a quantised matrix (`quantised::gather`): how, and where its scales lie. `shape` is the matrix's, `range` where
+    /// its integers are.
+    pub quantised: Option<(Quant, Range<usize>)>,
 }
+
+/// What a header holds: its tensors and its `__metadata__`.
+pub(super) type Header = (Vec<Stored>, HashMap<String, String>);
 
 pub(super) struct Shard {
     pub file: String,
     pub bytes: Bytes,
+    pub metadata: HashMap<String, String>,
 }
 
 impl Shard {
@@ -68,12 +80,12 @@ impl Shard {
 
     /// Reads the header of bytes in memory. `file` is what messages will call them.
     pub fn new(file: String, bytes: Bytes) -> Result<(Self, Vec<Stored>), LoadError> {
-        let tensors = read_header(&file, &bytes)?;
-        Ok((Self { file, bytes }, tensors))
+        let (tensors, metadata) = read_header(&file, &bytes)?;
+        Ok((Self { file, bytes, metadata }, tensors))
     }
 }
 
-fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
+fn read_header(file: &str, bytes: &[u8]) -> Result<Header, LoadError> {
     let bad = |reason: String| LoadError::Header { file: file.into(), reason };
     let length = bytes.len();
     if length == 0 {
@@ -115,7 +127,7 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
             )));
         }
     }
-    SafeTensors::read_metadata(bytes).map_err(|e| {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| {
         use safetensors::SafeTensorError::{InvalidOffset, MetadataIncompleteBuffer};
         bad(match e {
             InvalidOffset(name) => format!("tensor `{name}` overlaps another, or leaves a gap before it"),
@@ -128,9 +140,10 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Vec<Stored>, LoadError> {
     let at = |offset: usize| data + offset;
     let stored = |(name, info): (String, TensorInfo)| {
         let (begin, end) = info.data_offsets;
-        Stored { name, dtype: info.dtype, shape: info.shape, range: at(begin)..at(end) }
+        Stored { name, dtype: info.dtype, shape: info.shape, range: at(begin)..at(end), quantised: None }
     };
-    Ok(entries.into_iter().map(stored).collect())
+    let metadata = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok((entries.into_iter().map(stored).collect(), metadata))
 }
 
 /// The header's entries in its own order, those that occur twice included, without `__metadata__`.

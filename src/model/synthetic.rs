@@ -6,9 +6,10 @@
 
 mod repeated;
 
-use super::{Arch, Checkpoint, Dtype, LoadError};
+use super::write::{header, place, write_quantised, Entry};
+use super::{names, Arch, Checkpoint, Dtype, LoadError};
 use half::{bf16, f16};
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, io, ops::Range};
 
 pub use repeated::Repeated;
 
@@ -29,6 +30,7 @@ pub struct Spec {
     pub use_bias: bool,
     /// A bias on the convolution.
     pub use_conv_bias: bool,
+    /// How all is stored; with a quantised type the matrices that [`super::quantise`] would quantise, and the rest as f16.
     pub dtype: Dtype,
     pub seed: u64,
 }
@@ -115,7 +117,7 @@ impl Spec {
 
     /// Bytes of the weights.
     pub fn weight_bytes(&self) -> u64 {
-        self.plans().iter().map(|plan| plan.elements() * self.dtype.bytes() as u64).sum()
+        self.plans().iter().map(|plan| plan.entry(self.dtype).bytes()).sum()
     }
 
     /// Writes the safetensors file piece by piece (memory does not grow with the model), telling `progress` the bytes of
@@ -125,41 +127,38 @@ impl Spec {
     /// What `out` says.
     pub fn write_safetensors(&self, out: &mut dyn io::Write, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
         let plans = self.plans();
-        let mut header = serde_json::Map::new();
-        let mut end = 0;
-        for plan in &plans {
-            let begin = end;
-            end += plan.elements() * self.dtype.bytes() as u64;
-            let dtype = self.dtype.to_string().to_uppercase();
-            let entry = serde_json::json!({ "dtype": dtype, "shape": plan.shape, "data_offsets": [begin, end] });
-            header.insert(plan.name.clone(), entry);
-        }
-        let mut header = serde_json::Value::Object(header).to_string().into_bytes();
-        // The format asks for the data to start at a multiple of 8.
-        header.resize(header.len().next_multiple_of(8), b' ');
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
+        let mut order: Vec<usize> = (0..plans.len()).collect();
+        order.sort_by_key(|&i| place(plans[i].stored_as(self.dtype)));
+        out.write_all(&header(order.iter().map(|&i| plans[i].entry(self.dtype))))?;
+        let total = self.weight_bytes();
 
         const BLOCK: u64 = 1 << 16;
         let mut bytes = Vec::new();
         let mut done = 0;
-        for (i, plan) in plans.iter().enumerate() {
+        for i in order {
+            let plan = &plans[i];
             // A stream of its own for every tensor: the values do not depend on what is written before.
             let mut random = SplitMix64(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ (i as u64) << 32);
             let columns = plan.shape.last().copied().unwrap_or(1).max(1) as u64;
+            let dtype = plan.stored_as(self.dtype);
+            if let (Some(quant), &[n, k]) = (dtype.quant(), &plan.shape[..]) {
+                let rows = |rows: Range<usize>| -> io::Result<Vec<f32>> {
+                    progress(done + (rows.start * dtype.row_bytes(k)) as u64, total);
+                    Ok((0..rows.len() * k).map(|i| plan.init.value((i % k) as u64, &mut random)).collect())
+                };
+                write_quantised(out, quant, (n, k), rows, |_, _, _| {})?;
+                done += plan.entry(dtype).bytes();
+                progress(done, total);
+                continue;
+            }
             for start in (0..plan.elements()).step_by(BLOCK as usize) {
                 bytes.clear();
                 for element in start..(start + BLOCK).min(plan.elements()) {
-                    let x = plan.init.value(element % columns, &mut random);
-                    match self.dtype {
-                        Dtype::F32 => bytes.extend(x.to_le_bytes()),
-                        Dtype::F16 => bytes.extend(f16::from_f32(x).to_le_bytes()),
-                        Dtype::BF16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
-                    }
+                    put(&mut bytes, plan.init.value(element % columns, &mut random), dtype);
                 }
                 out.write_all(&bytes)?;
                 done += bytes.len() as u64;
-                progress(done, end);
+                progress(done, total);
             }
         }
         Ok(())
@@ -210,7 +209,28 @@ impl Spec {
     }
 }
 
+/// A value's bytes. (A matrix that is quantised is not stored value by value.)
+fn put(bytes: &mut Vec<u8>, x: f32, dtype: Dtype) {
+    match dtype {
+        Dtype::F32 => bytes.extend(x.to_le_bytes()),
+        Dtype::F16 | Dtype::Q8 | Dtype::Q4 => bytes.extend(f16::from_f32(x).to_le_bytes()),
+        Dtype::BF16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
+    }
+}
+
 impl Plan {
+    /// The type it is stored as in a model of this type.
+    fn stored_as(&self, dtype: Dtype) -> Dtype {
+        match dtype {
+            Dtype::Q8 | Dtype::Q4 if !names::is_quantisable(&self.name) => Dtype::F16,
+            dtype => dtype,
+        }
+    }
+
+    fn entry(&self, dtype: Dtype) -> Entry<'_> {
+        Entry { name: &self.name, shape: &self.shape, dtype: self.stored_as(dtype) }
+    }
+
     fn elements(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).product()
     }
@@ -264,7 +284,7 @@ mod tests {
     #[test]
     fn presets_open_and_have_the_published_sizes() {
         let tiny = Spec { use_bias: true, tied: false, ..Spec::preset("tiny").unwrap() };
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8, Dtype::Q4] {
             for arch in [Arch::Mamba1, Arch::FalconMamba] {
                 let checkpoint = Spec { dtype, arch, ..tiny.clone() }.checkpoint().unwrap();
                 let c = checkpoint.config();
@@ -272,6 +292,9 @@ mod tests {
                 assert_eq!((c.n_layer, c.vocab_size, c.tie_embeddings), (2, 37, false));
                 assert!(checkpoint.warnings().is_empty(), "{:?}", checkpoint.warnings());
                 checkpoint.weights().for_each(|t| assert_eq!(t.to_f32().unwrap().len(), t.len()));
+                let spec = Spec { dtype, arch, ..tiny.clone() };
+                assert_eq!(checkpoint.weights().total_bytes(), spec.weight_bytes());
+                assert_eq!(checkpoint.weights().layers[1].x_proj.dtype, dtype);
             }
         }
         for (name, parameters) in PRESETS.iter().skip(1).zip([129.1e6, 371.5e6, 793.2e6, 1372e6, 2768e6]) {

@@ -42,7 +42,7 @@ impl FromStr for Scan {
 /// How weight matrices are held on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WeightDtype {
-    /// As f16 what the checkpoint stores as f16, all else as f32: nothing is rounded.
+    /// As f16 what the checkpoint stores as f16, quantised what it stores quantised, all else as f32: nothing is rounded.
     #[default]
     Auto,
     /// All as f32.
@@ -63,6 +63,31 @@ impl FromStr for WeightDtype {
     }
 }
 
+/// How a prompt's activations are held on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ActivationDtype {
+    /// As f16 where cooperative matrices make that several times faster (an adapter that has them, weights of f16 or coarser,
+    /// the fused scan), else as f32. The residual stream, B, C and all states are f32 in any case, and so is decoding.
+    #[default]
+    Auto,
+    /// As f32: what is computed is exact to its rounding.
+    F32,
+    /// As f16 wherever the adapter's shaders have it.
+    F16,
+}
+
+impl FromStr for ActivationDtype {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(ActivationDtype::Auto),
+            "f32" => Ok(ActivationDtype::F32),
+            "f16" => Ok(ActivationDtype::F16),
+            _ => Err(format!("unknown activation format {s:?}: one of auto, f32, f16")),
+        }
+    }
+}
+
 /// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelOptions {
@@ -70,11 +95,17 @@ pub struct ModelOptions {
     /// Tokens of a prompt that go through at once: more is faster and takes more memory. At least 1.
     pub chunk: usize,
     pub weights: WeightDtype,
+    pub activations: ActivationDtype,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { scan: Scan::default(), chunk: 512, weights: WeightDtype::default() }
+        Self {
+            scan: Scan::default(),
+            chunk: 2048,
+            weights: WeightDtype::default(),
+            activations: ActivationDtype::default(),
+        }
     }
 }
 

@@ -3,23 +3,48 @@
 //! Shapes, row-major: embedding, lm_head (vocab_size, d_model); norm_f (d_model); a layer's in [`LayerWeights`].
 
 use super::LoadError;
-use half::{f16, slice::HalfFloatSliceExt};
+use crate::reference::{dequantise, Quant};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::ops::Range;
 
-/// The number formats that weights may be stored in, little-endian.
+/// The number formats that weights may be stored in, little-endian. Matrices alone may be quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
     F32,
     F16,
     BF16,
+    /// Bytes with a scale for every 32 of a row ([`Quant::Q8`]).
+    Q8,
+    /// Half bytes with a scale for every 32 of a row ([`Quant::Q4`]).
+    Q4,
+}
+
+impl From<Quant> for Dtype {
+    fn from(quant: Quant) -> Self {
+        match quant {
+            Quant::Q8 => Dtype::Q8,
+            Quant::Q4 => Dtype::Q4,
+        }
+    }
 }
 
 impl Dtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
+    /// How it is quantised, if it is.
+    pub fn quant(self) -> Option<Quant> {
         match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
+            Dtype::Q8 => Some(Quant::Q8),
+            Dtype::Q4 => Some(Quant::Q4),
+        }
+    }
+
+    /// Bytes of a row of k elements, its scales included.
+    pub fn row_bytes(self, k: usize) -> usize {
+        match self {
+            Dtype::F32 => 4 * k,
+            Dtype::F16 | Dtype::BF16 => 2 * k,
+            Dtype::Q8 => Quant::Q8.row_bytes(k) + Quant::row_scale_bytes(k),
+            Dtype::Q4 => Quant::Q4.row_bytes(k) + Quant::row_scale_bytes(k),
         }
     }
 
@@ -39,11 +64,14 @@ impl std::fmt::Display for Dtype {
             Dtype::F32 => "f32",
             Dtype::F16 => "f16",
             Dtype::BF16 => "bf16",
+            Dtype::Q8 => "q8",
+            Dtype::Q4 => "q4",
         })
     }
 }
 
-/// One tensor in its file's bytes. `data` holds exactly `shape.iter().product()` elements and need not be aligned.
+/// One tensor in its file's bytes. `data` holds exactly `shape.iter().product()` elements and need not be aligned. Of a
+/// quantised matrix (n, k) it holds the integers, each row filled up to whole blocks.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     /// Its name as stored.
@@ -51,6 +79,8 @@ pub struct TensorView<'a> {
     pub dtype: Dtype,
     pub shape: &'a [usize],
     pub data: &'a [u8],
+    /// A quantised matrix's scales, bf16 (n, blocks a row); empty for others.
+    pub scales: &'a [u8],
     /// The file it is in, for messages.
     pub file: &'a str,
 }
@@ -69,12 +99,20 @@ impl TensorView<'_> {
         self.len() == 0
     }
 
+    /// Bytes as stored, scales included.
+    pub fn bytes(&self) -> u64 {
+        (self.data.len() + self.scales.len()) as u64
+    }
+
     /// All elements, row-major.
     ///
     /// # Errors
     /// [`LoadError::NonFinite`] at the first NaN or infinity.
     pub fn to_f32(&self) -> Result<Vec<f32>, LoadError> {
-        self.elements_to_f32(0..self.len())
+        match self.dtype.quant() {
+            Some(_) => self.rows_to_f32(0..self.shape[0]),
+            None => self.elements_to_f32(0..self.len()),
+        }
     }
 
     /// The rows `rows` of the first dimension: for embeddings too large to convert whole.
@@ -82,7 +120,37 @@ impl TensorView<'_> {
     /// # Errors
     /// [`LoadError::Rows`] outside the tensor, [`LoadError::NonFinite`].
     pub fn rows_to_f32(&self, rows: Range<usize>) -> Result<Vec<f32>, LoadError> {
-        self.elements_to_f32(self.elements(rows)?)
+        let elements = self.elements(rows.clone())?;
+        let Some(quant) = self.dtype.quant() else {
+            return self.elements_to_f32(elements);
+        };
+        let (packed, scales) = self.quantised_rows(rows)?;
+        let mut out = vec![0.0; elements.len()];
+        dequantise(quant, packed, scales, self.shape[1], &mut out);
+        Ok(out)
+    }
+
+    /// The rows `rows` of a quantised matrix as they are stored: integers and scales.
+    ///
+    /// # Errors
+    /// [`LoadError::Dtype`] if it is not quantised, [`LoadError::Rows`], [`LoadError::NonFinite`] for a scale (whose index
+    /// counts scales).
+    pub fn quantised_rows(&self, rows: Range<usize>) -> Result<(&[u8], &[u8]), LoadError> {
+        self.elements(rows.clone())?;
+        let (Some(quant), &[_, k]) = (self.dtype.quant(), self.shape) else {
+            let dtype = self.dtype.to_string();
+            let allowed = "q8 and q4";
+            return Err(LoadError::Dtype { file: self.file.into(), tensor: self.name.into(), dtype, allowed });
+        };
+        let (p, s) = (quant.row_bytes(k), Quant::row_scale_bytes(k));
+        let scales = &self.scales[rows.start * s..rows.end * s];
+        let value = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]);
+        if let Some(at) = scales.chunks_exact(2).position(|b| !value(b).is_finite()) {
+            let tensor = format!("{}.scales", self.name);
+            let (index, value) = (rows.start * s / 2 + at, value(&scales[2 * at..]).to_f32());
+            return Err(LoadError::NonFinite { file: self.file.into(), tensor, index, value });
+        }
+        Ok((&self.data[rows.start * p..rows.end * p], scales))
     }
 
     /// The rows `rows` of a tensor stored as f16, bit for bit.
@@ -115,7 +183,7 @@ impl TensorView<'_> {
     }
 
     fn elements_to_f32(&self, elements: Range<usize>) -> Result<Vec<f32>, LoadError> {
-        let size = self.dtype.bytes();
+        let size = self.dtype.row_bytes(1);
         let bytes = &self.data[elements.start * size..elements.end * size];
         let mut out = vec![0.0f32; elements.len()];
         let mut aligned = [f16::ZERO; BLOCK];
@@ -139,6 +207,8 @@ impl TensorView<'_> {
                     }
                     aligned.convert_to_f32_slice(to);
                 }
+                // `rows_to_f32` has dealt with these.
+                Dtype::Q8 | Dtype::Q4 => {}
             }
             // Branch-free, so that it is one pass of vector instructions.
             if to.iter().fold(false, |bad, x| bad | !x.is_finite()) {
@@ -159,7 +229,7 @@ impl TensorView<'_> {
             return false;
         }
         if self.dtype == other.dtype {
-            return self.data == other.data;
+            return self.data == other.data && self.scales == other.scales;
         }
         let rows = self.shape.first().copied().unwrap_or(0);
         (0..rows).all(|i| match (self.rows_to_f32(i..i + 1), other.rows_to_f32(i..i + 1)) {
@@ -213,7 +283,7 @@ impl<'a> ModelWeights<'a> {
     /// Bytes of all of them as stored.
     pub fn total_bytes(&self) -> u64 {
         let mut bytes = 0;
-        self.for_each(|tensor| bytes += tensor.data.len() as u64);
+        self.for_each(|tensor| bytes += tensor.bytes());
         bytes
     }
 
@@ -230,7 +300,7 @@ mod tests {
     use super::*;
 
     fn view<'a>(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> TensorView<'a> {
-        TensorView { name: "t", dtype, shape, data, file: "f" }
+        TensorView { name: "t", dtype, shape, data, scales: &[], file: "f" }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! product is summed in eight interleaved partial sums ([`Real::dots`]), one vector register; matmul and matvec sum in the
 //! same order and agree to the last bit.
 
-use super::{discretise::softplus, par, Real};
+use super::{discretise::softplus, par, Quantised, Real};
+use std::ops::Range;
 
 /// Rows of W that one thread takes at a time: W's block then stays in the second-level cache while all of x passes.
 const BLOCK_N: usize = 64;
@@ -31,6 +32,53 @@ impl Linear {
     }
 }
 
+/// The weight matrix (n, k) of a linear layer or an embedding.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a, T> {
+    /// Row-major.
+    Plain(&'a [T]),
+    /// Its rows are made as they are used: a block of them serves all of x while it is in the cache.
+    Quantised(&'a Quantised),
+}
+
+impl<'a, T> From<&'a [T]> for Weights<'a, T> {
+    fn from(w: &'a [T]) -> Self {
+        Weights::Plain(w)
+    }
+}
+impl<'a, T> From<&'a Vec<T>> for Weights<'a, T> {
+    fn from(w: &'a Vec<T>) -> Self {
+        Weights::Plain(w)
+    }
+}
+impl<'a, T, const N: usize> From<&'a [T; N]> for Weights<'a, T> {
+    fn from(w: &'a [T; N]) -> Self {
+        Weights::Plain(w)
+    }
+}
+
+impl<'a, T: Real> Weights<'a, T> {
+    /// Whether it has n rows of k.
+    pub(super) fn is(&self, n: usize, k: usize) -> bool {
+        match self {
+            Weights::Plain(w) => w.len() == n * k,
+            Weights::Quantised(w) => w.k == k && w.n() == n,
+        }
+    }
+
+    /// Some rows of k, one after the other; made in `room` unless they lie in memory.
+    pub(super) fn rows<'s>(&'s self, rows: Range<usize>, k: usize, room: &'s mut Vec<T>) -> &'s [T] {
+        match self {
+            Weights::Plain(w) => &w[rows.start * k..rows.end * k],
+            Weights::Quantised(w) => {
+                room.resize(rows.len() * k, T::zero());
+                w.rows(rows, room);
+                room
+            }
+        }
+    }
+}
+
 /// What happens to x W^T + bias on its way to y.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
@@ -46,7 +94,15 @@ pub enum Epilogue {
 ///
 /// `y` (l, n) with rows `y_stride` apart, `x` (l, k) with rows `x_stride` apart (both starting at the first element; the
 /// last row may end with its last column), `w` (n, k), `bias` (n). Columns of y beyond n are left alone.
-pub fn matmul<T: Real>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear, epilogue: Epilogue) {
+pub fn matmul<'a, T: Real>(
+    y: &mut [T],
+    x: &[T],
+    w: impl Into<Weights<'a, T>>,
+    bias: Option<&[T]>,
+    shape: &Linear,
+    epilogue: Epilogue,
+) {
+    let w = w.into();
     let &Linear { l, k, n, x_stride, y_stride } = shape;
     if l == 0 || n == 0 {
         return;
@@ -56,36 +112,51 @@ pub fn matmul<T: Real>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, shape:
     let mut blocks = par::column_blocks(&mut y[..rows], y_stride, n, BLOCK_N);
     let each = if par::piece(blocks.len(), 1, l * n * k) == blocks.len() { blocks.len() } else { 1 };
     par::chunks_mut(&mut blocks, each, |i, blocks| {
+        let mut room = Vec::new();
         for (j, y) in blocks.iter_mut().enumerate() {
             let j = (i * each + j) * BLOCK_N;
             let width = y[0].len();
             let bias = bias.map(|bias| &bias[j..j + width]);
-            block(y, x, x_stride, &w[j * k..(j + width) * k], bias, k, epilogue);
+            block(y, x, x_stride, w.rows(j..j + width, k, &mut room), bias, k, epilogue);
         }
     });
 }
 
-/// [`matmul`] for one row (l = 1, as in decoding): the rows of W are shared out over the threads, nothing is allocated.
-pub fn matvec<T: Real>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear, epilogue: Epilogue) {
+/// [`matmul`] for one row (l = 1, as in decoding): the rows of W are shared out over the threads, nothing is allocated
+/// (but a few rows' room for a W that is quantised).
+pub fn matvec<'a, T: Real>(
+    y: &mut [T],
+    x: &[T],
+    w: impl Into<Weights<'a, T>>,
+    bias: Option<&[T]>,
+    shape: &Linear,
+    epilogue: Epilogue,
+) {
+    let w = w.into();
     let &Linear { l, k, n, .. } = shape;
     debug_assert_eq!(l, 1);
     check(y, x, w, bias, shape);
     // Four multiply-adds count as one: a vector register does eight at once, but W has to come from memory.
     let size = par::piece(n, 4, n * k / 4);
+    // Made rows are few enough to stay in the first-level cache until they are used.
+    let rows = if matches!(w, Weights::Plain(_)) { size } else { 4 };
     par::chunks_mut(&mut y[..n], size, |i, y| {
-        let j = i * size;
-        let width = y.len();
-        let bias = bias.map(|bias| &bias[j..j + width]);
-        block(&mut [y], x, k, &w[j * k..(j + width) * k], bias, k, epilogue);
+        let mut room = Vec::new();
+        for (j, y) in y.chunks_mut(rows).enumerate() {
+            let j = i * size + j * rows;
+            let width = y.len();
+            let bias = bias.map(|bias| &bias[j..j + width]);
+            block(&mut [y], x, k, w.rows(j..j + width, k, &mut room), bias, k, epilogue);
+        }
     });
 }
 
-fn check<T>(y: &[T], x: &[T], w: &[T], bias: Option<&[T]>, shape: &Linear) {
+fn check<T: Real>(y: &[T], x: &[T], w: Weights<'_, T>, bias: Option<&[T]>, shape: &Linear) {
     let &Linear { l, k, n, x_stride, y_stride } = shape;
     debug_assert!(x_stride >= k && y_stride >= n, "{shape:?}");
     debug_assert!(l == 0 || x.len() >= (l - 1) * x_stride + k, "x: {} for {shape:?}", x.len());
     debug_assert!(l == 0 || y.len() >= (l - 1) * y_stride + n, "y: {} for {shape:?}", y.len());
-    debug_assert_eq!(w.len(), n * k, "w for {shape:?}");
+    debug_assert!(w.is(n, k), "w for {shape:?}");
     debug_assert!(bias.is_none_or(|bias| bias.len() == n), "bias for {shape:?}");
 }
 
@@ -160,6 +231,7 @@ pub(super) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Quant;
     use super::*;
     use proptest::prelude::*;
 
@@ -214,6 +286,23 @@ mod tests {
                 let x = &x[t * shape.x_stride..][..k];
                 matvec(&mut row, x, &w, None, &Linear::dense(1, k, n), Epilogue::None);
                 prop_assert_eq!(&row[..], &y[t * n..(t + 1) * n]);
+            }
+        }
+    }
+
+    /// Quantised or written out: the same bits.
+    #[test]
+    fn quantised_rows_are_made_as_they_are_used() {
+        for quant in Quant::ALL {
+            for (l, k, n) in [(1, 33, 7), (5, 64, 130), (3, 300, 515)] {
+                let (x, bias) = (numbers(l * k, 5), numbers(n, 7));
+                let w = Quantised::new(quant, k, &numbers(n * k, 6));
+                let (plain, shape) = (w.values::<f32>(), Linear::dense(l, k, n));
+                let (mut got, mut want) = (vec![f32::NAN; l * n], vec![f32::NAN; l * n]);
+                let linear = if l == 1 { matvec::<f32> } else { matmul::<f32> };
+                linear(&mut want, &x, Weights::Plain(&plain), Some(&bias), &shape, Epilogue::None);
+                linear(&mut got, &x, Weights::Quantised(&w), Some(&bias), &shape, Epilogue::None);
+                assert_eq!(got, want, "{quant:?} {shape:?}");
             }
         }
     }

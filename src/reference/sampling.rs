@@ -1,4 +1,4 @@
-//! Twins of `shaders/argmax.wgsl`, `shaders/token_nll.wgsl` and `shaders/sample.wgsl`: from logits to a token.
+//! Twins of `shaders/argmax.wgsl`, `shaders/token_nll.wgsl` and `shaders/sample_*.wgsl`: from logits to a token.
 
 use std::cmp::Ordering;
 
@@ -39,6 +39,11 @@ pub fn token_nll<T: Real>(logits: &[T], target: u32) -> T {
 /// ([`SamplingParams::validate`]). Equal logits are kept or dropped together. `None` if a logit is NaN, if all are -inf or
 /// if there are none; an infinite logit has no distribution and gives `None` too unless the choice is greedy.
 pub fn sample<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, step: u32) -> Option<u32> {
+    sample_at(logits, seen, params, T::from_f32(uniform(params.seed, step)))
+}
+
+/// The same at a given random number `r` in [0, 1).
+pub fn sample_at<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, r: T) -> Option<u32> {
     if params.temperature == 0.0 && params.repetition_penalty == 1.0 {
         let best = argmax(logits)?;
         let found = logits[best] > T::neg_infinity();
@@ -88,7 +93,7 @@ pub fn sample<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, step
     for &logit in &logits {
         total += weight(logit);
     }
-    let r = T::from_f32(uniform(params.seed, step)) * total;
+    let r = r * total;
     let mut sum = T::zero();
     let mut last = None;
     for (i, &logit) in logits.iter().enumerate() {

@@ -1,5 +1,5 @@
 //! Threefry-2x32-20, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC'11),
-//! as in Random123 and JAX. Twin of the function in `shaders/sample.wgsl`: the same draws on every device.
+//! as in Random123 and JAX. Twin of the function in `shaders/shared/threefry.wgsl`: the same draws on every device.
 
 /// Twenty rounds of Threefry-2x32 on `counter` under `key`.
 pub fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {

@@ -1,8 +1,8 @@
 //! Twins of `shaders/selective_state_update.wgsl`, one token of the selective scan, and of `shaders/step_mixer.wgsl`, one
 //! token through a layer's mixer between x_proj and out_proj.
 
-use super::{conv1d_update, matvec, par, scan::advance, x_dbl_norm, Real, ScanInput, ScanShape};
-use super::{ConvShape, Epilogue, Linear};
+use super::{matvec, par, scan::advance, x_dbl_norm, Real, ScanInput, ScanShape};
+use super::{Epilogue, Linear};
 
 /// h = exp(delta A) h + delta B u; y = (C h + D u) * silu(z), for one position; nothing is allocated.
 ///
@@ -24,10 +24,6 @@ pub fn selective_state_update<T: Real>(y: &mut [T], ssm_state: &mut [T], input: 
 /// A layer's mixer weights for [`step_mixer`].
 #[derive(Clone, Copy, Debug)]
 pub struct StepWeights<'a, T> {
-    /// (d_inner, d_conv)
-    pub conv1d: &'a [T],
-    /// (d_inner)
-    pub conv1d_bias: Option<&'a [T]>,
     /// (d_inner, dt_rank)
     pub dt_proj: &'a [T],
     /// (d_inner)
@@ -40,20 +36,11 @@ pub struct StepWeights<'a, T> {
     pub mixer_rms_eps: Option<T>,
 }
 
-/// y (d_inner) from xz (2 d_inner) and x_dbl (dt_rank + 2 d_state) of one token; moves conv_state (d_conv, d_inner) and
-/// ssm_state (d_inner, d_state) on. The twins of its parts, one after the other.
-pub fn step_mixer<T: Real>(
-    y: &mut [T],
-    conv_state: &mut [T],
-    ssm_state: &mut [T],
-    (xz, x_dbl): (&[T], &[T]),
-    w: &StepWeights<'_, T>,
-) {
+/// y (d_inner) from [u | z] (2 d_inner) and x_dbl (dt_rank + 2 d_state) of one token; moves ssm_state (d_inner, d_state) on.
+/// The twins of its parts, one after the other.
+pub fn step_mixer<T: Real>(y: &mut [T], ssm_state: &mut [T], (uz, x_dbl): (&[T], &[T]), w: &StepWeights<'_, T>) {
     let d_inner = w.d.len();
-    let (d_conv, d_state, dt_rank) = (conv_state.len() / d_inner, w.a.len() / d_inner, w.dt_proj.len() / d_inner);
-    let mut u = vec![T::zero(); d_inner];
-    let shape = ConvShape { l: 1, d_inner, d_conv, x_stride: 2 * d_inner };
-    conv1d_update(&mut u, conv_state, xz, w.conv1d, w.conv1d_bias, &shape);
+    let (d_state, dt_rank) = (w.a.len() / d_inner, w.dt_proj.len() / d_inner);
     let mut x_dbl = x_dbl.to_vec();
     if let Some(eps) = w.mixer_rms_eps {
         x_dbl_norm(&mut x_dbl, dt_rank, d_state, eps);
@@ -62,6 +49,6 @@ pub fn step_mixer<T: Real>(
     let dense = Linear::dense(1, dt_rank, d_inner);
     matvec(&mut delta, &x_dbl[..dt_rank], w.dt_proj, Some(w.dt_proj_bias), &dense, Epilogue::Softplus);
     let shape = ScanShape::of_layer(1, d_inner, d_state, dt_rank);
-    let input = ScanInput { u: &u, delta: &delta, a: w.a, x_dbl: &x_dbl, d: w.d, xz };
+    let input = ScanInput { u: &uz[..d_inner], delta: &delta, a: w.a, x_dbl: &x_dbl, d: w.d, xz: uz };
     selective_state_update(y, ssm_state, &input, &shape);
 }

@@ -39,6 +39,7 @@ impl LoadOptions {
             scan: self.scan.parse().map_err(|_| invalid("scan", &self.scan, "sequential, blelloch or fused"))?,
             weights: self.weights.parse().map_err(|_| invalid("weights", &self.weights, "a weight format"))?,
             chunk: self.chunk,
+            ..ModelOptions::default()
         })
     }
 }

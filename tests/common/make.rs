@@ -3,7 +3,7 @@
 use mamba_wgpu::model::{synthetic::Spec, Checkpoint, LoadError};
 use safetensors::SafeTensors;
 use serde_json::{json, Value};
-use std::{borrow::Cow, fs, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
 pub struct Tensor {
     pub name: String,
@@ -16,6 +16,8 @@ pub struct Tensor {
 pub struct Model {
     pub config: Value,
     pub tensors: Vec<Tensor>,
+    /// The header's `__metadata__`; null for none.
+    pub metadata: Value,
 }
 
 impl Model {
@@ -38,7 +40,19 @@ impl Model {
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { config: serde_json::from_str(&spec.config_json()).unwrap(), tensors }
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = json!(header.metadata().as_ref().map(|m| m.iter().collect::<BTreeMap<_, _>>()));
+        Self { config: serde_json::from_str(&spec.config_json()).unwrap(), tensors, metadata }
+    }
+
+    /// Sets a key of the metadata; null removes it.
+    pub fn metadata(mut self, key: &str, value: Value) -> Self {
+        let map = self.metadata.as_object_mut().unwrap();
+        match value {
+            Value::Null => map.remove(key),
+            value => map.insert(key.into(), value),
+        };
+        self
     }
 
     /// Sets a key of the config; null removes it.
@@ -103,7 +117,7 @@ impl Model {
     }
 
     pub fn safetensors(&self) -> Vec<u8> {
-        safetensors_of(self.tensors.iter())
+        safetensors_with(&self.metadata, self.tensors.iter())
     }
 
     pub fn open(&self) -> Result<Checkpoint, LoadError> {
@@ -124,7 +138,7 @@ impl Model {
         for (i, tensors) in [first, second].into_iter().enumerate() {
             let name = format!("model-{:05}-of-00002.safetensors", i + 1);
             map.extend(tensors.iter().map(|t| (t.name.clone(), json!(name))));
-            fs::write(folder.join(name), safetensors_of(tensors.iter())).unwrap();
+            fs::write(folder.join(name), safetensors_with(&self.metadata, tensors.iter())).unwrap();
         }
         let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
         write_index(folder, &index);
@@ -138,7 +152,14 @@ pub fn write_index(folder: &Path, index: &Value) {
 
 /// A file of these tensors, the same name twice if asked to.
 pub fn safetensors_of<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Vec<u8> {
+    safetensors_with(&Value::Null, tensors)
+}
+
+fn safetensors_with<'a>(metadata: &Value, tensors: impl Iterator<Item = &'a Tensor>) -> Vec<u8> {
     let (mut entries, mut data) = (Vec::new(), Vec::new());
+    if !metadata.is_null() {
+        entries.push(format!("\"__metadata__\":{metadata}"));
+    }
     for t in tensors {
         let entry =
             json!({ "dtype": t.dtype, "shape": t.shape, "data_offsets": [data.len(), data.len() + t.data.len()] });

@@ -23,6 +23,7 @@ mod config;
 mod files;
 mod header;
 mod index;
+mod quantised;
 mod random;
 mod tensors;
 

@@ -1,7 +1,7 @@
 //! A good checkpoint damaged at random: whatever comes of it, nothing panics.
 
 use crate::{convert, make::Model};
-use mamba_wgpu::model::Checkpoint;
+use mamba_wgpu::model::{synthetic::Spec, Checkpoint, Dtype};
 use proptest::prelude::*;
 use std::borrow::Cow;
 
@@ -39,6 +39,17 @@ proptest! {
     #[test]
     fn altered_headers_never_panic(edits in prop::collection::vec((0..3000usize, prop::sample::select(b"0123456789,:[]{}\"F".to_vec())), 1..5)) {
         let model = Model::tiny();
+        let mut bytes = model.safetensors();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        for (at, byte) in edits {
+            bytes[8 + at % header] = byte;
+        }
+        survives(&model.config_json(), bytes);
+    }
+
+    #[test]
+    fn altered_quantised_headers_never_panic(edits in prop::collection::vec((0..6000usize, prop::sample::select(b"0123456789,:[]{}\"qFU".to_vec())), 1..5)) {
+        let model = Model::new(&Spec { dtype: Dtype::Q4, ..Spec::preset("tiny").unwrap() });
         let mut bytes = model.safetensors();
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         for (at, byte) in edits {

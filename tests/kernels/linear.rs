@@ -1,28 +1,62 @@
-//! matmul and matvec: sizes around the tile (64), the slice (16) and the quad; both weight formats; bias, softplus;
+//! matmul and matvec: sizes around the tile (64), the slice (16), the block (32) and the quad; all weight formats; bias, softplus;
 //! weights split by rows.
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::gpu::selftest::data::{poisoned, run, tensor, Random};
-use mamba_wgpu::gpu::selftest::linear::{linear, LinearCase};
-use mamba_wgpu::gpu::shader::WeightFormat;
-use mamba_wgpu::gpu::{GpuError, Tensor};
+use mamba_wgpu::gpu::selftest::linear::{cooperative, linear, LinearCase};
+use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
+use mamba_wgpu::gpu::{Gpu, GpuError, Tensor};
 use mamba_wgpu::kernels::{self, WeightMatrix};
+use mamba_wgpu::reference::Quant;
 use pollster::block_on;
+
+const PLAIN: (NumberFormat, NumberFormat) = (NumberFormat::F32, NumberFormat::F32);
+
+/// x and y in f16, where the adapter has it: by the same kernel, and by cooperative matrices where it has those.
+#[test]
+fn matmul_of_f16_activations_equals_its_twin() {
+    let mut random = Random(21);
+    for (device, gpu) in devices().iter().filter(|(_, gpu)| gpu.shader_f16()) {
+        let f16 = NumberFormat::F16;
+        for numbers in [(f16, f16), (f16, NumberFormat::F32), (NumberFormat::F32, f16)] {
+            for (l, k, n) in [(1, 1, 1), (65, 130, 67), (64, 16, 64), (3, 257, 5)] {
+                let (format, softplus) = (WeightFormat::F16, k > 100);
+                let case = LinearCase { l, k, n, format, bias: true, softplus, numbers };
+                pass(device, linear(gpu, false, case, &mut random));
+            }
+        }
+        if gpu.cooperative() {
+            pass(device, cooperative(gpu, &mut random));
+        }
+    }
+}
 
 #[test]
 fn matmul_and_matvec_equal_their_twin() {
     let mut random = Random(1);
     for (device, gpu) in devices() {
-        for format in [WeightFormat::F32, WeightFormat::F16] {
+        for format in WeightFormat::ALL {
             for (bias, softplus) in [(false, false), (true, false), (true, true), (false, true)] {
-                for (k, n) in [(1, 1), (3, 5), (4, 4), (15, 63), (16, 64), (17, 65), (65, 130), (257, 31)] {
-                    for l in [0, 1, 2, 63, 64, 65, 130] {
-                        let case = LinearCase { l, k, n, format, bias, softplus };
+                // softplus is dt_proj's, which is never quantised.
+                if softplus && format.quant().is_some() {
+                    continue;
+                }
+                for (k, n) in [(1, 1), (3, 5), (4, 4), (15, 63), (16, 64), (17, 65), (32, 3), (130, 130)] {
+                    for l in [0, 1, 2, 64, 65] {
+                        let case = LinearCase { l, k, n, format, bias, softplus, numbers: PLAIN };
                         pass(device, linear(gpu, false, case, &mut random));
                     }
-                    pass(device, linear(gpu, true, LinearCase { l: 1, k, n, format, bias, softplus }, &mut random));
+                    pass(
+                        device,
+                        linear(
+                            gpu,
+                            true,
+                            LinearCase { l: 1, k, n, format, bias, softplus, numbers: PLAIN },
+                            &mut random,
+                        ),
+                    );
                 }
-                let long = LinearCase { l: 1, k: 1030, n: 3, format, bias, softplus };
+                let long = LinearCase { l: 1, k: 1030, n: 3, format, bias, softplus, numbers: PLAIN };
                 pass(device, linear(gpu, true, long, &mut random));
             }
         }
@@ -56,10 +90,61 @@ fn matrices_over_the_binding_limit_are_split_by_rows() {
         }
     }
     let tokens = [0, boundary as u32 - 1, boundary as u32, n as u32 - 1];
-    let (ids, residual) = (Tensor::new(gpu, "tokens", &tokens).unwrap(), poisoned(gpu, 4 * k).unwrap());
-    block_on(run(gpu, |plan| kernels::embedding(plan, &matrix, &ids, &residual, 4))).unwrap();
+    embedded(gpu, &matrix, &tokens, row);
+}
+
+/// The rows of some tokens are what they should be, to the last bit.
+fn embedded<I: Iterator<Item = f32>>(gpu: &Gpu, matrix: &WeightMatrix, tokens: &[u32], row: impl Fn(usize) -> I) {
+    let (l, k) = (tokens.len(), matrix.k());
+    let (ids, residual) = (Tensor::new(gpu, "tokens", tokens).unwrap(), poisoned(gpu, l * k).unwrap());
+    block_on(run(gpu, |plan| kernels::embedding(plan, matrix, &ids, &residual, l))).unwrap();
     let got = block_on(residual.read::<f32>(gpu)).unwrap();
     for (i, &t) in tokens.iter().enumerate() {
         assert!(got[i * k..(i + 1) * k].iter().copied().eq(row(t as usize)), "token {t}");
+    }
+}
+
+/// The same for quantised ones, whose scales are split with them. Rows of an odd number of blocks, so that scales of two
+/// rows share a word.
+#[test]
+fn quantised_matrices_are_split_by_rows() {
+    let (_, gpu) = &devices()[1];
+    for (quant, n, k) in [(Quant::Q8, 44_001, 3104), (Quant::Q4, 88_001, 3104)] {
+        // Integers -7 to 7 and powers of two for scales, that differ from row to row: all sums are exact.
+        let scale = |j: usize| ((j % 5) as f32 - 2.0).exp2();
+        let row = |j: usize| (0..k).map(move |i| ((i + j) % 15) as f32 - 7.0).map(move |x| x * scale(j));
+        let (mut packed, mut scales) = (Vec::new(), Vec::new());
+        for j in 0..5 * 15 {
+            let bf16 = half::bf16::from_f32(scale(j)).to_le_bytes();
+            scales.extend(bf16.repeat(k / 32));
+            let q: Vec<i32> = row(j).map(|x| (x / scale(j)) as i32).collect();
+            match quant {
+                Quant::Q8 => packed.extend(q.iter().map(|&q| q as i8 as u8)),
+                Quant::Q4 => {
+                    packed.extend(q.chunks_exact(8).flat_map(|q| {
+                        (0..4).map(|b| (q[b] + 8) as u8 | ((q[4 + b] + 8) as u8) << 4).collect::<Vec<_>>()
+                    }))
+                }
+            }
+        }
+        // Rows repeat after 75 of them.
+        let (p, s) = (quant.row_bytes(k), Quant::row_scale_bytes(k));
+        let (packed, scales) = (packed.repeat(n / 75 + 2), scales.repeat(n / 75 + 2));
+        let rows = |rows: std::ops::Range<usize>| {
+            Ok((&packed[rows.start * p..rows.end * p], &scales[rows.start * s..rows.end * s]))
+        };
+        let matrix = WeightMatrix::upload_quantised::<GpuError>(gpu, "w", (n, k), quant, rows).unwrap();
+        assert_eq!(matrix.parts().len(), 2, "{quant:?}");
+        let boundary = matrix.parts()[1].row_start;
+        let x: Vec<f32> = (0..k).map(|i| (i % 5) as f32).collect();
+        let (tx, ty) = (tensor(gpu, &x).unwrap(), poisoned(gpu, n).unwrap());
+        let shape = kernels::Linear { l: 1, x_stride: k, y_stride: n, softplus: false };
+        block_on(run(gpu, |plan| kernels::matvec(plan, &tx, &matrix, None, &ty, shape))).unwrap();
+        let y = block_on(ty.read::<f32>(gpu)).unwrap();
+        let ends = [0, 1, boundary - 1, boundary, boundary + 1, n - 1];
+        for j in ends {
+            assert_eq!(y[j], row(j).zip(&x).map(|(w, x)| w * x).sum::<f32>(), "{quant:?} row {j}");
+        }
+        embedded(gpu, &matrix, &ends.map(|j| j as u32), row);
     }
 }

@@ -3,14 +3,21 @@
 use crate::harness::{devices, pass};
 use mamba_wgpu::gpu::selftest::data::Random;
 use mamba_wgpu::gpu::selftest::pointwise;
-use mamba_wgpu::gpu::shader::WeightFormat;
+use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
+use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::kernels::RmsNorm;
+
+/// The formats that a device's activations can be in.
+fn numbers(gpu: &Gpu) -> Vec<NumberFormat> {
+    let f16 = gpu.shader_f16().then_some(NumberFormat::F16);
+    [NumberFormat::F32].into_iter().chain(f16).collect()
+}
 
 #[test]
 fn embedding_equals_its_twin() {
     let mut random = Random(2);
     for (device, gpu) in devices() {
-        for format in [WeightFormat::F32, WeightFormat::F16] {
+        for format in WeightFormat::ALL {
             for sizes in [(1, 1, 1), (7, 3, 5), (101, 27, 64), (50, 256, 257), (9, 4, 0)] {
                 pass(device, pointwise::embedding(gpu, format, sizes, &mut random));
             }
@@ -26,7 +33,9 @@ fn rms_norm_equals_its_twin() {
             for (rows, row0) in [(0, 0), (1, 0), (1, 4), (5, 0), (3, 2)] {
                 for add in [false, true] {
                     let shape = RmsNorm { rows, row0, d, eps: 1e-5 };
-                    pass(device, pointwise::rms_norm(gpu, shape, add, &mut random));
+                    for act in numbers(gpu) {
+                        pass(device, pointwise::rms_norm(gpu, shape, add, act, &mut random));
+                    }
                 }
             }
         }
@@ -50,8 +59,11 @@ fn conv1d_equals_its_twin_whole_and_by_tokens() {
         for d_conv in 1..=5 {
             for (d_inner, l) in [(1, 1), (54, 0), (54, 2), (64, 3), (65, 4), (63, 5), (300, 33)] {
                 for bias in [false, true] {
-                    pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), bias, false, &mut random));
-                    pass(device, pointwise::conv1d(gpu, (l.min(7), d_inner, d_conv), bias, true, &mut random));
+                    for act in numbers(gpu) {
+                        pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), (bias, act), false, &mut random));
+                    }
+                    let plain = (bias, NumberFormat::F32);
+                    pass(device, pointwise::conv1d(gpu, (l.min(7), d_inner, d_conv), plain, true, &mut random));
                 }
             }
         }

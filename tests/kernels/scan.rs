@@ -35,6 +35,10 @@ fn every_rung_equals_the_sequential_twin() {
                 for rung in RUNGS {
                     pass(device, scan(gpu, rung, &case, &expected));
                 }
+                if gpu.shader_f16() && d_state > 3 {
+                    let case = case.halved();
+                    pass(device, scan(gpu, Rung::Fused, &case, &case.expected()));
+                }
             }
         }
     }

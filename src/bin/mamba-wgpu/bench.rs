@@ -53,6 +53,8 @@ enum What {
     Scan,
     /// Linear layers
     Matmul,
+    /// A token from the logits
+    Sampling,
     /// Reading prompts
     Prefill,
     /// Writing tokens
@@ -106,6 +108,7 @@ impl Args {
             suites: match self.what {
                 What::Scan => vec![Suite::Scan],
                 What::Matmul => vec![Suite::Matmul],
+                What::Sampling => vec![Suite::Sampling],
                 What::Prefill => vec![Suite::Prefill],
                 What::Decode => vec![Suite::Decode],
                 What::All => Suite::ALL.to_vec(),

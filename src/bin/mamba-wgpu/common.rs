@@ -1,6 +1,6 @@
 //! What several subcommands share: which model, on what, and how it gets there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
-use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
+use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
 use mamba_wgpu::Error;
 
 use crate::errors::misuse;
@@ -35,11 +35,14 @@ pub struct BackendArgs {
     #[arg(long, value_enum, default_value_t = ScanName::Fused)]
     pub scan: ScanName,
     /// How many tokens of the prompt go through the model together; more need more memory
-    #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = at_least_one)]
     pub chunk: usize,
     /// How the GPU holds the weights; `auto` keeps what the checkpoint has where the GPU can
     #[arg(long, value_enum, default_value_t = WeightsName::Auto)]
     pub weights: WeightsName,
+    /// How the GPU holds a prompt's activations; `auto` takes f16 where that is much faster and the weights are no finer
+    #[arg(long, value_enum, default_value_t = WeightsName::Auto)]
+    pub activations: WeightsName,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -91,18 +94,23 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 impl ModelArgs {
     /// Opens the checkpoint that was asked for, or the embedded one.
     pub fn open(&self) -> anyhow::Result<Checkpoint> {
-        let checkpoint = match &self.model {
-            Some(path) => Checkpoint::open(path).map_err(Error::from)?,
-            #[cfg(feature = "embedded-model")]
-            None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
-            #[cfg(not(feature = "embedded-model"))]
-            None => return Err(misuse("--model is needed: this program was built without its own model")),
-        };
-        for warning in checkpoint.warnings() {
-            eprintln!("warning: {warning}");
-        }
-        Ok(checkpoint)
+        open_model(self.model.as_deref())
     }
+}
+
+/// Opens a checkpoint, or the embedded one, and shows its warnings.
+pub fn open_model(path: Option<&Path>) -> anyhow::Result<Checkpoint> {
+    let checkpoint = match path {
+        Some(path) => Checkpoint::open(path).map_err(Error::from)?,
+        #[cfg(feature = "embedded-model")]
+        None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
+        #[cfg(not(feature = "embedded-model"))]
+        None => return Err(misuse("--model is needed: this program was built without its own model")),
+    };
+    for warning in checkpoint.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    Ok(checkpoint)
 }
 
 /// The checkpoint's tokenizer.
@@ -165,6 +173,11 @@ impl BackendArgs {
                 WeightsName::Auto => WeightDtype::Auto,
                 WeightsName::F32 => WeightDtype::F32,
                 WeightsName::F16 => WeightDtype::F16,
+            },
+            activations: match self.activations {
+                WeightsName::Auto => ActivationDtype::Auto,
+                WeightsName::F32 => ActivationDtype::F32,
+                WeightsName::F16 => ActivationDtype::F16,
             },
         }
     }

@@ -6,7 +6,7 @@ use mamba_wgpu::model::{Arch, Checkpoint};
 use serde_json::json;
 
 use crate::common::ModelArgs;
-use crate::output::{print_json, print_line};
+use crate::output::{print_json, print_line, size};
 
 /// Show a checkpoint's dimensions, tensors and sizes
 #[derive(Debug, clap::Args)]
@@ -87,13 +87,6 @@ fn in_words(value: &serde_json::Value) -> String {
         size(value["state_bytes"].as_u64().unwrap_or(0)),
     ));
     lines.join("\n")
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..=0xfffff => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1048576.0),
-    }
 }
 
 /// An f32 as its shortest decimal (1e-5), not with the digits that it has as an f64.

@@ -11,6 +11,7 @@ mod generate;
 mod inspect_model;
 mod logits;
 mod output;
+mod quantize;
 mod score;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ enum Command {
     Bench(bench::Args),
     Adapters(adapters::Args),
     InspectModel(inspect_model::Args),
+    Quantize(quantize::Args),
     Completions(completions::Args),
 }
 
@@ -55,6 +57,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Bench(args) => bench::run(args).await,
             Command::Adapters(args) => adapters::run(args).await,
             Command::InspectModel(args) => inspect_model::run(args),
+            Command::Quantize(args) => quantize::run(args),
             Command::Completions(args) => completions::run(args),
         }
     })

@@ -18,6 +18,14 @@ pub fn print_line(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..=0xfffff => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1048576.0),
+    }
+}
+
 /// Shows the library's warnings on stderr; `RUST_LOG` asks for more.
 pub fn show_warnings() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off,mamba_wgpu=warn"));

@@ -1,6 +1,8 @@
 //! Random data and the comparison that every check uses.
 
+use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::reference::Quantised;
 
 /// Why a check did not pass.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,6 +41,14 @@ impl Random {
     /// As [`Random::vec`], rounded to what f16 holds.
     pub fn f16_vec(&mut self, n: usize, low: f64, high: f64) -> Vec<f32> {
         self.vec(n, low, high).into_iter().map(|x| half::f16::from_f32(x).to_f32()).collect()
+    }
+    /// A matrix of rows of k, and what it is once it is held in a format.
+    pub fn weights(&mut self, format: WeightFormat, (n, k): (usize, usize), low: f64, high: f64) -> Vec<f32> {
+        match (format, format.quant()) {
+            (WeightFormat::F16, _) => self.f16_vec(n * k, low, high),
+            (_, None) => self.vec(n * k, low, high),
+            (_, Some(quant)) => Quantised::new(quant, k, &self.vec(n * k, low, high)).values(),
+        }
     }
     pub fn tokens(&mut self, n: usize, vocab_size: usize) -> Vec<u32> {
         (0..n).map(|_| (self.bits() % vocab_size as u64) as u32).collect()
@@ -89,6 +99,45 @@ pub fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: &[T], want: &[T]) 
 
 pub fn tensor(gpu: &Gpu, values: &[f32]) -> Result<Tensor, GpuError> {
     Tensor::new(gpu, "check", values)
+}
+
+/// Activations of a format, and what is left of the values in it.
+pub fn activations(gpu: &Gpu, values: &[f32], format: NumberFormat) -> Result<(Tensor, Vec<f32>), GpuError> {
+    let tensor = Tensor::activations(gpu, "check", values.len(), format)?;
+    match format {
+        NumberFormat::F32 => {
+            tensor.write(gpu, 0, values);
+            Ok((tensor, values.to_vec()))
+        }
+        NumberFormat::F16 => {
+            let mut halves: Vec<half::f16> = values.iter().map(|&x| half::f16::from_f32(x)).collect();
+            let rounded = halves.iter().map(|x| x.to_f32()).collect();
+            halves.resize(halves.len().next_multiple_of(2), half::f16::ZERO);
+            tensor.write(gpu, 0, &halves);
+            Ok((tensor, rounded))
+        }
+    }
+}
+
+/// The same, full of NaN.
+pub fn poisoned_activations(gpu: &Gpu, elements: usize, format: NumberFormat) -> Result<Tensor, GpuError> {
+    Ok(activations(gpu, &vec![f32::NAN; elements], format)?.0)
+}
+
+/// Activations of any format.
+pub async fn read_activations(gpu: &Gpu, tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
+    match tensor.format() {
+        NumberFormat::F32 => tensor.read(gpu).await,
+        NumberFormat::F16 => Ok(tensor.read::<half::f16>(gpu).await?.into_iter().map(half::f16::to_f32).collect()),
+    }
+}
+
+/// Relative, what rounding to a format leaves uncertain: half an ulp and some.
+pub fn rounding(format: NumberFormat) -> f64 {
+    match format {
+        NumberFormat::F32 => 0.0,
+        NumberFormat::F16 => 6e-4,
+    }
 }
 
 /// A buffer full of NaN: what a kernel does not write shows.

@@ -1,7 +1,7 @@
 //! matmul and matvec against their twin.
 
-use super::data::{close, f64s, run, tensor, CheckError, Random};
-use crate::gpu::shader::WeightFormat;
+use super::data::{activations, close, f64s, read_activations, rounding, run, tensor, CheckError, Random};
+use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::Gpu;
 use crate::kernels::{self, WeightMatrix};
 use crate::reference::{self, Epilogue};
@@ -15,18 +15,18 @@ pub struct LinearCase {
     pub format: WeightFormat,
     pub bias: bool,
     pub softplus: bool,
+    /// x and y.
+    pub numbers: (NumberFormat, NumberFormat),
 }
 
 /// `matvec` (l = 1) or `matmul` on random values; rows of x and y are longer than the layer, and what lies between
 /// them must stay as it was.
 pub async fn linear(gpu: &Gpu, matvec: bool, case: LinearCase, random: &mut Random) -> Result<(), CheckError> {
-    let LinearCase { l, k, n, format, bias, softplus } = case;
-    let (x_stride, y_stride) = (k + 3, n + 2);
-    let x = random.vec(l * x_stride, -1.0, 1.0);
-    let w = match format {
-        WeightFormat::F32 => random.vec(n * k, -1.0, 1.0),
-        WeightFormat::F16 => random.f16_vec(n * k, -1.0, 1.0),
-    };
+    let LinearCase { l, k, n, format, bias, softplus, numbers: (nx, ny) } = case;
+    // Multiples of four where k is one, so that cooperative matrices are used where they can be.
+    let (x_stride, y_stride) = (k + if k.is_multiple_of(4) { 4 } else { 3 }, n + 2);
+    let (tx, x) = activations(gpu, &random.vec(l * x_stride, -1.0, 1.0), nx)?;
+    let w = random.weights(format, (n, k), -1.0, 1.0);
     let b = bias.then(|| random.vec(n, -30.0, 30.0));
     let before = vec![7.0f32; l * y_stride];
     let mut want = f64s(&before);
@@ -36,12 +36,31 @@ pub async fn linear(gpu: &Gpu, matvec: bool, case: LinearCase, random: &mut Rand
     reference::matmul(&mut want, &f64s(&x), &f64s(&w), b64.as_deref(), &shape, epilogue);
 
     let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
-    let (tx, ty) = (tensor(gpu, &x)?, tensor(gpu, &before)?);
+    let (ty, _) = activations(gpu, &before, ny)?;
     let tb = b.map(|b| tensor(gpu, &b)).transpose()?;
     let shape = kernels::Linear { l, x_stride, y_stride, softplus };
     let kernel = if matvec { kernels::matvec } else { kernels::matmul };
     run(gpu, |plan| kernel(plan, &tx, &matrix, tb.as_ref(), &ty, shape)).await?;
     let what = format!("{} {case:?}", if matvec { "matvec" } else { "matmul" });
     // Rounding adds up like a random walk over k products of size up to one; a bias of 30 has an ulp of 2e-6.
-    close(&what, &ty.read(gpu).await?, &want, 2e-6 * (k as f64).sqrt() + 4e-6, 2e-6)
+    // A product of which one side is in f16 may round the other to it (cooperative matrices), each factor by 2^-11 at most.
+    let rough = [nx, ny].contains(&NumberFormat::F16) && !(nx == NumberFormat::F16 && format == WeightFormat::F16);
+    let factors = if rough { 6e-4 * (k as f64).sqrt() } else { 0.0 };
+    let atol = 2e-6 * (k as f64).sqrt() + 4e-6 + factors;
+    close(&what, &read_activations(gpu, &ty).await?, &want, atol, 2e-6 + rounding(ny))
+}
+
+/// matmul by cooperative matrices at sizes around its tile (128) and slice (32): every format and pair of numbers it takes.
+pub async fn cooperative(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
+    let (f16, f32) = (NumberFormat::F16, NumberFormat::F32);
+    for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+        for (l, n, k) in [(1, 1, 4), (17, 80, 48), (128, 128, 64), (130, 131, 100), (257, 260, 516)] {
+            for numbers in [(f16, f16), (f16, f32), (f32, f16)] {
+                let softplus = format == WeightFormat::F16 && numbers.1 == f16;
+                let case = LinearCase { l, k, n, format, bias: n > 100, softplus, numbers };
+                linear(gpu, false, case, random).await?;
+            }
+        }
+    }
+    Ok(())
 }

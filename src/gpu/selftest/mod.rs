@@ -8,12 +8,13 @@ pub mod sampling;
 pub mod scan;
 pub mod step;
 
-use super::shader::WeightFormat;
+use super::shader::{NumberFormat, WeightFormat};
 use super::{Gpu, GpuError};
 use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use linear::LinearCase;
+use sampling::Logits;
 use scan::{Rung, ScanCase};
 use serde::Serialize;
 use std::fmt;
@@ -24,6 +25,10 @@ use std::fmt;
 pub enum Variant {
     /// Weights held as f16. Instead: as f32.
     F16Weights,
+    /// Weights held quantised to 8 bits, as a checkpoint has them. Instead: as f32.
+    Q8Weights,
+    /// The same with 4 bits.
+    Q4Weights,
     /// matvec for one token. Instead: matmul.
     Matvec,
     /// The decode step in four dispatches a layer. Instead: kernel by kernel.
@@ -34,26 +39,46 @@ pub enum Variant {
     BlellochScan,
     /// The fused scan. Instead: the sequential one.
     FusedScan,
+    /// Activations in f16. Instead: in f32.
+    F16Activations,
+    /// matmul by cooperative matrices. Instead: by multiply-adds.
+    CooperativeMatrix,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 6] = [
+    pub const ALL: [Variant; 10] = [
         Variant::F16Weights,
+        Variant::Q8Weights,
+        Variant::Q4Weights,
         Variant::Matvec,
         Variant::FusedStep,
         Variant::Step,
         Variant::BlellochScan,
         Variant::FusedScan,
+        Variant::F16Activations,
+        Variant::CooperativeMatrix,
     ];
+
+    /// The variant that holds weights in such a format; f32 needs none.
+    pub fn of(format: WeightFormat) -> Option<Self> {
+        match format {
+            WeightFormat::F32 => None,
+            WeightFormat::F16 => Some(Variant::F16Weights),
+            WeightFormat::Q8 => Some(Variant::Q8Weights),
+            WeightFormat::Q4 => Some(Variant::Q4Weights),
+        }
+    }
 
     /// What runs where this variant is switched off.
     pub fn fallback(self) -> &'static str {
         match self {
-            Variant::F16Weights => "weights as f32",
+            Variant::F16Weights | Variant::Q8Weights | Variant::Q4Weights => "weights as f32",
             Variant::Matvec => "matmul",
             Variant::FusedStep => "kernel by kernel",
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+            Variant::F16Activations => "activations as f32",
+            Variant::CooperativeMatrix => "matmul",
         }
     }
 }
@@ -62,11 +87,15 @@ impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Variant::F16Weights => "f16 weights",
+            Variant::Q8Weights => "q8 weights",
+            Variant::Q4Weights => "q4 weights",
             Variant::Matvec => "matvec",
             Variant::FusedStep => "fused step",
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
+            Variant::F16Activations => "f16 activations",
+            Variant::CooperativeMatrix => "cooperative matrices",
         })
     }
 }
@@ -104,16 +133,22 @@ impl Report {
 /// # Errors
 /// Only a lost device: everything else is an outcome.
 pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Report, GpuError> {
-    use WeightFormat::{F16, F32};
+    use WeightFormat::{F16, F32, Q4, Q8};
     let all = [
         Check::Embedding(F32),
         Check::Embedding(F16),
+        Check::Embedding(Q8),
+        Check::Embedding(Q4),
         Check::RmsNorm,
         Check::XDblNorm,
         Check::Matmul(F32),
         Check::Matmul(F16),
+        Check::Matmul(Q8),
+        Check::Matmul(Q4),
         Check::Matvec(F32),
         Check::Matvec(F16),
+        Check::Matvec(Q8),
+        Check::Matvec(Q4),
         Check::Conv1d,
         Check::Conv1dUpdate,
         Check::Scan(Rung::Sequential),
@@ -122,9 +157,15 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Update),
         Check::FusedStep(F32),
         Check::FusedStep(F16),
+        Check::FusedStep(Q8),
+        Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
+        Check::F16Activations,
+        Check::CooperativeMatrix,
     ];
+    let all: Vec<_> = all.into_iter().filter(|check| check.applies(gpu)).collect();
+    let total = all.len();
     let mut report = Report { outcomes: Vec::new() };
     for (i, check) in all.into_iter().enumerate() {
         let result = check.run(gpu).await;
@@ -135,7 +176,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         let switched_off = failure.as_ref().and(check.variant());
         switched_off.iter().for_each(|v| gpu.switch_off(*v));
         report.outcomes.push(Outcome { name: check.name(), failure, switched_off });
-        progress(i + 1, all.len());
+        progress(i + 1, total);
     }
     Ok(report)
 }
@@ -154,75 +195,108 @@ enum Check {
     FusedStep(WeightFormat),
     Rows,
     Sample,
+    F16Activations,
+    CooperativeMatrix,
 }
 
-fn format_name(format: WeightFormat) -> &'static str {
-    match format {
-        WeightFormat::F32 => "f32",
-        WeightFormat::F16 => "f16",
+/// (softplus, bias): softplus is dt_proj's, which is never quantised.
+fn epilogues(format: WeightFormat) -> &'static [(bool, bool)] {
+    match format.quant() {
+        None => &[(false, false), (false, true), (true, true)],
+        Some(_) => &[(false, false), (false, true)],
     }
 }
 
 impl Check {
+    /// Whether the device could use the kernel at all.
+    fn applies(self, gpu: &Gpu) -> bool {
+        match self {
+            Check::F16Activations => gpu.shader_f16(),
+            Check::CooperativeMatrix => gpu.cooperative(),
+            _ => true,
+        }
+    }
+
     fn name(self) -> String {
         match self {
-            Check::Embedding(f) => format!("embedding {}", format_name(f)),
+            Check::Embedding(f) => format!("embedding {}", f.tag()),
             Check::RmsNorm => "rms_norm".into(),
             Check::XDblNorm => "x_dbl_norm".into(),
-            Check::Matmul(f) => format!("matmul {}", format_name(f)),
-            Check::Matvec(f) => format!("matvec {}", format_name(f)),
+            Check::Matmul(f) => format!("matmul {}", f.tag()),
+            Check::Matvec(f) => format!("matvec {}", f.tag()),
             Check::Conv1d => "conv1d, conv1d_state".into(),
             Check::Conv1dUpdate => "conv1d_update".into(),
             Check::Scan(Rung::Sequential) => "scan_sequential".into(),
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
-            Check::FusedStep(f) => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", format_name(f)),
+            Check::FusedStep(f) => match f.quant() {
+                // step_mixer reads dt_proj, which is never quantised.
+                Some(_) => format!("matvec {} NORM, CONV, ADD", f.tag()),
+                None => format!("matvec {0} NORM, CONV, ADD, step_mixer {0}", f.tag()),
+            },
             Check::Rows => "argmax, token_nll".into(),
-            Check::Sample => "sample".into(),
+            Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
+            Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
+            Check::CooperativeMatrix => "matmul_coop".into(),
         }
     }
 
     /// What can be switched off if this fails.
     fn variant(self) -> Option<Variant> {
         match self {
-            Check::Embedding(WeightFormat::F16) | Check::Matmul(WeightFormat::F16) => Some(Variant::F16Weights),
+            Check::Embedding(f) | Check::Matmul(f) => Variant::of(f),
+            Check::Matvec(f) | Check::FusedStep(f) if f.quant().is_some() => Variant::of(f),
             Check::Matvec(_) => Some(Variant::Matvec),
             Check::FusedStep(_) => Some(Variant::FusedStep),
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            Check::F16Activations => Some(Variant::F16Activations),
+            Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
             _ => None,
         }
     }
 
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
+        const PLAIN: (NumberFormat, NumberFormat) = (NumberFormat::F32, NumberFormat::F32);
         let random = &mut Random(0x6d_616d_6261);
         match self {
             Check::Embedding(format) => pointwise::embedding(gpu, format, (101, 27, 64), random).await,
             Check::RmsNorm => {
                 for add in [false, true] {
-                    pointwise::rms_norm(gpu, RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 }, add, random).await?;
+                    let shape = RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 };
+                    pointwise::rms_norm(gpu, shape, add, NumberFormat::F32, random).await?;
                 }
                 Ok(())
             }
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
             Check::Matmul(format) => {
-                for (softplus, bias) in [(false, false), (false, true), (true, true)] {
-                    linear::linear(gpu, false, LinearCase { l: 65, k: 130, n: 67, format, bias, softplus }, random)
-                        .await?;
+                for &(softplus, bias) in epilogues(format) {
+                    linear::linear(
+                        gpu,
+                        false,
+                        LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers: PLAIN },
+                        random,
+                    )
+                    .await?;
                 }
                 Ok(())
             }
             Check::Matvec(format) => {
-                for (softplus, bias) in [(false, false), (false, true), (true, true)] {
-                    linear::linear(gpu, true, LinearCase { l: 1, k: 773, n: 67, format, bias, softplus }, random)
-                        .await?;
+                for &(softplus, bias) in epilogues(format) {
+                    linear::linear(
+                        gpu,
+                        true,
+                        LinearCase { l: 1, k: 773, n: 67, format, bias, softplus, numbers: PLAIN },
+                        random,
+                    )
+                    .await?;
                 }
                 Ok(())
             }
-            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), true, false, random).await,
-            Check::Conv1dUpdate => pointwise::conv1d(gpu, (5, 65, 4), true, true, random).await,
+            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), (true, NumberFormat::F32), false, random).await,
+            Check::Conv1dUpdate => pointwise::conv1d(gpu, (5, 65, 4), (true, NumberFormat::F32), true, random).await,
             Check::Scan(rung) => {
                 let length = if rung == Rung::Update { 1 } else { 300 };
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
@@ -236,14 +310,31 @@ impl Check {
                 step::matvec_add(gpu, (67, 772), format, true, random).await?;
                 for mixer_rms_eps in [None, Some(1e-6)] {
                     let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };
-                    step::mixer(gpu, shape, format, true, random).await?;
+                    step::mixer(gpu, shape, format, (true, true), random).await?;
                 }
                 Ok(())
             }
+            Check::F16Activations => {
+                let f16 = NumberFormat::F16;
+                let shape = RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 };
+                pointwise::rms_norm(gpu, shape, true, f16, random).await?;
+                pointwise::conv1d(gpu, (37, 65, 4), (true, f16), false, random).await?;
+                // k no multiple of four: never by cooperative matrices.
+                for numbers in [(f16, f16), (f16, NumberFormat::F32), (NumberFormat::F32, f16)] {
+                    let (format, bias, softplus) = (WeightFormat::F16, true, numbers.1 == f16);
+                    let case = LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers };
+                    linear::linear(gpu, false, case, random).await?;
+                }
+                let case = ScanCase::random((300, 65, 16), (1e-4, 5.0), random).halved();
+                scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
+            }
+            Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {
-                    sampling::sample(gpu, 333, &params, 3, random).await?;
+                    for kind in [Logits::Even, Logits::Ties] {
+                        sampling::sample(gpu, &kind.random(333, random), &params, 2).await?;
+                    }
                 }
                 Ok(())
             }

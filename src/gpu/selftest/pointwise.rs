@@ -1,7 +1,8 @@
 //! embedding, rms_norm, x_dbl_norm, conv1d, conv1d_state and conv1d_update against their twins.
 
-use super::data::{close, equal, f64s, poisoned, run, tensor, CheckError, Random};
-use crate::gpu::shader::WeightFormat;
+use super::data::{activations, close, equal, f64s, poisoned, poisoned_activations, read_activations, rounding};
+use super::data::{run, tensor, CheckError, Random};
+use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{self, Conv1d, ConvShape, RmsNorm, WeightMatrix};
 use crate::reference;
@@ -12,7 +13,7 @@ pub async fn embedding(
     (vocab_size, d_model, l): (usize, usize, usize),
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let table = random.f16_vec(vocab_size * d_model, -2.0, 2.0);
+    let table = random.weights(format, (vocab_size, d_model), -2.0, 2.0);
     let tokens = random.tokens(l, vocab_size);
     let mut want = vec![0.0; l * d_model];
     reference::embedding(&mut want, &f64s(&table), &tokens, d_model);
@@ -23,7 +24,13 @@ pub async fn embedding(
     close(&what, &out.read(gpu).await?, &want, 0.0, 0.0)
 }
 
-pub async fn rms_norm(gpu: &Gpu, shape: RmsNorm, add: bool, random: &mut Random) -> Result<(), CheckError> {
+pub async fn rms_norm(
+    gpu: &Gpu,
+    shape: RmsNorm,
+    add: bool,
+    act: NumberFormat,
+    random: &mut Random,
+) -> Result<(), CheckError> {
     let RmsNorm { rows, row0, d, eps } = shape;
     let l = rows + row0;
     let (residual, hidden) = (random.vec(l * d, -3.0, 3.0), random.vec(l * d, -3.0, 3.0));
@@ -32,10 +39,10 @@ pub async fn rms_norm(gpu: &Gpu, shape: RmsNorm, add: bool, random: &mut Random)
     let mut want = vec![0.0; rows * d];
     reference::rms_norm(&mut want, &mut r64, add.then_some(&h64[..]), Some(&f64s(&weight)), f64::from(eps), d);
     let (tr, th) = (tensor(gpu, &residual)?, tensor(gpu, &hidden)?);
-    let (tw, ty) = (tensor(gpu, &weight)?, poisoned(gpu, rows * d)?);
+    let (tw, ty) = (tensor(gpu, &weight)?, poisoned_activations(gpu, rows * d, act)?);
     run(gpu, |plan| kernels::rms_norm(plan, &tr, add.then_some(&th), &tw, &ty, shape)).await?;
-    let what = format!("rms_norm {shape:?} add {add}");
-    close(&what, &ty.read(gpu).await?, &want, 1e-6, 2e-6)?;
+    let what = format!("rms_norm {shape:?} add {add} {act:?}");
+    close(&what, &read_activations(gpu, &ty).await?, &want, 1e-6, 2e-6 + rounding(act))?;
     let after = tr.read::<f32>(gpu).await?;
     close(&what, &after[row0 * d..], &r64, 1e-6, 1e-6)?;
     equal(&what, &after[..row0 * d], &residual[..row0 * d])
@@ -54,16 +61,17 @@ pub async fn x_dbl_norm(
     close(&format!("x_dbl_norm l {l} dt_rank {dt_rank} d_state {d_state}"), &t.read(gpu).await?, &want, 1e-6, 2e-6)
 }
 
-/// conv1d over a chunk with its state after it, or (`by_tokens`) conv1d_update token by token: outputs and state.
+/// conv1d over a chunk with its state after it, or (`by_tokens`, in f32) conv1d_update token by token: outputs
+/// and state.
 pub async fn conv1d(
     gpu: &Gpu,
     (l, d_inner, d_conv): (usize, usize, usize),
-    bias: bool,
+    (bias, act): (bool, NumberFormat),
     by_tokens: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let x_stride = 2 * d_inner;
-    let xz = random.vec(l * x_stride, -2.0, 2.0);
+    let (all_xz, xz) = activations(gpu, &random.vec(l * x_stride, -2.0, 2.0), act)?;
     let state = random.vec(d_conv * d_inner, -2.0, 2.0);
     let weight = random.vec(d_inner * d_conv, -1.0, 1.0);
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
@@ -74,14 +82,17 @@ pub async fn conv1d(
     reference::conv1d_state(&mut want_state, &x64, &shape);
 
     let name = if by_tokens { "conv1d_update" } else { "conv1d" };
-    let what = format!("{name} l {l} d_inner {d_inner} d_conv {d_conv} bias {bias}");
+    let what = format!("{name} l {l} d_inner {d_inner} d_conv {d_conv} bias {bias} {act:?}");
     let rows = if by_tokens { 1 } else { l };
     let shape = ConvShape { l: rows, d_inner, d_conv, x_stride };
-    let (txz, ts, tw) = (poisoned(gpu, rows * x_stride)?, tensor(gpu, &state)?, tensor(gpu, &weight)?);
-    let (tb, tu) = (b.map(|b| tensor(gpu, &b)).transpose()?, poisoned(gpu, rows * d_inner)?);
+    let txz = if by_tokens { poisoned(gpu, x_stride)? } else { all_xz };
+    let (ts, tw) = (tensor(gpu, &state)?, tensor(gpu, &weight)?);
+    let (tb, tu) = (b.map(|b| tensor(gpu, &b)).transpose()?, poisoned_activations(gpu, rows * d_inner, act)?);
     let conv = Conv1d { xz: &txz, conv_state: &ts, weight: &tw, bias: tb.as_ref(), u: &tu };
     for t in (0..l).step_by(rows.max(1)) {
-        txz.write(gpu, 0, &xz[t * x_stride..(t + rows) * x_stride]);
+        if by_tokens {
+            txz.write(gpu, 0, &xz[t * x_stride..(t + 1) * x_stride]);
+        }
         run(gpu, |plan| {
             if by_tokens {
                 return kernels::conv1d_update(plan, &conv, shape);
@@ -91,7 +102,7 @@ pub async fn conv1d(
         })
         .await?;
         let want = &want[t * d_inner..(t + rows) * d_inner];
-        close(&what, &tu.read(gpu).await?, want, 2e-6, 2e-6)?;
+        close(&what, &read_activations(gpu, &tu).await?, want, 2e-6, 2e-6 + rounding(act))?;
     }
     close(&format!("{what}, state"), &ts.read(gpu).await?, &want_state, 0.0, 0.0)
 }

@@ -40,22 +40,67 @@ pub async fn draws(gpu: &Gpu, logits: &[f32], params: &SamplingParams, n: usize)
     Ok(tokens)
 }
 
-/// sample draw by draw against its twin in f64.
-pub async fn sample(
-    gpu: &Gpu,
-    vocab_size: usize,
-    params: &SamplingParams,
-    n: usize,
-    random: &mut Random,
-) -> Result<(), CheckError> {
-    let logits = random.vec(vocab_size, -4.0, 4.0);
-    let got = draws(gpu, &logits, params, n).await?;
-    let mut seen = vec![0u32; vocab_size.div_ceil(32)];
-    for (step, &token) in got.iter().enumerate() {
-        let want = reference::sample(&f64s(&logits), &seen, params, step as u32);
-        let want = want.unwrap_or(SampleBuffers::NOT_A_NUMBER);
-        equal(&format!("sample vocab_size {vocab_size} step {step} {params:?}"), &[token], &[want])?;
-        seen[want as usize / 32] |= 1 << (want % 32);
+/// The kinds of logits that sampling is checked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Spread evenly.
+    Even,
+    /// Of a handful of values, 0 and -0 among them.
+    Ties,
+    /// As peaked as trained models'.
+    Peaked,
+    /// All but one out of reach.
+    OneHuge,
+    /// Most at -infinity.
+    MostlyNothing,
+}
+
+impl Logits {
+    pub const ALL: [Logits; 5] = [Logits::Even, Logits::Ties, Logits::Peaked, Logits::OneHuge, Logits::MostlyNothing];
+
+    pub fn random(self, vocab_size: usize, random: &mut Random) -> Vec<f32> {
+        let mut logits = random.vec(vocab_size, -4.0, 4.0);
+        let one = (random.bits() % vocab_size.max(1) as u64) as usize;
+        for (i, x) in logits.iter_mut().enumerate() {
+            match self {
+                Logits::Even => {}
+                Logits::Ties => *x = [-1.5, -0.0, 0.0, 0.75, 2.0, 2.0, 2.25][random.bits() as usize % 7],
+                Logits::Peaked => *x = *x * x.abs() * 2.0,
+                Logits::OneHuge if i == one => *x = 1e30,
+                Logits::MostlyNothing if i != one && random.unit() < 0.9 => *x = f32::NEG_INFINITY,
+                Logits::OneHuge | Logits::MostlyNothing => {}
+            }
+        }
+        logits
+    }
+}
+
+/// How far the random number and top_p may be off: a sum of exponentials in f32 is that good.
+const NEAR: f64 = 1e-6;
+
+/// Whether the token is what the twin draws in f64, at the step's random number or very near to it.
+pub fn near(token: u32, logits: &[f32], seen: &[u32], params: &SamplingParams, step: u32) -> Result<(), CheckError> {
+    let logits = f64s(logits);
+    let twin = |r: f64, top_p: f64| {
+        let params = SamplingParams { top_p: (f64::from(params.top_p) * top_p).min(1.0) as f32, ..*params };
+        reference::sample_at(&logits, seen, &params, r).unwrap_or(SampleBuffers::NOT_A_NUMBER)
+    };
+    let r = f64::from(reference::uniform(params.seed, step));
+    let want = twin(r, 1.0);
+    let off = [-NEAR, 0.0, NEAR];
+    let ok = want == token || off.iter().any(|dr| off.iter().any(|dp| twin(r + dr, 1.0 + dp) == token));
+    let token = if ok { want } else { token };
+    equal(&format!("sample vocab_size {} step {step} {params:?}", logits.len()), &[token], &[want])
+}
+
+/// sample draw by draw against its twin.
+pub async fn sample(gpu: &Gpu, logits: &[f32], params: &SamplingParams, n: usize) -> Result<(), CheckError> {
+    let mut seen = vec![0u32; logits.len().div_ceil(32)];
+    for (step, token) in draws(gpu, logits, params, n).await?.into_iter().enumerate() {
+        near(token, logits, &seen, params, step as u32)?;
+        if let Some(word) = seen.get_mut(token as usize / 32) {
+            *word |= 1 << (token % 32);
+        }
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 //!
 //! mamba-ssm's own tests allow f32 scans rtol 6e-4 and atol 2e-3; here it is far less (docs/precision.md).
 
-use super::data::{close, f64s, poisoned, run, tensor, CheckError, Random};
+use super::data::{activations, close, f64s, poisoned_activations, read_activations, rounding, run, tensor};
+use super::data::{CheckError, Random};
+use crate::gpu::shader::NumberFormat;
 use crate::gpu::Gpu;
 use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, ScanBuffers, ScanShape};
 use crate::reference;
@@ -32,6 +34,8 @@ pub struct ScanCase {
     pub d: Vec<f32>,
     pub xz: Vec<f32>,
     pub ssm_state: Vec<f32>,
+    /// Of u, delta, xz and y; their values above are what is left in it. Only the fused scan takes another than f32.
+    pub act: NumberFormat,
 }
 
 impl ScanCase {
@@ -48,8 +52,17 @@ impl ScanCase {
             d: random.vec(d_inner, -1.0, 1.0),
             xz: random.vec(l * shape.xz_stride, -2.0, 2.0),
             ssm_state: random.vec(d_inner * d_state, -1.0, 1.0),
+            act: NumberFormat::F32,
             shape,
         }
+    }
+
+    /// The same with u, delta and xz rounded to f16, and y given in it.
+    pub fn halved(mut self) -> Self {
+        let round = |v: &mut Vec<f32>| v.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+        [&mut self.u, &mut self.delta, &mut self.xz].into_iter().for_each(round);
+        self.act = NumberFormat::F16;
+        self
     }
 
     /// Tokens t0..t1 of it, from another initial state.
@@ -64,6 +77,7 @@ impl ScanCase {
             xz: rows(&self.xz, s.xz_stride),
             a: self.a.clone(),
             d: self.d.clone(),
+            act: self.act,
             ssm_state,
         }
     }
@@ -83,9 +97,10 @@ impl ScanCase {
     pub async fn run(&self, gpu: &Gpu, rung: Rung) -> Result<(Vec<f32>, Vec<f32>), CheckError> {
         let s = self.shape;
         let t = |v: &[f32]| tensor(gpu, v);
-        let (u, delta, a, x_dbl) = (t(&self.u)?, t(&self.delta)?, t(&self.a)?, t(&self.x_dbl)?);
-        let (d, xz, ssm_state) = (t(&self.d)?, t(&self.xz)?, t(&self.ssm_state)?);
-        let y = poisoned(gpu, s.l * s.d_inner)?;
+        let act = |v: &[f32]| activations(gpu, v, self.act).map(|(tensor, _)| tensor);
+        let (u, delta, a, x_dbl) = (act(&self.u)?, act(&self.delta)?, t(&self.a)?, t(&self.x_dbl)?);
+        let (d, xz, ssm_state) = (t(&self.d)?, act(&self.xz)?, t(&self.ssm_state)?);
+        let y = poisoned_activations(gpu, s.l * s.d_inner, self.act)?;
         let b =
             ScanBuffers { u: &u, delta: &delta, a: &a, x_dbl: &x_dbl, d: &d, xz: &xz, ssm_state: &ssm_state, y: &y };
         run(gpu, |plan| match rung {
@@ -101,7 +116,7 @@ impl ScanCase {
             Rung::Update => kernels::selective_state_update(plan, &b, s),
         })
         .await?;
-        Ok((y.read(gpu).await?, ssm_state.read(gpu).await?))
+        Ok((read_activations(gpu, &y).await?, ssm_state.read(gpu).await?))
     }
 }
 
@@ -110,7 +125,7 @@ pub async fn scan(gpu: &Gpu, rung: Rung, case: &ScanCase, (y, state): &(Vec<f64>
     let (got_y, got_state) = case.run(gpu, rung).await?;
     let scale = state.iter().fold(1.0f64, |m, x| m.max(x.abs()));
     let s = case.shape;
-    let what = format!("{rung:?} scan, l {} d_inner {} d_state {}", s.l, s.d_inner, s.d_state);
-    close(&format!("{what}: y"), &got_y, y, ATOL * scale, RTOL)?;
+    let what = format!("{rung:?} scan, l {} d_inner {} d_state {} {:?}", s.l, s.d_inner, s.d_state, case.act);
+    close(&format!("{what}: y"), &got_y, y, ATOL * scale, RTOL + rounding(case.act))?;
     close(&format!("{what}: state"), &got_state, state, ATOL * scale, RTOL)
 }

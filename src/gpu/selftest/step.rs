@@ -6,13 +6,6 @@ use crate::gpu::Gpu;
 use crate::kernels::{self, StepBuffers, StepShape, WeightMatrix};
 use crate::reference::{self, ConvShape, Epilogue, Linear, StepWeights};
 
-fn weights(format: WeightFormat, n: usize, random: &mut Random) -> Vec<f32> {
-    match format {
-        WeightFormat::F32 => random.vec(n, -0.3, 0.3),
-        WeightFormat::F16 => random.f16_vec(n, -0.3, 0.3),
-    }
-}
-
 /// matvec with the norm of its input: (n, k), k a multiple of 4.
 pub async fn matvec_norm(
     gpu: &Gpu,
@@ -21,7 +14,8 @@ pub async fn matvec_norm(
     bias: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let (residual, norm, w) = (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), weights(format, n * k, random));
+    let (residual, norm, w) =
+        (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), random.weights(format, (n, k), -0.3, 0.3));
     let b = bias.then(|| random.vec(n, -1.0, 1.0));
     let (mut normed, mut want) = (vec![0.0; k], vec![0.0; n]);
     reference::rms_norm(&mut normed, &mut f64s(&residual), None, Some(&f64s(&norm)), 1e-5, k);
@@ -44,7 +38,8 @@ pub async fn matvec_add(
     bias: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let (x, before, w) = (random.vec(k, -1.0, 1.0), random.vec(n, -3.0, 3.0), weights(format, n * k, random));
+    let (x, before, w) =
+        (random.vec(k, -1.0, 1.0), random.vec(n, -3.0, 3.0), random.weights(format, (n, k), -0.3, 0.3));
     let b = bias.then(|| random.vec(n, -1.0, 1.0));
     let mut want = f64s(&before);
     let b64 = b.as_deref().map(f64s);
@@ -56,21 +51,26 @@ pub async fn matvec_add(
     close(&what, &ty.read(gpu).await?, &want, 1e-6 * (k as f64).sqrt() + 1e-6, 2e-6)
 }
 
-/// A layer's mixer over a few tokens: x_proj with the convolution (where d_inner is a multiple of 4), then step_mixer;
-/// outputs and both states.
+/// A layer's step over a few tokens, to out_proj: norm, in_proj and convolution (d_inner and d_model multiples of 4), x_proj,
+/// step_mixer; outputs and both states.
 pub async fn mixer(
     gpu: &Gpu,
     shape: StepShape,
     format: WeightFormat,
-    conv_bias: bool,
+    (conv_bias, in_proj_bias): (bool, bool),
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let StepShape { d_inner, d_state, d_conv, dt_rank, mixer_rms_eps } = shape;
-    let width = dt_rank + 2 * d_state;
+    let (d_model, width) = (d_inner.div_ceil(8) * 4, dt_rank + 2 * d_state);
     let (conv1d, d) = (random.vec(d_inner * d_conv, -1.0, 1.0), random.vec(d_inner, -1.0, 1.0));
     let conv1d_bias = conv_bias.then(|| random.vec(d_inner, -1.0, 1.0));
     let (dt_proj_bias, a) = (random.vec(d_inner, -5.0, 1.0), random.vec(d_inner * d_state, -8.0, -0.1));
-    let (dt_proj, x_proj) = (weights(format, d_inner * dt_rank, random), weights(format, width * d_inner, random));
+    // dt_proj is never quantised.
+    let dt_format = if format.quant().is_some() { WeightFormat::F16 } else { format };
+    let mut matrix = |format, size| random.weights(format, size, -0.3, 0.3);
+    let dt_proj = matrix(dt_format, (d_inner, dt_rank));
+    let (in_proj, x_proj) = (matrix(format, (2 * d_inner, d_model)), matrix(format, (width, d_inner)));
+    let (norm, bias) = (random.vec(d_model, 0.5, 2.0), in_proj_bias.then(|| random.vec(2 * d_inner, -1.0, 1.0)));
     let (mut conv_state, mut ssm_state) =
         (f64s(&random.vec(d_conv * d_inner, -1.0, 1.0)), f64s(&random.vec(d_inner * d_state, -1.0, 1.0)));
 
@@ -78,11 +78,14 @@ pub async fn mixer(
     let (cs, ss) = (tensor(gpu, &f32s(&conv_state))?, tensor(gpu, &f32s(&ssm_state))?);
     let channels = kernels::pack_channels(&conv1d, conv1d_bias.as_deref(), &dt_proj_bias, &d);
     let (channels, ta) = (tensor(gpu, &channels)?, tensor(gpu, &a)?);
-    let dt_matrix = WeightMatrix::new(gpu, "dt_proj", (d_inner, dt_rank), format, &dt_proj)?;
+    let (residual, tn) = (poisoned(gpu, d_model)?, tensor(gpu, &norm)?);
+    let tb = bias.as_ref().map(|b| tensor(gpu, b)).transpose()?;
+    let in_matrix = WeightMatrix::new(gpu, "in_proj", (2 * d_inner, d_model), format, &in_proj)?;
+    let dt_matrix = WeightMatrix::new(gpu, "dt_proj", (d_inner, dt_rank), dt_format, &dt_proj)?;
     let x_matrix = WeightMatrix::new(gpu, "x_proj", (width, d_inner), format, &x_proj)?;
-    let (xz, x_dbl, y) = (poisoned(gpu, 2 * d_inner)?, poisoned(gpu, width)?, poisoned(gpu, d_inner)?);
+    let (uz, x_dbl, y) = (poisoned(gpu, 2 * d_inner)?, poisoned(gpu, width)?, poisoned(gpu, d_inner)?);
     let buffers = StepBuffers {
-        xz: &xz,
+        uz: &uz,
         x_dbl: &x_dbl,
         channels: &channels,
         dt_proj: &dt_matrix,
@@ -93,42 +96,50 @@ pub async fn mixer(
     };
     let (conv1d, conv1d_bias, d) = (f64s(&conv1d), conv1d_bias.as_deref().map(f64s), f64s(&d));
     let (dt_proj, dt_proj_bias, x_proj, a) = (f64s(&dt_proj), f64s(&dt_proj_bias), f64s(&x_proj), f64s(&a));
+    let (in_proj, norm, bias) = (f64s(&in_proj), f64s(&norm), bias.as_deref().map(f64s));
     let w = StepWeights {
-        conv1d: &conv1d,
-        conv1d_bias: conv1d_bias.as_deref(),
         dt_proj: &dt_proj,
         dt_proj_bias: &dt_proj_bias,
         a: &a,
         d: &d,
         mixer_rms_eps: mixer_rms_eps.map(f64::from),
     };
-    let what = format!("step_mixer {shape:?} {format:?} conv bias {conv_bias}");
+    let what = format!("{shape:?} {format:?} biases {conv_bias} {in_proj_bias}");
     for token in 0..3 {
-        let xz_values = random.vec(2 * d_inner, -2.0, 2.0);
-        xz.write(gpu, 0, &xz_values);
-        let xz_values = f64s(&xz_values);
-        let (mut u, mut moved) = (vec![0.0; d_inner], conv_state.clone());
+        let what = |kernel: &str| format!("{kernel} of {what}, token {token}");
+        let values = random.vec(d_model, -2.0, 2.0);
+        residual.write(gpu, 0, &values);
+        let (mut normed, mut xz, mut u) = (vec![0.0; d_model], vec![0.0; 2 * d_inner], vec![0.0; d_inner]);
+        reference::rms_norm(&mut normed, &mut f64s(&values), None, Some(&norm), 1e-5, d_model);
+        let dense = Linear::dense(1, d_model, 2 * d_inner);
+        reference::matvec(&mut xz, &normed, &in_proj, bias.as_deref(), &dense, Epilogue::None);
         let conv_shape = ConvShape { l: 1, d_inner, d_conv, x_stride: 2 * d_inner };
-        reference::conv1d_update(&mut u, &mut moved, &xz_values, &conv1d, w.conv1d_bias, &conv_shape);
+        reference::conv1d_update(&mut u, &mut conv_state, &xz, &conv1d, conv1d_bias.as_deref(), &conv_shape);
+        let mut want_uz: Vec<f64> = u.iter().chain(&xz[d_inner..]).copied().collect();
+        let in_proj = (&in_matrix, tb.as_ref());
+        run(gpu, |plan| kernels::matvec_norm_conv(plan, &residual, (&tn, 1e-5), in_proj, &buffers, shape)).await?;
+        let atol = 4e-6 * (d_model as f64).sqrt() + 4e-6;
+        close(&what("matvec NORM CONV"), &uz.read(gpu).await?, &want_uz, atol, 4e-6)?;
+        close(&what("matvec NORM CONV, conv_state"), &cs.read(gpu).await?, &conv_state, atol, 4e-6)?;
+
+        // From the same input on, here and below, so that its rounding does not count twice.
+        uz.write(gpu, 0, &f32s(&want_uz));
+        want_uz = f64s(&f32s(&want_uz));
         let mut want_dbl = vec![0.0; width];
         let dense = Linear::dense(1, d_inner, width);
-        reference::matvec(&mut want_dbl, &u, &x_proj, None, &dense, Epilogue::None);
-        if d_inner.is_multiple_of(4) {
-            run(gpu, |plan| kernels::matvec_conv(plan, &buffers, &x_matrix, shape)).await?;
-            let atol = 2e-6 * (d_inner as f64).sqrt() + 2e-6;
-            close(&format!("matvec CONV of {what}, token {token}"), &x_dbl.read(gpu).await?, &want_dbl, atol, 4e-6)?;
-        }
-        // From the same x_dbl on, so that its rounding does not count twice.
+        reference::matvec(&mut want_dbl, &want_uz[..d_inner], &x_proj, None, &dense, Epilogue::None);
+        run(gpu, |plan| kernels::matvec_x_proj(plan, &buffers, &x_matrix)).await?;
+        let atol = 2e-6 * (d_inner as f64).sqrt() + 2e-6;
+        close(&what("matvec x_proj"), &x_dbl.read(gpu).await?, &want_dbl, atol, 4e-6)?;
+
         x_dbl.write(gpu, 0, &f32s(&want_dbl));
         want_dbl = f64s(&f32s(&want_dbl));
         let mut want = vec![0.0; d_inner];
-        reference::step_mixer(&mut want, &mut conv_state, &mut ssm_state, (&xz_values, &want_dbl), &w);
+        reference::step_mixer(&mut want, &mut ssm_state, (&want_uz, &want_dbl), &w);
         run(gpu, |plan| kernels::step_mixer(plan, &buffers, shape)).await?;
         let scale = 1.0 + ssm_state.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        let what = format!("{what}, token {token}");
-        close(&format!("{what}: y"), &y.read(gpu).await?, &want, 2e-5 * scale, 2e-5)?;
-        close(&format!("{what}: ssm_state"), &ss.read(gpu).await?, &ssm_state, 2e-5 * scale, 2e-5)?;
-        close(&format!("{what}: conv_state"), &cs.read(gpu).await?, &conv_state, 0.0, 0.0)?;
+        close(&what("step_mixer"), &y.read(gpu).await?, &want, 2e-5 * scale, 2e-5)?;
+        close(&what("step_mixer, ssm_state"), &ss.read(gpu).await?, &ssm_state, 2e-5 * scale, 2e-5)?;
     }
     Ok(())
 }

@@ -46,14 +46,16 @@ impl Checkpoint {
             }
         };
         let config_path = folder.join("config.json");
-        let config = match read_optional(&config_path)? {
-            Some(bytes) => Some(RawConfig::parse(&config_path.display().to_string(), &bytes)?),
+        let config_json = read_optional(&config_path)?;
+        let config = match &config_json {
+            Some(bytes) => Some(RawConfig::parse(&config_path.display().to_string(), bytes)?),
             None if metadata.is_dir() => return Err(LoadError::ConfigMissing { path: path.display().to_string() }),
             None => None,
         };
         let checkpoint = Self::build(Parts {
             source: path.display().to_string(),
             config,
+            config_json: config_json.map(Cow::Owned),
             table: Table::new(shards)?,
             tokenizer_json: read_optional(&folder.join("tokenizer.json"))?.map(Cow::Owned),
             warnings,

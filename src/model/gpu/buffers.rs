@@ -1,6 +1,7 @@
 //! The buffers of a session: a chunk's activations, the recurrent state, what scoring writes.
 
 use super::GpuModel;
+use crate::gpu::shader::NumberFormat;
 use crate::gpu::{GpuError, Tensor};
 use crate::kernels::{BlellochWorkspace, FusedWorkspace};
 use crate::model::{ModelConfig, Scan};
@@ -11,35 +12,41 @@ pub(super) enum ScanWorkspace {
     Fused(FusedWorkspace),
 }
 
-/// The activations of a chunk of up to `capacity` tokens.
+/// Rows of logits that are worked out at once; also what aligns the views of scores (64 x 4 bytes).
+pub(super) const SCORE_ROWS: usize = 64;
+
+/// The activations of a chunk of up to `capacity` tokens, in f32, or those marked act in another format.
 pub(super) struct Workspace {
     pub(super) capacity: usize,
     pub(super) tokens: Tensor,   // (L), u32
     pub(super) residual: Tensor, // (L, d_model)
-    pub(super) normed: Tensor,   // (L, d_model)
-    pub(super) xz: Tensor,       // (L, 2 d_inner)
-    pub(super) u: Tensor,        // (L, d_inner)
+    pub(super) normed: Tensor,   // (L, d_model), act
+    pub(super) last: Tensor,     // (up to SCORE_ROWS, d_model), what the head reads
+    pub(super) xz: Tensor,       // (L, 2 d_inner), act
+    pub(super) u: Tensor,        // (L, d_inner), act
     pub(super) x_dbl: Tensor,    // (L, dt_rank + 2 d_state)
-    pub(super) delta: Tensor,    // (L, d_inner)
-    pub(super) y: Tensor,        // (L, d_inner)
+    pub(super) delta: Tensor,    // (L, d_inner), act
+    pub(super) y: Tensor,        // (L, d_inner), act
     pub(super) hidden: Tensor,   // (L, d_model)
     pub(super) scan: ScanWorkspace,
 }
 
 impl Workspace {
-    pub(super) fn new(model: &GpuModel, l: usize, scan: Option<Scan>) -> Result<Self, GpuError> {
+    pub(super) fn new(model: &GpuModel, l: usize, scan: Option<Scan>, act: NumberFormat) -> Result<Self, GpuError> {
         let (gpu, c) = (&model.gpu, &model.config);
         let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
+        let act = |label: &str, width: usize| Tensor::activations(gpu, label, l * width, act);
         Ok(Self {
             capacity: l,
             tokens: rows("tokens", 1)?,
             residual: rows("residual", c.d_model)?,
-            normed: rows("normed", c.d_model)?,
-            xz: rows("xz", 2 * c.d_inner)?,
-            u: rows("u", c.d_inner)?,
+            normed: act("normed", c.d_model)?,
+            last: Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?,
+            xz: act("xz", 2 * c.d_inner)?,
+            u: act("u", c.d_inner)?,
             x_dbl: rows("x_dbl", model.x_dbl_width())?,
-            delta: rows("delta", c.d_inner)?,
-            y: rows("y", c.d_inner)?,
+            delta: act("delta", c.d_inner)?,
+            y: act("y", c.d_inner)?,
             hidden: rows("hidden", c.d_model)?,
             scan: match scan {
                 None | Some(Scan::Sequential) => ScanWorkspace::Sequential,

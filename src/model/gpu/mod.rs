@@ -3,11 +3,11 @@
 mod buffers;
 mod session;
 
-use super::types::{ModelOptions, Scan, WeightDtype};
+use super::types::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 use super::{Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::selftest::Variant;
-use crate::gpu::shader::WeightFormat;
+use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{pack_channels, WeightMatrix};
 pub use session::GpuSession;
@@ -50,7 +50,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn count(&mut self, view: &TensorView<'_>) -> Result<()> {
-        self.done += view.data.len() as u64;
+        self.done += view.bytes();
         (self.progress)(self.done, self.total);
         // Writes are staged in host memory until a submission: without one a model of gigabytes would be there twice.
         self.gpu.queue().submit([]);
@@ -73,20 +73,31 @@ impl Loader<'_> {
         view.as_ref().map(|v| self.tensor(v)).transpose()
     }
 
-    /// A (n, k) matrix. What is stored as f16 stays f16 on the device, bit for bit, unless f32 was asked for.
+    /// A (n, k) matrix. What is stored as f16 or quantised stays so on the device, bit for bit, unless f32 was asked for or
+    /// the self-test switched the format off.
     fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
-        let format = match (self.weights, view.dtype) {
-            (WeightDtype::Auto | WeightDtype::F16, Dtype::F16) if self.gpu.allows(Variant::F16Weights) => {
-                WeightFormat::F16
-            }
-            _ => WeightFormat::F32,
-        };
-        let (n, k) = (view.shape[0], view.shape[1]);
         let gpu = self.gpu;
-        let matrix = WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<Vec<f32>> {
-            gpu.check()?;
-            Ok(view.rows_to_f32(rows)?)
-        })?;
+        let wanted = match view.dtype {
+            Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
+            Dtype::F16 => WeightFormat::F16,
+            Dtype::Q8 => WeightFormat::Q8,
+            Dtype::Q4 => WeightFormat::Q4,
+        };
+        let keep = self.weights != WeightDtype::F32 && Variant::of(wanted).is_none_or(|variant| gpu.allows(variant));
+        let (n, k) = (view.shape[0], view.shape[1]);
+        let matrix = match wanted.quant() {
+            Some(quant) if keep => WeightMatrix::upload_quantised(gpu, view.name, (n, k), quant, |rows| -> Result<_> {
+                gpu.check()?;
+                Ok(view.quantised_rows(rows)?)
+            }),
+            _ => {
+                let format = if keep { wanted } else { WeightFormat::F32 };
+                WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<_> {
+                    gpu.check()?;
+                    Ok(view.rows_to_f32(rows)?)
+                })
+            }
+        }?;
         self.count(view)?;
         Ok(matrix)
     }
@@ -156,6 +167,20 @@ impl GpuModel {
             Scan::Fused if !self.gpu.allows(Variant::FusedScan) => Scan::Sequential,
             Scan::Blelloch if !self.gpu.allows(Variant::BlellochScan) => Scan::Sequential,
             scan => scan,
+        }
+    }
+
+    /// How a prompt's activations are held: [`ActivationDtype`].
+    fn activations(&self) -> NumberFormat {
+        let gpu = &self.gpu;
+        let can = gpu.shader_f16() && gpu.allows(Variant::F16Activations) && self.scan() == Scan::Fused;
+        let pays = gpu.cooperative()
+            && gpu.allows(Variant::CooperativeMatrix)
+            && self.layers.first().is_some_and(|layer| layer.in_proj.format() != WeightFormat::F32);
+        match self.options.activations {
+            ActivationDtype::Auto if can && pays => NumberFormat::F16,
+            ActivationDtype::F16 if can => NumberFormat::F16,
+            _ => NumberFormat::F32,
         }
     }
 

@@ -1,18 +1,17 @@
 //! One text on the device.
 
-use super::buffers::{ScanWorkspace, ScoreBuffers, State, Workspace};
+use super::buffers::{ScanWorkspace, ScoreBuffers, State, Workspace, SCORE_ROWS};
 use super::GpuModel;
 use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
+use crate::gpu::shader::NumberFormat;
 use crate::gpu::{GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, StepBuffers, StepShape};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
 use crate::model::Arch;
 use std::sync::Arc;
 
-/// Rows of logits that [`GpuSession::score`] holds at once; also what aligns its results' views (64 x 4 bytes).
-const SCORE_ROWS: usize = 64;
 /// Plans of other lengths than the last few are built again.
 const MAX_PLANS: usize = 6;
 
@@ -149,11 +148,11 @@ impl GpuSession {
         let norm = RmsNorm { rows, row0, d: c.d_model, eps: c.norm_eps };
         // Without layers nothing is to be added.
         let hidden = (c.n_layer > 0).then_some(&w.hidden);
-        kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.normed, norm)?;
+        kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.last, norm)?;
         let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
         let (x_stride, y_stride) = (c.d_model, c.vocab_size);
         let shape = kernels::Linear { l: rows, x_stride, y_stride, softplus: false };
-        kernels::linear(plan, &w.normed, head, None, logits, shape)
+        kernels::linear(plan, &w.last, head, None, logits, shape)
     }
 
     /// One token through all layers and the head by the fused step: four dispatches a layer, the residual stream added
@@ -172,7 +171,7 @@ impl GpuSession {
         for (i, layer) in self.model.layers.iter().enumerate() {
             let (conv_state, ssm_state) = (self.state.conv_layer(c, i), self.state.ssm_layer(c, i));
             let buffers = StepBuffers {
-                xz: &w.xz,
+                uz: &w.xz,
                 x_dbl: &w.x_dbl,
                 channels: &layer.channels,
                 dt_proj: &layer.dt_proj,
@@ -182,8 +181,9 @@ impl GpuSession {
                 y: &w.y,
             };
             let norm = (&layer.norm, c.norm_eps);
-            kernels::matvec_norm(plan, &w.residual, norm, &layer.in_proj, layer.in_proj_bias.as_ref(), &w.xz)?;
-            kernels::matvec_conv(plan, &buffers, &layer.x_proj, shape)?;
+            let in_proj = (&layer.in_proj, layer.in_proj_bias.as_ref());
+            kernels::matvec_norm_conv(plan, &w.residual, norm, in_proj, &buffers, shape)?;
+            kernels::matvec_x_proj(plan, &buffers, &layer.x_proj)?;
             kernels::step_mixer(plan, &buffers, shape)?;
             kernels::matvec_add(plan, &w.y, &layer.out_proj, layer.out_proj_bias.as_ref(), &w.residual)?;
         }
@@ -199,7 +199,8 @@ impl GpuSession {
             self.plans.clear();
             self.prefill = None;
             self.score = None;
-            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), Some(self.model.scan()))?);
+            let (scan, act) = (Some(self.model.scan()), self.model.activations());
+            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), scan, act)?);
             self.model.gpu.check()?;
         }
         Ok(())
@@ -288,7 +289,8 @@ impl GpuSession {
         if self.decode.is_none() {
             let gpu = &self.model.gpu;
             let step = gpu.allows(Variant::Step);
-            let w = Workspace::new(&self.model, 1, (!step).then(|| self.model.scan()))?;
+            let scan = (!step).then(|| self.model.scan());
+            let w = Workspace::new(&self.model, 1, scan, NumberFormat::F32)?;
             let mut builder = PlanBuilder::new(gpu);
             if self.model.fuses_the_step() {
                 self.fused_step(&mut builder, &w)?;
@@ -522,6 +524,6 @@ impl GpuSession {
 
 /// Records a copy between tensors of one size.
 fn copy(encoder: &mut wgpu::CommandEncoder, from: &Tensor, to: &Tensor) {
-    let bytes = from.elements().min(to.elements()) as u64 * 4;
+    let bytes = from.bytes().min(to.bytes()) as u64;
     encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), bytes);
 }

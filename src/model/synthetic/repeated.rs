@@ -1,10 +1,10 @@
 //! Weights of any size in little time and memory: tensors initialised alike share one short run of random values,
 //! repeated. To measure with, where only the sizes matter; a model of them has nothing to say.
 
-use super::{Init, Spec, SplitMix64};
+use super::{put, Init, Spec, SplitMix64};
 use crate::model::config::{MIXER_RMS_EPS, NORM_EPS};
 use crate::model::{Dtype, LayerWeights, LoadError, ModelConfig, ModelWeights, TensorView};
-use half::{bf16, f16};
+use crate::reference::{quantise, Quant, BLOCK};
 
 /// Random values before they repeat; a prime, so that neighbouring rows differ.
 const PERIOD: usize = 65_537;
@@ -13,28 +13,39 @@ const PERIOD: usize = 65_537;
 #[derive(Debug)]
 pub struct Repeated {
     config: ModelConfig,
-    dtype: Dtype,
     /// Name, shape, and place in `values`.
     tensors: Vec<(String, Vec<usize>, usize)>,
-    /// An initialisation's bytes, as many as the largest tensor of it has.
-    values: Vec<(Init, Vec<u8>)>,
+    /// An initialisation's bytes in one type, as many as the largest tensor of them has.
+    values: Vec<Run>,
+}
+
+#[derive(Debug)]
+struct Run {
+    dtype: Dtype,
+    data: Vec<u8>,
+    /// Of a quantised type.
+    scales: Vec<u8>,
 }
 
 impl Spec {
     /// The model's shapes with short runs of random values repeated: gigabytes of weights from some hundred megabytes.
     pub fn repeated(&self) -> Repeated {
         let mut tensors = Vec::new();
-        let mut values: Vec<(Init, usize)> = Vec::new();
+        let mut values: Vec<(Init, Dtype, usize)> = Vec::new();
         for plan in self.plans() {
-            let at = values.iter().position(|(init, _)| *init == plan.init).unwrap_or(values.len());
-            let elements = plan.elements() as usize;
+            let dtype = plan.stored_as(self.dtype);
+            let at = values.iter().position(|(init, d, _)| (*init, *d) == (plan.init, dtype)).unwrap_or(values.len());
+            // Of quantised rows whole blocks are stored.
+            let elements = match (dtype.quant(), &plan.shape[..]) {
+                (Some(_), &[n, k]) => n * k.next_multiple_of(BLOCK),
+                _ => plan.elements() as usize,
+            };
             match values.get_mut(at) {
-                Some((_, most)) => *most = elements.max(*most),
-                None => values.push((plan.init, elements)),
+                Some((_, _, most)) => *most = elements.max(*most),
+                None => values.push((plan.init, dtype, elements)),
             }
             tensors.push((plan.name, plan.shape, at));
         }
-        let bytes = |(init, elements): (Init, usize)| (init, self.run(init, elements));
         Repeated {
             config: ModelConfig {
                 arch: self.arch,
@@ -51,33 +62,41 @@ impl Spec {
                 eos_token_id: Vec::new(),
                 bos_token_id: None,
             },
-            dtype: self.dtype,
             tensors,
-            values: values.into_iter().map(bytes).collect(),
+            values: values.into_iter().map(|(init, dtype, elements)| self.run(init, dtype, elements)).collect(),
         }
     }
 
     /// `elements` values as bytes.
-    fn run(&self, init: Init, elements: usize) -> Vec<u8> {
+    fn run(&self, init: Init, dtype: Dtype, elements: usize) -> Run {
         let mut random = SplitMix64(self.seed);
-        // A_log's rows count the states: whole rows repeat.
+        // A_log's rows count the states: whole rows repeat. Blocks do too.
         let columns = if matches!(init, Init::ALog) { self.d_state.max(1) } else { 1 };
-        let period = PERIOD.next_multiple_of(columns).min(elements);
-        let mut bytes = Vec::with_capacity(elements * self.dtype.bytes());
-        for i in 0..period {
-            let x = init.value((i % columns) as u64, &mut random);
-            match self.dtype {
-                Dtype::F32 => bytes.extend(x.to_le_bytes()),
-                Dtype::F16 => bytes.extend(f16::from_f32(x).to_le_bytes()),
-                Dtype::BF16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
+        let unit = if dtype.quant().is_some() { BLOCK } else { columns };
+        let period = PERIOD.next_multiple_of(unit).min(elements);
+        let values = (0..period).map(|i| init.value((i % columns) as u64, &mut random));
+        let (mut data, mut scales) = (Vec::new(), Vec::new());
+        match dtype.quant() {
+            Some(quant) => {
+                quantise(quant, &values.collect::<Vec<f32>>(), BLOCK, &mut data, &mut scales);
+                repeat(&mut data, elements / BLOCK * quant.block_bytes());
+                repeat(&mut scales, elements / BLOCK * 2);
+            }
+            None => {
+                values.for_each(|x| put(&mut data, x, dtype));
+                repeat(&mut data, elements * dtype.row_bytes(1));
             }
         }
-        let run = bytes.len();
-        let total = elements * self.dtype.bytes();
-        while bytes.len() < total {
-            bytes.extend_from_within(..run.min(total - bytes.len()));
-        }
-        bytes
+        Run { dtype, data, scales }
+    }
+}
+
+/// Goes on from the begin until there are so many bytes.
+fn repeat(bytes: &mut Vec<u8>, total: usize) {
+    let run = bytes.len();
+    bytes.reserve_exact(total.saturating_sub(run));
+    while bytes.len() < total {
+        bytes.extend_from_within(..run.min(total - bytes.len()));
     }
 }
 
@@ -93,9 +112,14 @@ impl Repeated {
     pub fn weights(&self) -> Result<ModelWeights<'_>, LoadError> {
         let maybe = |name: &str| {
             let (name, shape, at) = self.tensors.iter().find(|(n, ..)| n == name)?;
-            let bytes = shape.iter().product::<usize>() * self.dtype.bytes();
-            let data = self.values.get(*at)?.1.get(..bytes)?;
-            Some(TensorView { name, dtype: self.dtype, shape, data, file: "synthetic" })
+            let Run { dtype, data, scales } = self.values.get(*at)?;
+            let (data, scales) = match (dtype.quant(), &shape[..]) {
+                (Some(quant), &[n, k]) => {
+                    (data.get(..n * quant.row_bytes(k))?, scales.get(..n * Quant::row_scale_bytes(k))?)
+                }
+                _ => (data.get(..shape.iter().product::<usize>() * dtype.row_bytes(1))?, &[][..]),
+            };
+            Some(TensorView { name, dtype: *dtype, shape, data, scales, file: "synthetic" })
         };
         let find = |name: &str| {
             let missing =
@@ -136,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_same_shapes_and_config_as_the_checkpoint() {
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8, Dtype::Q4] {
             for (use_bias, tied) in [(false, true), (true, false)] {
                 let spec = Spec { dtype, use_bias, tied, ..Spec::preset("tiny").unwrap() };
                 let (repeated, checkpoint) = (spec.repeated(), spec.checkpoint().unwrap());
@@ -144,10 +168,10 @@ mod tests {
                 let (mut got, mut want) = (Vec::new(), Vec::new());
                 weights.for_each(|t| {
                     t.to_f32().unwrap();
-                    got.push((t.name.to_owned(), t.shape.to_vec(), t.dtype, t.data.len()));
+                    got.push((t.name.to_owned(), t.shape.to_vec(), t.dtype, t.data.len(), t.scales.len()));
                 });
                 checkpoint.weights().for_each(|t| {
-                    want.push((t.name.to_owned(), t.shape.to_vec(), t.dtype, t.data.len()));
+                    want.push((t.name.to_owned(), t.shape.to_vec(), t.dtype, t.data.len(), t.scales.len()));
                 });
                 assert_eq!(got, want);
                 let a_log = weights.layers[1].a_log.data;

@@ -1,0 +1,6 @@
+// Weights for cooperative matrices, rounded to f16 from what weight_q4.wgsl gives.
+#include "shared/weight_q4.wgsl"
+
+fn weight4h(i: u32) -> vec4<f16> {
+    return vec4<f16>(weight4(i));
+}

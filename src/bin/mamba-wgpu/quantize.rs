@@ -1,0 +1,102 @@
+//! `mamba-wgpu quantize`: a smaller model from a checkpoint.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use mamba_wgpu::model::{quantise_to_folder, QuantiseError};
+use mamba_wgpu::reference::Quant;
+use mamba_wgpu::Error;
+use serde_json::json;
+
+use crate::common::{end_on_ctrl_c, open_model};
+use crate::errors::misuse;
+use crate::output::{print_json, print_line, size, Progress};
+
+/// Make a smaller, faster model: its large matrices to 8 or 4 bits
+///
+/// OUT is a folder that every other command takes as --model. How it is stored and what it costs is in
+/// docs/quantisation.md.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of a checkpoint or one .safetensors file, or `embedded` for the small model built into this program
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// The folder to write
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// 8 bits a weight (a little over half the size of f16, all but the same text) or 4 (a little over a quarter)
+    #[arg(long, value_enum)]
+    to: Kind,
+    /// Replace the model in OUT
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object: bytes before and after, and each tensor's errors
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Q8,
+    Q4,
+}
+
+impl From<Kind> for Quant {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Q8 => Quant::Q8,
+            Kind::Q4 => Quant::Q4,
+        }
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let embedded = args.input.as_os_str() == "embedded" && !args.input.exists();
+    let checkpoint = open_model((!embedded).then_some(args.input.as_path()))?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    end_on_ctrl_c(cancel.clone())?;
+    let bar = Progress::bytes("quantising");
+    let mut progress = |done, total| {
+        bar.set(done, total);
+        !cancel.load(Ordering::Relaxed)
+    };
+    let result = quantise_to_folder(&checkpoint, args.to.into(), &args.out, args.force, &mut progress);
+    drop(bar);
+    let summary = match result {
+        Ok(summary) => summary,
+        Err(QuantiseError::Cancelled) => {
+            eprintln!("mamba-wgpu: cancelled, {} is as it was", args.out.display());
+            return Ok(ExitCode::from(130));
+        }
+        Err(error @ QuantiseError::Exists { .. }) if !args.force => {
+            return Err(misuse(format!("{error} (--force replaces it)")));
+        }
+        Err(error @ (QuantiseError::Source { .. } | QuantiseError::NotAFolder { .. })) => {
+            return Err(misuse(error.to_string()));
+        }
+        Err(error) => return Err(Error::from(error).into()),
+    };
+    if args.json {
+        print_json(&json!({
+            "source": checkpoint.source(), "out": args.out, "to": Quant::from(args.to).tag(),
+            "bytes_before": summary.bytes_before, "bytes_after": summary.bytes_after, "tensors": summary.tensors,
+        }))?;
+    } else {
+        let quantised: Vec<_> = summary.tensors.iter().filter(|t| t.rms > 0.0).collect();
+        let worst = quantised.iter().map(|t| t.rms_error / t.rms).fold(0.0, f64::max);
+        print_line(&format!(
+            "{}: {} instead of {}; {} of {} tensors are {}, off by {:.2} % (rms) at most",
+            args.out.display(),
+            size(summary.bytes_after),
+            size(summary.bytes_before),
+            quantised.len(),
+            summary.tensors.len(),
+            Quant::from(args.to).tag(),
+            worst * 100.0,
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,175 @@
+//! Quantising a checkpoint: its large matrices to q8 or q4, all else as it is (docs/quantisation.md).
+
+use super::write::{header, place, write_quantised, Entry};
+use super::{names, Checkpoint, Dtype, LoadError, TensorView};
+use crate::reference::{dequantise, Quant};
+use serde::Serialize;
+use std::io;
+
+#[cfg(not(target_arch = "wasm32"))]
+mod folder;
+#[cfg(not(target_arch = "wasm32"))]
+pub use folder::quantise_to_folder;
+
+/// Why a checkpoint was not quantised. Nothing of it is left then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantiseError {
+    /// The checkpoint's weights are damaged.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Rounding twice would lose more than rounding once.
+    #[error("{source_name}: tensor `{tensor}` is stored as {dtype}: quantise the original instead")]
+    AlreadyQuantised { source_name: String, tensor: String, dtype: Dtype },
+    /// There is something where the result should go.
+    #[error("{path}: it is there already")]
+    Exists { path: String },
+    /// The result would replace what it is made from.
+    #[error("{path}: the model that is to be quantised lies there")]
+    Source { path: String },
+    /// The place for the result is a file, a pipe or the like.
+    #[error("{path}: not a folder")]
+    NotAFolder { path: String },
+    /// The result could not be written.
+    #[error("{path}: {source}")]
+    Io { path: String, source: io::Error },
+    /// The bytes could not be written.
+    #[error("writing the weights: {0}")]
+    Write(#[from] io::Error),
+    /// `progress` said so.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What became of a tensor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorSummary {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// How it was and is stored: `f16`, `q8`, ...
+    pub from: String,
+    pub to: String,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    /// The largest difference of a value and the root of the mean square of all; 0 for a tensor that is as it was.
+    pub max_error: f64,
+    pub rms_error: f64,
+    /// The root of the mean square of the values themselves, to compare with; 0 for a tensor that is as it was.
+    pub rms: f64,
+}
+
+/// What became of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Bytes of the weights.
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    /// In the order of the forward pass.
+    pub tensors: Vec<TensorSummary>,
+}
+
+/// Called with bytes done and in all; gives whether to go on.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> bool + 'a;
+
+/// Writes the weights of `checkpoint` as one safetensors file, with its large matrices quantised: embedding, head, in_proj,
+/// x_proj and out_proj. One tensor after the other passes through memory.
+///
+/// # Errors
+/// Weights that are quantised already or not finite; what `out` says; [`QuantiseError::Cancelled`].
+pub fn quantise(
+    checkpoint: &Checkpoint,
+    quant: Quant,
+    out: &mut dyn io::Write,
+    progress: &mut Progress<'_>,
+) -> Result<Summary, QuantiseError> {
+    let mut tensors = Vec::new();
+    checkpoint.weights().for_each(|tensor| tensors.push(*tensor));
+    if let Some(tensor) = tensors.iter().find(|tensor| tensor.dtype.quant().is_some()) {
+        let (source_name, tensor_name) = (checkpoint.source().into(), tensor.name.into());
+        return Err(QuantiseError::AlreadyQuantised { source_name, tensor: tensor_name, dtype: tensor.dtype });
+    }
+    let to = |tensor: &TensorView<'_>| match names::is_quantisable(tensor.name) {
+        true => quant.into(),
+        false => tensor.dtype,
+    };
+    let entry = |i: usize| Entry { name: tensors[i].name, shape: tensors[i].shape, dtype: to(&tensors[i]) };
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by_key(|&i| place(to(&tensors[i]))); // stable
+    out.write_all(&header(order.iter().map(|&i| entry(i))))?;
+
+    let total = tensors.iter().map(TensorView::bytes).sum();
+    let mut done = 0;
+    let mut report = |bytes: u64| {
+        done += bytes;
+        match progress(done, total) {
+            true => Ok(()),
+            false => Err(QuantiseError::Cancelled),
+        }
+    };
+    let mut errors = vec![Errors::default(); tensors.len()];
+    for i in order {
+        let tensor = &tensors[i];
+        match (to(tensor).quant(), tensor.shape) {
+            (Some(quant), &[n, k]) => {
+                let row_bytes = tensor.dtype.row_bytes(k) as u64;
+                let rows = |rows: std::ops::Range<usize>| {
+                    report(0)?;
+                    let values = tensor.rows_to_f32(rows.clone())?;
+                    report(rows.len() as u64 * row_bytes)?;
+                    Ok::<_, QuantiseError>(values)
+                };
+                let seen = |values: &[f32], packed: &[u8], scales: &[u8]| {
+                    let mut back = vec![0.0; values.len()];
+                    dequantise(quant, packed, scales, k, &mut back);
+                    errors[i].add(values, &back);
+                };
+                write_quantised(out, quant, (n, k), rows, seen)?;
+            }
+            _ => {
+                tensor.to_f32()?; // that it is finite
+                out.write_all(tensor.data)?;
+                report(tensor.bytes())?;
+            }
+        }
+    }
+    out.flush()?;
+    let summary = |(i, tensor): (usize, &TensorView<'_>)| TensorSummary {
+        name: tensor.name.into(),
+        shape: tensor.shape.to_vec(),
+        from: tensor.dtype.to_string(),
+        to: to(tensor).to_string(),
+        bytes_before: tensor.bytes(),
+        bytes_after: entry(i).bytes(),
+        max_error: errors[i].max,
+        rms_error: errors[i].mean(errors[i].squares),
+        rms: errors[i].mean(errors[i].values),
+    };
+    let tensors: Vec<TensorSummary> = tensors.iter().enumerate().map(summary).collect();
+    let bytes_after = tensors.iter().map(|t| t.bytes_after).sum();
+    Ok(Summary { bytes_before: total, bytes_after, tensors })
+}
+
+/// Sums over a tensor's values.
+#[derive(Clone, Default)]
+struct Errors {
+    count: u64,
+    max: f64,
+    squares: f64,
+    values: f64,
+}
+
+impl Errors {
+    fn add(&mut self, values: &[f32], back: &[f32]) {
+        self.count += values.len() as u64;
+        for (x, y) in values.iter().zip(back) {
+            let error = f64::from(*x) - f64::from(*y);
+            self.max = self.max.max(error.abs());
+            self.squares += error * error;
+            self.values += f64::from(*x) * f64::from(*x);
+        }
+    }
+
+    fn mean(&self, sum: f64) -> f64 {
+        (sum / self.count.max(1) as f64).sqrt()
+    }
+}

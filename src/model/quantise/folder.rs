@@ -1,0 +1,151 @@
+//! A quantised checkpoint as a folder, whole or not at all.
+
+use super::{quantise, Progress, QuantiseError, Summary};
+use crate::model::synthetic::Spec;
+use crate::model::{Checkpoint, Dtype};
+use crate::reference::Quant;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+const WEIGHTS: &str = "model.safetensors";
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// Quantises `checkpoint` into the folder `out`, which is made if it is not there: `model.safetensors`, and `config.json`
+/// and `tokenizer.json` as they are beside the original. Each file is written under another name, brought to the disk, and
+/// renamed at the end; whatever goes wrong before leaves nothing behind. `force`: files of these names are replaced.
+///
+/// # Errors
+/// As [`quantise`]; files that are there already; a folder that cannot be written to.
+pub fn quantise_to_folder(
+    checkpoint: &Checkpoint,
+    quant: Quant,
+    out: &Path,
+    force: bool,
+    progress: &mut Progress<'_>,
+) -> Result<Summary, QuantiseError> {
+    check_place(checkpoint, out, force)?;
+    let mut folder = Unfinished::new(out)?;
+    let path = folder.file(WEIGHTS);
+    let error = |source| QuantiseError::Io { path: path.display().to_string(), source };
+    let file = fs::File::create(&path).map_err(error)?;
+    let mut writer = io::BufWriter::with_capacity(1 << 20, file);
+    let summary = quantise(checkpoint, quant, &mut writer, progress).map_err(|e| match e {
+        QuantiseError::Write(source) => error(source),
+        other => other,
+    })?;
+    writer.into_inner().map_err(|e| error(e.into_error()))?.sync_all().map_err(error)?;
+    folder.write(CONFIG, &config_json(checkpoint))?;
+    if let Some(tokenizer) = checkpoint.tokenizer_json() {
+        folder.write(TOKENIZER, tokenizer)?;
+    }
+    folder.finish(out)?;
+    Ok(summary)
+}
+
+fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), QuantiseError> {
+    let path = |path: &Path| path.display().to_string();
+    if out.exists() && !out.is_dir() {
+        return Err(QuantiseError::NotAFolder { path: path(out) });
+    }
+    // Replacing the original's files would lose it.
+    let canonical = |path: &Path| path.canonicalize().ok();
+    let sources = checkpoint.files().filter_map(|file| canonical(Path::new(file)).map(|p| p.with_file_name("")));
+    if let Some(here) = canonical(out).map(|p| p.join("")) {
+        if sources.into_iter().any(|source| source == here) {
+            return Err(QuantiseError::Source { path: path(out) });
+        }
+    }
+    match [WEIGHTS, CONFIG, TOKENIZER].map(|name| out.join(name)).iter().find(|path| path.exists()) {
+        Some(there) if !force => Err(QuantiseError::Exists { path: path(there) }),
+        Some(there) if there.is_dir() => Err(QuantiseError::Exists { path: path(there) }),
+        _ => Ok(()),
+    }
+}
+
+/// The original's, or for weights without one what says the same.
+fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
+    if let Some(json) = checkpoint.config_json() {
+        return json.to_vec();
+    }
+    let (c, weights) = (checkpoint.config(), checkpoint.weights());
+    let first = weights.layers.first();
+    let spec = Spec {
+        arch: c.arch,
+        n_layer: c.n_layer,
+        d_model: c.d_model,
+        d_inner: c.d_inner,
+        d_state: c.d_state,
+        d_conv: c.d_conv,
+        dt_rank: c.dt_rank,
+        vocab_size: c.vocab_size,
+        tied: c.tie_embeddings,
+        use_bias: first.is_some_and(|layer| layer.in_proj_bias.is_some()),
+        use_conv_bias: first.is_some_and(|layer| layer.conv1d_bias.is_some()),
+        dtype: Dtype::F32,
+        seed: 0,
+    };
+    spec.config_json().into_bytes()
+}
+
+/// Files under their temporary names; what is not finished is removed.
+struct Unfinished {
+    folder: PathBuf,
+    made_folder: bool,
+    names: Vec<&'static str>,
+}
+
+impl Unfinished {
+    fn new(folder: &Path) -> Result<Self, QuantiseError> {
+        let made_folder = !folder.exists();
+        fs::create_dir_all(folder)
+            .map_err(|source| QuantiseError::Io { path: folder.display().to_string(), source })?;
+        Ok(Self { folder: folder.into(), made_folder, names: Vec::new() })
+    }
+
+    fn temporary(&self, name: &str) -> PathBuf {
+        // No .safetensors at the end: nothing may take it for a model.
+        self.folder.join(format!(".{name}.{}.unfinished", std::process::id()))
+    }
+
+    /// Where to write a file meanwhile.
+    fn file(&mut self, name: &'static str) -> PathBuf {
+        self.names.push(name);
+        self.temporary(name)
+    }
+
+    fn write(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), QuantiseError> {
+        let path = self.file(name);
+        let write = || {
+            let mut file = fs::File::create(&path)?;
+            io::Write::write_all(&mut file, bytes)?;
+            file.sync_all()
+        };
+        write().map_err(|source| QuantiseError::Io { path: path.display().to_string(), source })
+    }
+
+    /// Gives the files their names, the weights last: until then a folder that was empty holds no model.
+    fn finish(mut self, out: &Path) -> Result<(), QuantiseError> {
+        while let Some(&name) = self.names.last() {
+            let to = out.join(name);
+            fs::rename(self.temporary(name), &to)
+                .map_err(|source| QuantiseError::Io { path: to.display().to_string(), source })?;
+            self.names.pop();
+            self.made_folder = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = fs::remove_file(self.temporary(name)); // it may not have been made
+        }
+        if self.made_folder {
+            let _ = fs::remove_dir(&self.folder); // not if somebody else has put something there
+        }
+    }
+}
