@@ -55,7 +55,8 @@ export class TextView {
     const nearEnd = this.#root.scrollHeight - this.#root.scrollTop - this.#root.clientHeight < 80;
     this.#append(token, text, false).classList.add('fresh');
     this.#point = this.length;
-    this.#slider.max = this.#slider.value = String(this.length);
+    this.#slider.max = String(this.length);
+    this.#slider.value = String(this.length);
     $('point-value').textContent = `${this.length} of ${this.length}`;
     if (nearEnd) this.#root.scrollTop = this.#root.scrollHeight;
   }
