@@ -54,6 +54,7 @@ fn code(error: &Error) -> &'static str {
             _ => "gpu-fault",
         },
         Error::Generate(GenerateError::BadTokenizer { .. }) => "bad-tokenizer",
-        Error::Generate(_) | Error::Input(_) => "options",
+        // Nothing here quantises.
+        Error::Generate(_) | Error::Input(_) | Error::Quantise(_) => "options",
     }
 }
