@@ -50,7 +50,7 @@ impl Setting {
         Text::from_generator(generator)
     }
 
-    async fn from_file(&self, path: &Path) -> Text {
+    async fn read_back(&self, path: &Path) -> Text {
         let saved = SavedState::read(path).unwrap();
         saved.check_model("f", &self.id).unwrap();
         let mut text = Text::new(self.model.session().unwrap());
@@ -72,13 +72,13 @@ fn a_saved_text_goes_on_as_if_nothing_had_been(on: On, elsewhere: On) {
             let mut first = here.go_on(here.begin(), options(13)).await;
             first.save(&here.id).await.unwrap().write(&path).unwrap();
             assert_eq!(first.pending().len(), 1);
-            let second = there.go_on(there.from_file(&path).await, options(17)).await;
+            let second = there.go_on(there.read_back(&path).await, options(17)).await;
             assert_eq!(second.tokens(), whole.tokens());
             // The test can fail: a state that is a little off, or a place that is, gives another text.
             let mut off = SavedState::read(&path).unwrap();
             off.state.ssm.iter_mut().for_each(|h| *h = -*h);
             off.write(&path).unwrap();
-            let other = there.go_on(there.from_file(&path).await, options(17)).await;
+            let other = there.go_on(there.read_back(&path).await, options(17)).await;
             assert_ne!(other.tokens(), whole.tokens());
         }
     });
