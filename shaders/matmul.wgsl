@@ -17,6 +17,14 @@ const LOADS: u32 = TILE * SLICE / THREADS;
 var<workgroup> tile_x: array<vec4f, TILE * PITCH>; // tokens
 var<workgroup> tile_w: array<vec4f, TILE * PITCH>; // outputs
 
+// Past k and past the last token x is zero; outputs past the last are multiplied and not stored.
+fn read_x(t: u32, q: u32) -> vec4f {
+    return select(vec4f(), x4(min(t, p.l - 1u), q), t < p.l);
+}
+fn read_w(j: u32, q: u32) -> vec4f {
+    return weight4(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
+}
+
 @compute @workgroup_size(8, 8)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
     let t0 = wid.y * TILE;
@@ -27,30 +35,27 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec
     var next_x: array<vec4f, LOADS>;
     var next_w: array<vec4f, LOADS>;
     var acc: array<f32, 64>;
-    // One slice more than there are: the last round only multiplies.
-    for (var q0 = 0u; q0 < quads() + SLICE; q0 += SLICE) {
+    for (var i = 0u; i < LOADS; i++) {
+        next_x[i] = read_x(t0 + row + i * (THREADS / SLICE), quad);
+        next_w[i] = read_w(j0 + row + i * (THREADS / SLICE), quad);
+    }
+    for (var q0 = 0u; q0 < quads(); q0 += SLICE) {
         for (var i = 0u; i < LOADS; i++) {
-            let t = t0 + row + i * (THREADS / SLICE);
-            let j = j0 + row + i * (THREADS / SLICE);
             let at = (row + i * (THREADS / SLICE)) * PITCH + quad;
-            // What the last round brought, and what the next one multiplies. Past k and past the last token x is zero.
             tile_x[at] = next_x[i];
             tile_w[at] = next_w[i];
-            let q = q0 + quad;
-            next_x[i] = select(vec4f(), x4(min(t, p.l - 1u), q), t < p.l);
-            next_w[i] = weight4(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
+            next_x[i] = read_x(t0 + row + i * (THREADS / SLICE), q0 + SLICE + quad);
+            next_w[i] = read_w(j0 + row + i * (THREADS / SLICE), q0 + SLICE + quad);
         }
         workgroupBarrier();
-        if q0 > 0u {
-            for (var kk = 0u; kk < SLICE; kk++) {
-                var b: array<vec4f, 8>;
-                for (var c = 0u; c < 8u; c++) { b[c] = tile_w[(id.x + 8u * c) * PITCH + kk]; }
-                for (var r = 0u; r < 8u; r++) {
-                    let a = tile_x[(id.y + 8u * r) * PITCH + kk];
-                    for (var c = 0u; c < 8u; c++) {
-                        let s = fma(a.y, b[c].y, fma(a.x, b[c].x, acc[8u * r + c]));
-                        acc[8u * r + c] = fma(a.w, b[c].w, fma(a.z, b[c].z, s));
-                    }
+        for (var kk = 0u; kk < SLICE; kk++) {
+            var b: array<vec4f, 8>;
+            for (var c = 0u; c < 8u; c++) { b[c] = tile_w[(id.x + 8u * c) * PITCH + kk]; }
+            for (var r = 0u; r < 8u; r++) {
+                let a = tile_x[(id.y + 8u * r) * PITCH + kk];
+                for (var c = 0u; c < 8u; c++) {
+                    let s = fma(a.y, b[c].y, fma(a.x, b[c].x, acc[8u * r + c]));
+                    acc[8u * r + c] = fma(a.w, b[c].w, fma(a.z, b[c].z, s));
                 }
             }
         }

@@ -19,6 +19,15 @@ var<workgroup> tile_x: array<vec4<f16>, TILE * PITCH>; // tokens
 var<workgroup> tile_w: array<vec4<f16>, TILE * PITCH>; // outputs
 var<workgroup> strips: array<f32, 4 * 16 * STRIP>;     // (subgroups, 16, STRIP)
 
+// Past k x is zero; rows past the last are multiplied and not stored.
+fn read_x(t: u32, q: u32) -> vec4<f16> {
+    let v = vec4<f16>(x[min(t, p.l - 1u) * (p.x_stride / 4u) + min(q, quads() - 1u)]);
+    return select(vec4<f16>(), v, q < quads());
+}
+fn read_w(j: u32, q: u32) -> vec4<f16> {
+    return weight4h(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {
     let t0 = wid.y * TILE;
@@ -36,36 +45,32 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     var sum_${r}_${c}: coop_mat16x16<f32, C>;
 #end
 #end
-    // One slice more than there are: the first round only reads.
-    for (var q0 = 0u; q0 < quads() + SLICE; q0 += SLICE) {
+    for (var i = 0u; i < LOADS; i++) {
+        next_x[i] = read_x(t0 + row + i * (THREADS / SLICE), quad);
+        next_w[i] = read_w(j0 + row + i * (THREADS / SLICE), quad);
+    }
+    for (var q0 = 0u; q0 < quads(); q0 += SLICE) {
         for (var i = 0u; i < LOADS; i++) {
-            let t = t0 + row + i * (THREADS / SLICE);
-            let j = j0 + row + i * (THREADS / SLICE);
             let at = (row + i * (THREADS / SLICE)) * PITCH + quad;
             tile_x[at] = next_x[i];
             tile_w[at] = next_w[i];
-            // Past k x is zero; rows past the last are multiplied and not stored.
-            let q = q0 + quad;
-            let inside = q < quads();
-            next_x[i] = select(vec4<f16>(), vec4<f16>(x[min(t, p.l - 1u) * (p.x_stride / 4u) + min(q, quads() - 1u)]), inside);
-            next_w[i] = weight4h(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
+            next_x[i] = read_x(t0 + row + i * (THREADS / SLICE), q0 + SLICE + quad);
+            next_w[i] = read_w(j0 + row + i * (THREADS / SLICE), q0 + SLICE + quad);
         }
         workgroupBarrier();
-        if q0 > 0u {
 #repeat kk 2
 #repeat r 4
-            let a_at_${kk}_${r} = (row0 + 16u * ${r}u) * PITCH + 4u * ${kk}u;
-            let a_${kk}_${r} = coopLoadT<coop_mat16x16<f16, A>>(&tile_x[a_at_${kk}_${r}], PITCH);
+        let a_at_${kk}_${r} = (row0 + 16u * ${r}u) * PITCH + 4u * ${kk}u;
+        let a_${kk}_${r} = coopLoadT<coop_mat16x16<f16, A>>(&tile_x[a_at_${kk}_${r}], PITCH);
 #end
 #repeat c 4
-            let b_at_${kk}_${c} = (column0 + 16u * ${c}u) * PITCH + 4u * ${kk}u;
-            let b_${kk}_${c} = coopLoad<coop_mat16x16<f16, B>>(&tile_w[b_at_${kk}_${c}], PITCH);
+        let b_at_${kk}_${c} = (column0 + 16u * ${c}u) * PITCH + 4u * ${kk}u;
+        let b_${kk}_${c} = coopLoad<coop_mat16x16<f16, B>>(&tile_w[b_at_${kk}_${c}], PITCH);
 #repeat r 4
-            sum_${r}_${c} = coopMultiplyAdd(a_${kk}_${r}, b_${kk}_${c}, sum_${r}_${c});
+        sum_${r}_${c} = coopMultiplyAdd(a_${kk}_${r}, b_${kk}_${c}, sum_${r}_${c});
 #end
 #end
 #end
-        }
         workgroupBarrier();
     }
     // A strip of 16 tokens by 64 outputs at a time, through workgroup memory, where each invocation finds its own.

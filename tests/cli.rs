@@ -365,6 +365,58 @@ fn score_misuse() {
     fails(&cpu(&["score", "--text", "no/such/file"]), 1, &["no/such/file"]);
 }
 
+// ---- quantize
+
+#[test]
+fn a_quantised_model_does_all_that_others_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let heldout = std::fs::read_to_string(data("heldout.txt")).unwrap();
+    let text = file(&folder, "text.txt", heldout.chars().take(4000).collect::<String>().as_bytes());
+    let score = |flags: &[&str]| {
+        let result = json(&succeeds(cpu(&[&["score", "--text", &text, "--json"][..], flags].concat())));
+        result["bits_per_byte"].as_f64().unwrap()
+    };
+    let original = score(&[]);
+    for (kind, most) in [("q8", 0.005), ("q4", 0.05)] {
+        let out = folder.path().join(kind);
+        let out = out.to_str().unwrap();
+        let quantize = |flags: &[&str]| {
+            program().args([&["quantize", "embedded", out, "--to", kind][..], flags].concat()).output().unwrap()
+        };
+        let output = succeeds(quantize(&["--json"]));
+        assert_eq!(stderr(&output), "", "no progress where stderr is no terminal");
+        let result = json(&output);
+        let (before, after) = (result["bytes_before"].as_u64().unwrap(), result["bytes_after"].as_u64().unwrap());
+        assert!(after < before * 6 / 10, "{before} {after}");
+        assert_eq!((&result["to"], result["tensors"].as_array().unwrap().len()), (&kind.into(), 82));
+        let in_proj = &result["tensors"][2];
+        assert_eq!((&in_proj["from"], &in_proj["to"]), (&"f16".into(), &kind.into()), "{in_proj}");
+        assert!(in_proj["rms_error"].as_f64().unwrap() > 0.0 && in_proj["max_error"].as_f64().unwrap() < 1.0);
+
+        let cost = score(&["--model", out]) - original;
+        assert!(cost.abs() < most && cost != 0.0, "{kind} costs {cost}");
+        let generate = ["generate", PROMPT, "--model", out, "--temperature", "0", "--max-tokens", "8"];
+        assert!(stdout(&succeeds(cpu(&generate))).starts_with(PROMPT));
+        let listed = json(&succeeds(program().args(["inspect-model", "--json", "--model", out]).output().unwrap()));
+        assert_eq!((&listed["bytes"], listed["tensors"].as_array().unwrap().len()), (&after.into(), 82));
+        assert_eq!(listed["parameters"].as_u64().unwrap() / 10_000, 455);
+        assert!(listed["tensors"].as_array().unwrap().iter().any(|t| t["dtype"] == kind.to_uppercase()));
+
+        fails(&quantize(&[]), 2, &[out, "there already", "--force"]);
+        let words = stdout(&succeeds(quantize(&["--force"])));
+        assert!(words.contains(kind) && words.contains("25 of 82 tensors"), "{words}");
+        let again = program().args(["quantize", out, "elsewhere", "--to", "q4"]).output().unwrap();
+        fails(&again, 1, &[out, "embeddings.weight", kind]);
+        let onto_itself = program().args(["quantize", out, out, "--to", "q4", "--force"]).output().unwrap();
+        fails(&onto_itself, 2, &[out]);
+    }
+    assert!(!Path::new("elsewhere").exists());
+    fails(&program().args(["quantize", "embedded", &text, "--to", "q8"]).output().unwrap(), 2, &["text.txt", "folder"]);
+    fails(&program().args(["quantize", "embedded", "x"]).output().unwrap(), 2, &["--to"]);
+    fails(&program().args(["quantize", "embedded", "x", "--to", "q5"]).output().unwrap(), 2, &["q5", "q4"]);
+    fails(&program().args(["quantize", "no/such/model", "x", "--to", "q8"]).output().unwrap(), 1, &["no/such/model"]);
+}
+
 // ---- the rest
 
 #[test]
@@ -460,6 +512,36 @@ mod interrupted {
         let text = String::from_utf8(text).expect("no half characters");
         assert!(text.starts_with("Emma") && text.ends_with('\n'), "{text}");
         assert!(stderr(&output).contains("ended by cancelled"), "{}", stderr(&output));
+    }
+
+    #[test]
+    fn ctrl_c_leaves_no_quantised_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = mamba_wgpu::model::synthetic::Spec {
+            tied: false,
+            ..mamba_wgpu::model::synthetic::Spec::new(1, 512, 50280)
+        };
+        std::fs::write(folder.path().join("config.json"), spec.config_json()).unwrap();
+        let mut bytes = Vec::new();
+        spec.write_safetensors(&mut bytes, &mut |_, _| {}).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let out = folder.path().join("out");
+        let child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"))
+            .args(["quantize", folder.path().to_str().unwrap(), out.to_str().unwrap(), "--to", "q4"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Until it has begun to write.
+        while std::fs::read_dir(&out).map_or(0, Iterator::count) == 0 {
+            std::thread::yield_now();
+        }
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+        assert!(stderr(&output).contains("cancelled"), "{}", stderr(&output));
+        assert!(!out.exists());
     }
 
     #[test]

@@ -132,7 +132,6 @@ sources![
     "shared/argmax.wgsl",
     "shared/conv.wgsl",
     "shared/coop_f16.wgsl",
-    "shared/coop_f32.wgsl",
     "shared/coop_q4.wgsl",
     "shared/coop_q8.wgsl",
     "shared/grid.wgsl",

@@ -139,7 +139,9 @@ pub fn all_specs() -> Vec<ShaderSpec> {
                 continue;
             }
             specs.push(linear::matmul_spec(format, (bias, softplus), (act, act)));
-            specs.push(linear::matmul_coop_spec(format, (bias, softplus), (act16, act16)));
+            if format != WeightFormat::F32 {
+                specs.push(linear::matmul_coop_spec(format, (bias, softplus), (act16, act16)));
+            }
             specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
         for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {

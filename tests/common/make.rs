@@ -1,5 +1,7 @@
 //! Small checkpoints to be damaged: tensors that can be renamed, reshaped, retyped and removed, and a writer that checks nothing.
 
+#![allow(dead_code)] // every test crate uses a part of it
+
 use mamba_wgpu::model::{synthetic::Spec, Checkpoint, LoadError};
 use safetensors::SafeTensors;
 use serde_json::{json, Value};
@@ -29,7 +31,12 @@ impl Model {
     pub fn new(spec: &Spec) -> Self {
         let mut bytes = Vec::new();
         spec.write_safetensors(&mut bytes, &mut |_, _| {}).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
+        Self::read(spec.config_json().as_bytes(), &bytes)
+    }
+
+    /// What is in these files.
+    pub fn read(config: &[u8], bytes: &[u8]) -> Self {
+        let file = SafeTensors::deserialize(bytes).unwrap();
         let mut tensors: Vec<Tensor> = file
             .iter()
             .map(|(name, view)| Tensor {
@@ -40,9 +47,9 @@ impl Model {
             })
             .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
         let metadata = json!(header.metadata().as_ref().map(|m| m.iter().collect::<BTreeMap<_, _>>()));
-        Self { config: serde_json::from_str(&spec.config_json()).unwrap(), tensors, metadata }
+        Self { config: serde_json::from_slice(config).unwrap(), tensors, metadata }
     }
 
     /// Sets a key of the metadata; null removes it.

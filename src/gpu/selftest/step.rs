@@ -132,6 +132,10 @@ pub async fn mixer(
         let atol = 2e-6 * (d_inner as f64).sqrt() + 2e-6;
         close(&what("matvec x_proj"), &x_dbl.read(gpu).await?, &want_dbl, atol, 4e-6)?;
 
+        // step_mixer reads dt_proj alone, in a format that is checked for itself.
+        if format.quant().is_some() {
+            continue;
+        }
         x_dbl.write(gpu, 0, &f32s(&want_dbl));
         want_dbl = f64s(&f32s(&want_dbl));
         let mut want = vec![0.0; d_inner];

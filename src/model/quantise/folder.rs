@@ -15,7 +15,8 @@ const TOKENIZER: &str = "tokenizer.json";
 
 /// Quantises `checkpoint` into the folder `out`, which is made if it is not there: `model.safetensors`, and `config.json`
 /// and `tokenizer.json` as they are beside the original. Each file is written under another name, brought to the disk, and
-/// renamed at the end; whatever goes wrong before leaves nothing behind. `force`: files of these names are replaced.
+/// renamed at the end; whatever goes wrong before leaves nothing behind. `force`: files of these names are replaced (a
+/// tokenizer is removed where the original has none: it would be another model's).
 ///
 /// # Errors
 /// As [`quantise`]; files that are there already; a folder that cannot be written to.
@@ -42,7 +43,20 @@ pub fn quantise_to_folder(
         folder.write(TOKENIZER, tokenizer)?;
     }
     folder.finish(out)?;
+    if checkpoint.tokenizer_json().is_none() {
+        remove(&out.join(TOKENIZER))?;
+    }
     Ok(summary)
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<(), QuantiseError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(QuantiseError::Io { path: path.display().to_string(), source: e })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), QuantiseError> {
@@ -93,6 +107,7 @@ fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
 /// Files under their temporary names; what is not finished is removed.
 struct Unfinished {
     folder: PathBuf,
+    /// Whether it was made for this.
     made_folder: bool,
     names: Vec<&'static str>,
 }
