@@ -1,7 +1,7 @@
 //! Every variant compiles on the adapter, with the run-time checks and without them.
 
-use mamba_wgpu::gpu::{Gpu, GpuOptions, LimitMode};
 use mamba_wgpu::gpu::shader::ShaderSpec;
+use mamba_wgpu::gpu::{Gpu, GpuOptions, LimitMode};
 use mamba_wgpu::kernels::all_specs;
 
 #[test]
@@ -10,7 +10,8 @@ fn every_variant_compiles_on_the_adapter() {
         for checked_shaders in [false, true] {
             let options = GpuOptions { limits, checked_shaders, ..Default::default() };
             let gpu = pollster::block_on(Gpu::new(&options)).expect("an adapter");
-            let usable = |spec: &ShaderSpec| (gpu.shader_f16() || !spec.f16()) && (gpu.cooperative() || !spec.cooperative);
+            let usable =
+                |spec: &ShaderSpec| (gpu.shader_f16() || !spec.f16()) && (gpu.cooperative() || !spec.cooperative);
             for spec in all_specs().into_iter().filter(usable) {
                 gpu.pipeline(&spec);
                 gpu.check().unwrap_or_else(|e| panic!("{}: {e}", spec.label()));
