@@ -39,6 +39,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         }
     }
     for (var k = 0u; k < TOKENS; k++) {
-        if t0 + k < p.l { u[(t0 + k) * p.d_inner + d] = act(silu(sum[k])); }
+        if t0 + k < p.l { u[(t0 + k) * p.d_inner + d] = to_act(silu(sum[k])); }
     }
 }

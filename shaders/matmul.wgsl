@@ -65,7 +65,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec
         let t = t0 + id.y + 8u * r;
         for (var c = 0u; c < 8u; c++) {
             let j = j0 + id.x + 8u * c;
-            if t < p.l && j < p.n { y[t * p.y_stride + p.y_offset + j] = y_t(epilogue(j, acc[8u * r + c])); }
+            if t < p.l && j < p.n { y[t * p.y_stride + p.y_offset + j] = to_y_t(epilogue(j, acc[8u * r + c])); }
         }
     }
 }

@@ -3,6 +3,7 @@
 // Grid: a workgroup of four subgroups a tile of 128 tokens (y) by 128 outputs (x); a subgroup keeps a 64 x 64 piece as 4 x 4
 // matrices. Both operands pass through workgroup memory in slices of 32 along k. The next slice is read from memory before the
 // barrier, so that it arrives while this one is multiplied. x_t, y_t: the number formats of x and y.
+// DIRECT: y is f32, has rows for whole tiles and no epilogue, and n is whole tiles: sums are stored as they are.
 #include "shared/linear.wgsl"
 #include "${coop}"
 @group(0) @binding(2) var<storage, read> x: array<vec4<x_t>>;  // (L, x_stride / 4), x_stride and k multiples of 4
@@ -13,11 +14,13 @@ const SLICE: u32 = 8u;         // quads along k
 const PITCH: u32 = SLICE + 2u; // two more, so that neighbouring rows lie in different banks
 const THREADS: u32 = 128u;
 const LOADS: u32 = TILE * SLICE / THREADS;
-const STRIP: u32 = 68u;        // columns of a subgroup's strip of results, 64 and some that keep banks apart
 
 var<workgroup> tile_x: array<vec4<f16>, TILE * PITCH>; // tokens
 var<workgroup> tile_w: array<vec4<f16>, TILE * PITCH>; // outputs
+#if STRIPS
+const STRIP: u32 = 68u; // columns of a subgroup's strip of results, 64 and some that keep banks apart
 var<workgroup> strips: array<f32, 4 * 16 * STRIP>;     // (subgroups, 16, STRIP)
+#endif
 
 // Past k x is zero; rows past the last are multiplied and not stored.
 fn read_x(t: u32, q: u32) -> vec4<f16> {
@@ -73,6 +76,17 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #end
         workgroupBarrier();
     }
+#if DIRECT
+    let stride = p.y_stride;
+    let y0 = (t0 + row0) * stride + p.y_offset + j0 + column0;
+#repeat r 4
+#repeat c 4
+    let y_${r}_${c} = y0 + 16u * ${r}u * stride + 16u * ${c}u;
+    coopStoreT(sum_${r}_${c}, &y[y_${r}_${c}], stride);
+#end
+#end
+#endif
+#if STRIPS
     // A strip of 16 tokens by 64 outputs at a time, through workgroup memory, where each invocation finds its own.
     let strip0 = subgroup * 16u * STRIP;
     let lane = lid % 32u;
@@ -88,10 +102,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
             let column = lane + 32u * half;
             let j = j0 + column0 + column;
             if t < p.l && j < p.n {
-                y[t * p.y_stride + p.y_offset + j] = y_t(epilogue(j, strips[strip0 + i * STRIP + column]));
+                y[t * p.y_stride + p.y_offset + j] = to_y_t(epilogue(j, strips[strip0 + i * STRIP + column]));
             }
         }
     }
     workgroupBarrier();
 #end
+#endif
 }

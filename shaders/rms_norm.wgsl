@@ -35,6 +35,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     }
     let scale = inverseSqrt(workgroup_sum(lid, sum) / f32(p.d) + p.eps);
     for (var i = lid; i < n; i += WG) {
-        y[row * p.d + i] = act(residual[base + i] * scale * weight[i]);
+        y[row * p.d + i] = to_act(residual[base + i] * scale * weight[i]);
     }
 }

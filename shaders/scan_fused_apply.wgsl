@@ -6,7 +6,7 @@
 const KINDS: u32 = 2u;
 #include "shared/scan_chunk.wgsl"
 @group(0) @binding(5) var<storage, read> D: array<f32>;          // (d_inner)
-@group(0) @binding(6) var<storage, read> xz: array<act>;         // (L, xz_stride): z
+@group(0) @binding(6) var<storage, read> xz: array<xz_t>;        // (L, xz_stride): z
 @group(0) @binding(7) var<storage, read> aggregates: array<f32>; // see shared/scan_fused.wgsl
 @group(0) @binding(8) var<storage, read_write> y: array<act>;    // (L, d_inner)
 
@@ -49,7 +49,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
                         sum = fma(staged[b + QUADS + g], h[g], sum);
                     }
                     let out = fma(skip, ut[i], (sum.x + sum.y) + (sum.z + sum.w)) * silu(z[i]);
-                    if channel < p.d_inner { y[(t + i) * p.d_inner + d] = act(out); }
+                    if channel < p.d_inner { y[(t + i) * p.d_inner + d] = to_act(out); }
                 }
             }
         }

@@ -24,6 +24,7 @@ fn small() -> Shapes {
         sampling: vec![300],
         models: vec![("tiny".into(), Spec::preset("tiny").unwrap())],
         prefill: vec![20],
+        long: Some(("tiny".into(), 70)),
         decode: (5, 8),
     }
 }

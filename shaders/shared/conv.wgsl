@@ -5,4 +5,4 @@ struct Params {
     x_stride: u32, // columns of xz
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> xz: array<act>; // (L, x_stride)
+@group(0) @binding(1) var<storage, read> xz: array<xz_t>; // (L, x_stride)

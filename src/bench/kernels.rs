@@ -4,7 +4,7 @@ use super::measure::{repeat, Clock};
 use super::report::Row;
 use crate::error::Result;
 use crate::generate::SamplingParams;
-use crate::gpu::shader::WeightFormat;
+use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Timer};
 use crate::kernels::WeightMatrix;
 use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, SampleBuffers, ScanBuffers, ScanShape};
@@ -78,18 +78,50 @@ pub(super) fn scan_shape(l: usize, d_inner: usize, d_state: usize) -> ScanShape 
     ScanShape::of_layer(l, d_inner, d_state, dt_rank)
 }
 
-/// A rung of the scan.
-pub(super) async fn scan(gpu: &Gpu, clock: &Clock, rung: Scan, shape: ScanShape, row: &mut Row) -> Result<()> {
+/// Activations of a format: [`filled`], in any format.
+fn activations(
+    gpu: &Gpu,
+    label: &str,
+    elements: usize,
+    (low, high): (f32, f32),
+    format: NumberFormat,
+) -> Result<Tensor, GpuError> {
+    if format == NumberFormat::F32 {
+        return filled(gpu, label, elements, (low, high));
+    }
+    let tensor = Tensor::activations(gpu, label, elements, format)?;
+    let mut halves: Vec<half::f16> = values(low, high).into_iter().map(half::f16::from_f32).collect();
+    halves.resize(PERIOD + 1, half::f16::ZERO); // whole words
+    let period = Tensor::new(gpu, "values", &halves)?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let all = tensor.bytes().next_multiple_of(4);
+    for at in (0..all).step_by(2 * halves.len()) {
+        let bytes = (2 * halves.len()).min(all - at) as u64;
+        encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64, bytes);
+    }
+    gpu.queue().submit([encoder.finish()]);
+    gpu.check()?;
+    Ok(tensor)
+}
+
+/// A rung of the scan; another number format of activations than f32 for the fused one alone.
+pub(super) async fn scan(
+    gpu: &Gpu,
+    clock: &Clock,
+    (rung, act): (Scan, NumberFormat),
+    shape: ScanShape,
+    row: &mut Row,
+) -> Result<()> {
     let ScanShape { l, d_inner, d_state, .. } = shape;
     let b = ScanBuffers {
-        u: &filled(gpu, "u", l * d_inner, (-1.0, 1.0))?,
-        delta: &filled(gpu, "delta", l * d_inner, (1e-3, 0.1))?,
+        u: &activations(gpu, "u", l * d_inner, (-1.0, 1.0), act)?,
+        delta: &activations(gpu, "delta", l * d_inner, (1e-3, 0.1), act)?,
         a: &filled(gpu, "A", d_inner * d_state, (-16.0, -1.0))?,
         x_dbl: &filled(gpu, "x_dbl", l * shape.x_dbl_stride, (-1.0, 1.0))?,
         d: &filled(gpu, "D", d_inner, (0.5, 1.5))?,
-        xz: &filled(gpu, "xz", l * shape.xz_stride, (-2.0, 2.0))?,
+        xz: &activations(gpu, "xz", l * shape.xz_stride, (-2.0, 2.0), act)?,
         ssm_state: &Tensor::zeros(gpu, "ssm_state", d_inner * d_state)?,
-        y: &Tensor::zeros(gpu, "y", l * d_inner)?,
+        y: &Tensor::activations(gpu, "y", l * d_inner, act)?,
     };
     let mut plan = PlanBuilder::new(gpu);
     match rung {
@@ -113,7 +145,7 @@ pub(super) async fn linear(
     clock: &Clock,
     l: Option<usize>,
     (n, k): (usize, usize),
-    dtype: Dtype,
+    (dtype, act): (Dtype, NumberFormat),
     row: &mut Row,
 ) -> Result<()> {
     let format = match dtype {
@@ -127,8 +159,8 @@ pub(super) async fn linear(
         Ok(period.iter().cycle().skip(rows.start * k % PERIOD).take(rows.len() * k).copied().collect())
     })?;
     let tokens = l.unwrap_or(1);
-    let x = filled(gpu, "x", tokens * k, (-1.0, 1.0))?;
-    let y = Tensor::zeros(gpu, "y", tokens * n)?;
+    let x = activations(gpu, "x", tokens * k, (-1.0, 1.0), act)?;
+    let y = Tensor::activations(gpu, "y", tokens * n, act)?;
     let shape = Linear { l: tokens, x_stride: k, y_stride: n, softplus: false };
     let mut plan = PlanBuilder::new(gpu);
     match l {

@@ -5,7 +5,7 @@ use super::report::{rounded, Row};
 use super::suite::LEAST_DECODED;
 use crate::error::Result;
 use crate::generate::SamplingParams;
-use crate::gpu::{Gpu, Timing};
+use crate::gpu::{Gpu, Timer, Timing};
 use crate::model::synthetic::Spec;
 use crate::model::{Backend, LanguageModel, ModelOptions, Session};
 use web_time::Instant;
@@ -64,6 +64,28 @@ impl LoadedModel {
         let vocab_size = self.model.spec.vocab_size.max(1);
         (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect()
     }
+}
+
+/// What the device takes by its own clock for a token, or for a prompt (where it is one chunk), into the row.
+pub(super) async fn gpu_time(
+    loaded: &mut LoadedModel,
+    clock: &Clock,
+    gpu: &Gpu,
+    tokens: usize,
+    row: &mut Row,
+) -> Result<()> {
+    let timer = Timer::new(gpu);
+    let mut alone = Row::new(row.suite, "", "");
+    let mut samples = clock.samples(PREFILLS);
+    while samples.more() {
+        match loaded.session.time(tokens, &timer).await? {
+            Some(timing) => samples.push(timing),
+            None => return Ok(()),
+        }
+    }
+    samples.finish(&mut alone);
+    row.gpu_us = alone.gpu_us;
+    Ok(())
 }
 
 /// Seconds for one token, without the making of the plan where that matters.

@@ -107,7 +107,7 @@ pub struct Row {
     /// Within the suite: `copy`, `fma`; `1536x2048`; `matmul 512x3072x768`, `matvec 3072x768`; `of 50280`; a
     /// model's size.
     pub name: String,
-    /// A scan's rung, how a token is chosen, or how weights are held.
+    /// A scan's rung, how a token is chosen, or how weights are held; and "activations f16" where those are.
     pub variant: String,
     /// Tokens: of a scan, a matmul, a prompt; of a decode, those generated in each repeat.
     pub l: Option<usize>,
@@ -118,7 +118,7 @@ pub struct Row {
     pub d_state: Option<usize>,
     /// Tokens of a prompt that go through at once.
     pub chunk: Option<usize>,
-    /// By the device's clock. Null without timestamps, and for whole models.
+    /// By the device's clock, of whole models without sampling; null without timestamps, and for prompts of several chunks.
     pub gpu_us: Option<Spread>,
     /// By the host's clock; of a decode, a token's.
     pub wall_us: Option<Spread>,
@@ -131,6 +131,9 @@ pub struct Row {
     pub share_of_copy: Option<f64>,
     pub share_of_fma: Option<f64>,
     pub tokens_per_s: Option<f64>,
+    /// Bytes of buffers on the device after a prompt: weights, activations of a chunk, state.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
     /// Why nothing was measured; null where something was.
     pub skipped: Option<String>,
 }
@@ -155,6 +158,7 @@ impl Row {
             share_of_copy: None,
             share_of_fma: None,
             tokens_per_s: None,
+            memory_bytes: None,
             skipped: None,
         }
     }

@@ -6,10 +6,11 @@ use super::report::{Ceilings, Device, Report, Row};
 use super::{kernels, models, COMMIT};
 use crate::error::Result;
 use crate::generate::SamplingParams;
+use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::ScanShape;
 use crate::model::synthetic::Spec;
-use crate::model::{Dtype, ModelOptions, Scan};
+use crate::model::{Dtype, Scan};
 use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicBool;
@@ -73,7 +74,7 @@ impl Default for Options {
             suites: Suite::ALL.to_vec(),
             shapes: Shapes::default(),
             time_limit: Duration::from_secs(120),
-            chunk: ModelOptions::default().chunk,
+            chunk: 8192,
             date: String::new(),
             cancel: Arc::default(),
         }
@@ -98,6 +99,8 @@ pub struct Shapes {
     pub models: Vec<(String, Spec)>,
     /// Lengths of prompts to read.
     pub prefill: Vec<usize>,
+    /// A length beyond what is usual, for one model in f16: time a token and memory should not depend on it.
+    pub long: Option<(String, usize)>,
     /// Length of the prompt before decoding, and tokens then decoded.
     pub decode: (usize, usize),
 }
@@ -113,6 +116,7 @@ impl Default for Shapes {
             sampling: vec![50_280],
             models: Self::MODELS.iter().filter_map(|name| Some((name.to_string(), Spec::preset(name)?))).collect(),
             prefill: vec![512, 2048, 8192],
+            long: Some(("130m".into(), 1 << 20)),
             decode: (100, 64),
         }
     }
@@ -141,6 +145,7 @@ pub(super) enum Job {
     Fma,
     Scan {
         rung: Scan,
+        act: NumberFormat,
         shape: ScanShape,
     },
     /// `l` None: a matvec.
@@ -149,6 +154,7 @@ pub(super) enum Job {
         n: usize,
         k: usize,
         dtype: Dtype,
+        act: NumberFormat,
     },
     Sample {
         vocab_size: usize,
@@ -189,24 +195,41 @@ fn one_token(dtype: Dtype) -> String {
 /// A prompt's operations come that much faster than a single token's at least: its weights are read once for many.
 const PROMPT_SPEED_UP: f64 = 4.0;
 
+/// "f16", "f16, activations f16"; f32 goes without saying.
+fn with_activations(variant: &str, act: NumberFormat) -> String {
+    match act {
+        NumberFormat::F32 => variant.to_owned(),
+        NumberFormat::F16 => format!("{variant}, activations f16"),
+    }
+}
+
 impl Job {
     fn row(&self, chunk: usize) -> Row {
         match self {
             Job::Copy { .. } => Row::new(Suite::Ceilings, "copy", "f32"),
             Job::Fma => Row::new(Suite::Ceilings, "fma", "f32"),
-            Job::Scan { rung, shape } => Row {
+            Job::Scan { rung, act, shape } => Row {
                 l: Some(shape.l),
                 d_inner: Some(shape.d_inner),
                 d_state: Some(shape.d_state),
-                ..Row::new(Suite::Scan, format!("{}x{}", shape.d_inner, shape.l), rung.to_string())
+                ..Row::new(
+                    Suite::Scan,
+                    format!("{}x{}", shape.d_inner, shape.l),
+                    with_activations(&rung.to_string(), *act),
+                )
             },
-            Job::Linear { l, n, k, dtype } => {
+            Job::Linear { l, n, k, dtype, act } => {
                 let name = match l {
                     Some(l) => format!("matmul {l}x{n}x{k}"),
                     None => format!("matvec {n}x{k}"),
                 };
                 let l = Some(l.unwrap_or(1));
-                Row { l, n: Some(*n), k: Some(*k), ..Row::new(Suite::Matmul, name, dtype.to_string()) }
+                Row {
+                    l,
+                    n: Some(*n),
+                    k: Some(*k),
+                    ..Row::new(Suite::Matmul, name, with_activations(&dtype.to_string(), *act))
+                }
             }
             Job::Sample { vocab_size, variant, .. } => {
                 Row { n: Some(*vocab_size), ..Row::new(Suite::Sampling, format!("of {vocab_size}"), *variant) }
@@ -225,12 +248,12 @@ impl Job {
     fn work(&self) -> (Option<f64>, Option<f64>) {
         match self {
             Job::Copy { .. } | Job::Fma => (None, None), // settled by measuring
-            Job::Scan { shape, .. } => {
-                let elements = 4 * shape.l * shape.d_inner + 2 * shape.l * shape.d_state;
-                (Some(4.0 * elements as f64), None)
+            Job::Scan { shape, act, .. } => {
+                let (wide, narrow) = (4 * shape.l * shape.d_inner, 2 * shape.l * shape.d_state);
+                (Some((act.bytes() * wide + 4 * narrow) as f64), None)
             }
             Job::Linear { l: Some(l), n, k, .. } => (None, Some(2.0 * *l as f64 * (n * k) as f64)),
-            Job::Linear { l: None, n, k, dtype } => (Some((n * dtype.row_bytes(*k)) as f64), None),
+            Job::Linear { l: None, n, k, dtype, .. } => (Some((n * dtype.row_bytes(*k)) as f64), None),
             Job::Sample { vocab_size, .. } => (Some(4.0 * *vocab_size as f64), None),
             Job::Prefill { model, tokens } => (None, Some(model.prefill_flops(*tokens))),
             Job::Decode { model, .. } => (Some(model.bytes() as f64), None),
@@ -244,8 +267,11 @@ impl Job {
             Job::Copy { .. } => vec![kind(Suite::Ceilings, "copy")],
             Job::Fma => vec![kind(Suite::Ceilings, "fma")],
             Job::Scan { rung, .. } => vec![kind(Suite::Scan, &rung.to_string()), kind(Suite::Ceilings, "copy")],
-            Job::Linear { l: Some(_), dtype, .. } => {
-                vec![kind(Suite::Matmul, &format!("matmul {dtype}")), kind(Suite::Ceilings, "fma")]
+            Job::Linear { l: Some(_), dtype, act, .. } => {
+                vec![
+                    kind(Suite::Matmul, &format!("matmul {}", with_activations(&dtype.to_string(), *act))),
+                    kind(Suite::Ceilings, "fma"),
+                ]
             }
             Job::Linear { l: None, dtype, .. } => {
                 vec![kind(Suite::Matmul, &format!("matvec {dtype}")), kind(Suite::Ceilings, "copy")]
@@ -264,6 +290,14 @@ impl Job {
         }
     }
 
+    /// What the row needs the adapter to hold activations in.
+    fn activations(&self) -> NumberFormat {
+        match self {
+            Job::Scan { act, .. } | Job::Linear { act, .. } => *act,
+            _ => NumberFormat::F32,
+        }
+    }
+
     fn model(&self) -> Option<&Model> {
         match self {
             Job::Prefill { model, .. } | Job::Decode { model, .. } => Some(model),
@@ -278,13 +312,21 @@ impl Job {
         if wanted(Suite::Scan) {
             for &(d_inner, l) in &shapes.scan {
                 let shape = kernels::scan_shape(l, d_inner, shapes.d_state);
-                jobs.extend(Scan::ALL.map(|rung| Job::Scan { rung, shape }));
+                jobs.extend(Scan::ALL.map(|rung| Job::Scan { rung, act: NumberFormat::F32, shape }));
+                jobs.push(Job::Scan { rung: Scan::Fused, act: NumberFormat::F16, shape });
             }
         }
         if wanted(Suite::Matmul) {
+            let act = NumberFormat::F32;
             for dtype in [Dtype::F32, Dtype::F16] {
-                jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype }));
-                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype }));
+                jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
+                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
+            }
+            let (dtype, act) = (Dtype::F16, NumberFormat::F16);
+            jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
+            for dtype in [Dtype::Q8, Dtype::Q4] {
+                let act = NumberFormat::F32;
+                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
             }
         }
         if wanted(Suite::Sampling) {
@@ -293,11 +335,14 @@ impl Job {
             }
         }
         for (name, spec) in &shapes.models {
-            for dtype in [Dtype::F16, Dtype::F32] {
+            for dtype in [Dtype::F16, Dtype::Q8, Dtype::Q4, Dtype::F32] {
+                let quantised = matches!(dtype, Dtype::Q8 | Dtype::Q4);
                 let model = Model { name: name.clone(), spec: Spec { dtype, ..spec.clone() } };
-                if wanted(Suite::Prefill) {
+                if wanted(Suite::Prefill) && !quantised {
                     let prefill = |&tokens: &usize| Job::Prefill { model: model.clone(), tokens };
                     jobs.extend(shapes.prefill.iter().map(prefill));
+                    let long = shapes.long.iter().filter(|(of, _)| of == name && dtype == Dtype::F16);
+                    jobs.extend(long.map(|(_, tokens)| prefill(tokens)));
                 }
                 if wanted(Suite::Decode) {
                     let (prompt, tokens) = shapes.decode;
@@ -329,6 +374,10 @@ impl Run<'_> {
         if row.skipped.is_some() {
             return Ok(());
         }
+        if job.activations() == NumberFormat::F16 && !self.gpu.shader_f16() {
+            row.skipped = Some("the adapter has no shader-f16".into());
+            return Ok(());
+        }
         if let Some(model) = job.model() {
             row.skipped = self.load(model).await?;
             if row.skipped.is_none() && !self.clock.knows(&job.kinds()) {
@@ -342,12 +391,12 @@ impl Run<'_> {
         let (bytes, flops) = match job {
             Job::Copy { bytes } => (Some(kernels::copy(self.gpu, &self.clock, *bytes, row).await?), None),
             Job::Fma => (None, Some(kernels::fma(self.gpu, &self.clock, row).await?)),
-            Job::Scan { rung, shape } => {
-                kernels::scan(self.gpu, &self.clock, *rung, *shape, row).await?;
+            Job::Scan { rung, act, shape } => {
+                kernels::scan(self.gpu, &self.clock, (*rung, *act), *shape, row).await?;
                 (bytes, flops)
             }
-            Job::Linear { l, n, k, dtype } => {
-                kernels::linear(self.gpu, &self.clock, *l, (*n, *k), *dtype, row).await?;
+            Job::Linear { l, n, k, dtype, act } => {
+                kernels::linear(self.gpu, &self.clock, *l, (*n, *k), (*dtype, *act), row).await?;
                 (bytes, flops)
             }
             Job::Sample { vocab_size, params, .. } => {
@@ -381,6 +430,17 @@ impl Run<'_> {
                 self.ceilings.fma_tflops = row.tflops;
             }
             _ => row.rate(bytes, flops, &self.ceilings),
+        }
+        // After the rates, which are of the wall time that users see.
+        if let (Job::Prefill { tokens: l, .. } | Job::Decode { prompt: l, .. }, Some(loaded)) = (job, &mut self.loaded)
+        {
+            let decodes = matches!(job, Job::Decode { .. });
+            if !decodes {
+                row.memory_bytes = Some(self.gpu.memory_bytes().0);
+            }
+            if decodes || *l <= self.chunk {
+                models::gpu_time(loaded, &self.clock, self.gpu, if decodes { 1 } else { *l }, row).await?;
+            }
         }
         let kind = job.kinds().into_iter().next();
         if let (Some(kind), Some(wall), Some(work)) = (kind, row.wall_us, bytes.or(flops)) {

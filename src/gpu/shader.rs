@@ -7,7 +7,8 @@
 //! - `#repeat i 4`, `#end`: what stands between, four times, `${i}` replaced by 0 to 3 (may be nested). For what WGSL cannot
 //!   loop over: naga 30 refuses arrays of cooperative matrices.
 //!
-//! Number formats that a file leaves open (`act`, `x_t`, `y_t`) are put before it as `alias`.
+//! Number formats that a file leaves open (`act`, `x_t`, `y_t`) are put before it as `alias`, with a function `to_act`,
+//! ..., that rounds an f32 to it.
 //!
 //! Constants that size arrays outside workgroup memory (which `override` cannot) are put before the file as `const`.
 
@@ -249,6 +250,12 @@ impl ShaderSpec {
         }
         for (name, format) in &self.types {
             out.push_str(&format!("alias {name} = {};\n", format.tag()));
+            // What f16 cannot hold is stored as the largest that it can: an infinity would make NaN of all that follows.
+            let value = match format {
+                NumberFormat::F32 => "x",
+                NumberFormat::F16 => "f16(clamp(x, -65504.0, 65504.0))",
+            };
+            out.push_str(&format!("fn to_{name}(x: f32) -> {name} {{ return {value}; }}\n"));
         }
         for (name, value) in &self.constants {
             out.push_str(&format!("const {name}: u32 = {value}u;\n"));

@@ -50,20 +50,26 @@ impl<'a> Conv1d<'a> {
 /// conv1d.wgsl: tokens an invocation.
 const TOKENS: usize = 4;
 
-pub(super) fn spec(bias: bool, act: NumberFormat) -> ShaderSpec {
-    ShaderSpec::new("conv1d").flag("BIAS", bias).number("act", act)
+pub(super) fn spec(bias: bool, (xz, u): (NumberFormat, NumberFormat)) -> ShaderSpec {
+    ShaderSpec::new("conv1d").flag("BIAS", bias).number("xz_t", xz).number("act", u)
 }
-pub(super) fn state_spec(act: NumberFormat) -> ShaderSpec {
-    ShaderSpec::new("conv1d_state").number("act", act)
+pub(super) fn state_spec(xz: NumberFormat) -> ShaderSpec {
+    ShaderSpec::new("conv1d_state").number("xz_t", xz)
 }
 pub(super) fn update_spec(bias: bool) -> ShaderSpec {
-    ShaderSpec::new("conv1d_update").flag("BIAS", bias).number("act", NumberFormat::F32)
+    ShaderSpec::new("conv1d_update").flag("BIAS", bias).number("xz_t", NumberFormat::F32)
 }
 
-/// u = silu(conv(x) + bias) over a chunk, xz and u of one number format; conv_state is read only: [`conv1d_state`] follows.
+/// u = silu(conv(x) + bias) over a chunk, conv_state is read only: [`conv1d_state`] follows.
 pub fn conv1d(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
     let items = shape.l.div_ceil(TOKENS) * shape.d_inner;
-    plan.dispatch_flat(spec(conv.bias.is_some(), conv.u.format()), &Params::new(shape), &conv.bindings(), items, 256)
+    plan.dispatch_flat(
+        spec(conv.bias.is_some(), (conv.xz.format(), conv.u.format())),
+        &Params::new(shape),
+        &conv.bindings(),
+        items,
+        256,
+    )
 }
 
 /// conv_state becomes the last d_conv inputs after the chunk.

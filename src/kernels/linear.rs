@@ -265,8 +265,10 @@ pub(super) fn matmul_coop_spec(
     format: WeightFormat,
     epilogue: (bool, bool),
     numbers: (NumberFormat, NumberFormat),
+    direct: bool,
 ) -> ShaderSpec {
-    tiled_spec("matmul_coop", format, epilogue, numbers).cooperative()
+    let spec = tiled_spec("matmul_coop", format, epilogue, numbers).cooperative();
+    spec.flag("DIRECT", direct).flag("STRIPS", !direct)
 }
 
 /// How matvec is laid out over a matrix: matvec.wgsl.
@@ -298,7 +300,13 @@ impl Layout {
             while span < 256 && span < units && n * span < Self::ENOUGH {
                 span *= 2;
             }
-            rows = if n * span >= 2 * Self::ENOUGH { 2 } else { 1 };
+            // A unit of a quantised row comes with more of x, which more rows then share.
+            rows = match format {
+                WeightFormat::Q4 if n >= 1024 => 4,
+                WeightFormat::Q8 if n >= 1024 => 2,
+                _ if n * span >= 2 * Self::ENOUGH => 2,
+                _ => 1,
+            };
         }
         let wg = span.max(if software { 64 } else { 128 });
         let unroll = units.div_ceil(span).min(unroll);
@@ -376,6 +384,9 @@ pub(super) fn any_matvec(
     record(plan, spec, (bindings, w, y), (shape, eps), |part| grid(part.rows, layout.group_rows(), limit))
 }
 
+/// matmul_coop.wgsl: tokens and outputs of a tile. Where y has rows for whole tiles, what is past the last token is overwritten.
+pub const COOP_TILE: usize = 128;
+
 /// Whether a product is for cooperative matrices, which round x and w to f16: where activations are f16 already and the weights
 /// no finer, and rows can be read in quads.
 fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat), shape: Linear) -> bool {
@@ -385,7 +396,8 @@ fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat),
 }
 
 /// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. For matrices of f16 or coarser, and x or y in f16,
-/// by cooperative matrices where the adapter has them.
+/// by cooperative matrices where the adapter has them: then fastest into an f32 y of whole [`COOP_TILE`]s of rows, those past the
+/// last token being scratch.
 pub fn matmul(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -396,7 +408,10 @@ pub fn matmul(
 ) -> Result<(), GpuError> {
     let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
     let (spec, tile) = if cooperates(plan.gpu(), w, numbers, shape) {
-        (matmul_coop_spec(w.format, epilogue, numbers), 128)
+        let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
+        let whole = whole_rows && w.parts.iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
+        let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
+        (matmul_coop_spec(w.format, epilogue, numbers, direct), COOP_TILE)
     } else {
         (matmul_spec(w.format, epilogue, numbers), 64)
     };

@@ -17,7 +17,7 @@ mod step;
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
 pub use embedding::embedding;
-pub use linear::{linear, matmul, matvec, Linear, WeightMatrix};
+pub use linear::{linear, matmul, matvec, Linear, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
@@ -140,7 +140,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             }
             specs.push(linear::matmul_spec(format, (bias, softplus), (act, act)));
             if format != WeightFormat::F32 {
-                specs.push(linear::matmul_coop_spec(format, (bias, softplus), (act16, act16)));
+                specs.push(linear::matmul_coop_spec(format, (bias, softplus), (act16, act16), false));
             }
             specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
@@ -155,14 +155,16 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     for format in [act, act16] {
         for on in [false, true] {
-            specs.extend([conv1d::spec(on, format), norm::rms_norm_spec(on, format)]);
+            specs.extend([conv1d::spec(on, (format, format)), norm::rms_norm_spec(on, format)]);
         }
         specs.push(conv1d::state_spec(format));
     }
+    specs.push(conv1d::spec(true, (act, act16)));
     for (x, y) in [(act16, act), (act, act16)] {
         specs.push(linear::matmul_spec(WeightFormat::F16, (false, false), (x, y)));
-        specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (x, y)));
+        specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (x, y), false));
     }
+    specs.push(linear::matmul_coop_spec(WeightFormat::F16, (false, false), (act16, act), true));
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(norm::x_dbl_norm_spec());
     specs.extend(sampling::specs());
@@ -175,7 +177,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         for name in ["scan_sequential", "selective_state_update", "scan_fused_carry"] {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
-        for (name, channels, act) in [("scan_fused_reduce", 128, act), ("scan_fused_reduce", 32, act16)] {
+        for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {
             specs.push(scan_fused::pass_spec(name, d_state, channels, act));
             specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act));
         }

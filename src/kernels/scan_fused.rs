@@ -49,14 +49,25 @@ fn chunk(gpu: &Gpu, l: usize, d_inner: usize, d_state: usize) -> usize {
 }
 
 /// A pass over chunks: workgroups of `channels`, which stage B (and C, with `kinds` 2).
-pub(super) fn pass_spec(name: &'static str, d_state: u32, channels: u32, act: NumberFormat) -> ShaderSpec {
+pub(super) fn pass_spec(
+    name: &'static str,
+    d_state: u32,
+    channels: u32,
+    (act, xz): (NumberFormat, NumberFormat),
+) -> ShaderSpec {
     let kinds = if name == "scan_fused_apply" { 2 } else { 1 };
     let stage = (STAGED / (kinds * d_state.div_ceil(4).max(1))).max(1);
     let spec = ShaderSpec::new(name).constant("D_STATE", d_state).constant("CHANNELS", channels);
-    spec.constant("STAGE", stage).number("act", act)
+    let spec = spec.constant("STAGE", stage).number("act", act);
+    if kinds == 2 {
+        spec.number("xz_t", xz)
+    } else {
+        spec
+    }
 }
 
-/// The selective scan, discretised in registers; see shared/scan_fused.wgsl. u, delta, xz and y are of one number format.
+/// The selective scan, discretised in registers; see shared/scan_fused.wgsl. u, delta and y are of one number format, xz of that or
+/// another.
 pub fn scan_fused(
     plan: &mut PlanBuilder<'_>,
     workspace: &FusedWorkspace,
@@ -69,7 +80,7 @@ pub fn scan_fused(
     let params = ScanParams { chunk: chunk as u32, n_chunks: n_chunks as u32, ..shape.params() };
     let carry = shape.with_states("scan_fused_carry")?;
     let channels = if d_inner < 128 { 32 } else { 128 };
-    let pass = |name| pass_spec(name, d_state as u32, channels as u32, b.y.format());
+    let pass = |name| pass_spec(name, d_state as u32, channels as u32, (b.y.format(), b.xz.format()));
     let groups = [d_inner.div_ceil(channels) as u64, n_chunks as u64];
 
     let aggregates = &workspace.aggregates;

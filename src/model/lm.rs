@@ -6,7 +6,7 @@ use super::types::{ModelOptions, Scores, StateData};
 use super::{Checkpoint, ModelConfig, ModelWeights};
 use crate::error::Result;
 use crate::generate::{SamplingParams, TokenSource};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Timer, Timing};
 use std::sync::Arc;
 
 /// Where a model runs.
@@ -109,6 +109,15 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.step(token),
             Inner::Gpu(s) => s.step(token).await,
+        }
+    }
+
+    /// How long a GPU takes for a token, or for the first chunk of a prompt of more; `None` on a CPU. The state is of no use
+    /// afterwards.
+    pub(crate) async fn time(&mut self, tokens: usize, timer: &Timer) -> Result<Option<Timing>> {
+        match &mut self.0 {
+            Inner::Cpu(_) => Ok(None),
+            Inner::Gpu(s) => s.time(tokens, timer).await.map(Some),
         }
     }
 

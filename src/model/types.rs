@@ -67,7 +67,8 @@ impl FromStr for WeightDtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ActivationDtype {
     /// As f16 where cooperative matrices make that several times faster (an adapter that has them, weights of f16 or coarser,
-    /// the fused scan), else as f32. The residual stream, B, C and all states are f32 in any case, and so is decoding.
+    /// the fused scan, a d_model of 512 or more), else as f32. The residual stream, xz, B, C and all states are f32 in any case, and so
+    /// is decoding.
     #[default]
     Auto,
     /// As f32: what is computed is exact to its rounding.

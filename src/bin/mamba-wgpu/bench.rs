@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds, allow_negative_numbers = true)]
     time_limit: Duration,
     /// How many tokens of a prompt go through a model together
-    #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = at_least_one)]
     chunk: usize,
 }
 

@@ -3,7 +3,7 @@
 use super::GpuModel;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{GpuError, Tensor};
-use crate::kernels::{BlellochWorkspace, FusedWorkspace};
+use crate::kernels::{BlellochWorkspace, FusedWorkspace, COOP_TILE};
 use crate::model::{ModelConfig, Scan};
 
 pub(super) enum ScanWorkspace {
@@ -22,12 +22,12 @@ pub(super) struct Workspace {
     pub(super) residual: Tensor, // (L, d_model)
     pub(super) normed: Tensor,   // (L, d_model), act
     pub(super) last: Tensor,     // (up to SCORE_ROWS, d_model), what the head reads
-    pub(super) xz: Tensor,       // (L, 2 d_inner), act
+    pub(super) xz: Tensor,       // (L, 2 d_inner), L up to whole COOP_TILEs where cooperative matrices write it
     pub(super) u: Tensor,        // (L, d_inner), act
     pub(super) x_dbl: Tensor,    // (L, dt_rank + 2 d_state)
     pub(super) delta: Tensor,    // (L, d_inner), act
     pub(super) y: Tensor,        // (L, d_inner), act
-    pub(super) hidden: Tensor,   // (L, d_model)
+    pub(super) hidden: Tensor,   // (L, d_model), L likewise
     pub(super) scan: ScanWorkspace,
 }
 
@@ -35,6 +35,8 @@ impl Workspace {
     pub(super) fn new(model: &GpuModel, l: usize, scan: Option<Scan>, act: NumberFormat) -> Result<Self, GpuError> {
         let (gpu, c) = (&model.gpu, &model.config);
         let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
+        let tall = if act == NumberFormat::F16 { l.next_multiple_of(COOP_TILE) } else { l };
+        let tiles = |label: &str, width: usize| Tensor::zeros(gpu, label, tall * width);
         let act = |label: &str, width: usize| Tensor::activations(gpu, label, l * width, act);
         Ok(Self {
             capacity: l,
@@ -42,12 +44,12 @@ impl Workspace {
             residual: rows("residual", c.d_model)?,
             normed: act("normed", c.d_model)?,
             last: Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?,
-            xz: act("xz", 2 * c.d_inner)?,
+            xz: tiles("xz", 2 * c.d_inner)?,
             u: act("u", c.d_inner)?,
             x_dbl: rows("x_dbl", model.x_dbl_width())?,
             delta: act("delta", c.d_inner)?,
             y: act("y", c.d_inner)?,
-            hidden: rows("hidden", c.d_model)?,
+            hidden: tiles("hidden", c.d_model)?,
             scan: match scan {
                 None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
                 Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),

@@ -12,6 +12,9 @@ use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{pack_channels, WeightMatrix};
 pub use session::GpuSession;
 
+/// d_model from which f16 activations pay; a smaller model is fast in any case.
+const LARGE: usize = 512;
+
 struct Layer {
     norm: Tensor,                  // (d_model)
     in_proj: WeightMatrix,         // (2 d_inner, d_model)
@@ -175,6 +178,7 @@ impl GpuModel {
         let gpu = &self.gpu;
         let can = gpu.shader_f16() && gpu.allows(Variant::F16Activations) && self.scan() == Scan::Fused;
         let pays = gpu.cooperative()
+            && self.config.d_model >= LARGE
             && gpu.allows(Variant::CooperativeMatrix)
             && self.layers.first().is_some_and(|layer| layer.in_proj.format() != WeightFormat::F32);
         match self.options.activations {

@@ -6,7 +6,7 @@ use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::{GpuError, Plan, PlanBuilder, Readback, Tensor};
+use crate::gpu::{GpuError, Plan, PlanBuilder, Readback, Tensor, Timer, Timing};
 use crate::kernels::{self, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, StepBuffers, StepShape};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
 use crate::model::Arch;
@@ -334,6 +334,19 @@ impl GpuSession {
             copy(&mut encoder, &before.logits, &self.logits);
             gpu.queue().submit([encoder.finish()]);
         }
+    }
+
+    /// How long the device takes for a token, or for a prompt of more (in one chunk at most): for measuring. The state is of no
+    /// use afterwards.
+    pub(crate) async fn time(&mut self, tokens: usize, timer: &Timer) -> Result<Timing> {
+        self.go_back();
+        if tokens == 1 {
+            let (_, plan) = self.decode()?;
+            return Ok(timer.run(plan).await?);
+        }
+        let l = tokens.min(self.model.chunk());
+        self.make_room(l)?;
+        Ok(timer.run(self.plan_for(l, Head::Last)?).await?)
     }
 
     /// The last token's logits (vocab_size).
