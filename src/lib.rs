@@ -61,5 +61,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod reference;
+#[cfg(all(target_arch = "wasm32", feature = "web"))]
+mod web;
 
 pub use error::{Error, Result};

@@ -10,17 +10,20 @@
 //! * [`tokenizer`]: text to tokens and back; [`detokenize`]: back one token at a time, without a broken character.
 //! * [`stop`]: stop strings, also those that fall across several tokens.
 //! * [`stream`]: the loop that ties them together.
+//! * [`text`]: a text that can be saved, continued and taken back to any of its tokens.
 
 pub mod detokenize;
 pub mod sampler;
 pub mod stop;
 pub mod stream;
+pub mod text;
 pub mod tokenizer;
 
 pub use detokenize::DecodeStream;
 pub use sampler::SamplingParams;
 pub use stop::StopMatcher;
 pub use stream::{FinishReason, GenerateOptions, Generator, Piece, Stats, TextStream, TokenSource};
+pub use text::Text;
 pub use tokenizer::Tokenizer;
 
 /// Text generation was asked for something that makes no sense, or the tokenizer and the model do not fit.

@@ -14,7 +14,9 @@ pub trait TokenSource {
     fn prefill(&mut self, tokens: &[u32]) -> impl Future<Output = Result<()>>;
     /// Feeds one token.
     fn step(&mut self, token: u32) -> impl Future<Output = Result<()>>;
-    /// Starts sampling anew: seeds it, and marks the tokens of `context` as seen (for the repetition penalty).
+    /// Starts sampling: seeds it, and marks the tokens of `context`, the text so far, as seen (for the repetition
+    /// penalty). Random numbers are counted by the place in the text, so that a text that was interrupted goes on as it
+    /// would have without.
     fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()>;
     /// Draws a token from the logits after the last token fed; does not feed it.
     fn sample(&mut self) -> impl Future<Output = Result<u32>>;
@@ -48,6 +50,8 @@ pub struct GenerateOptions {
     pub eos: Vec<u32>,
     /// Goes on after an end-of-text token (which then counts as generated and has no text).
     pub ignore_eos: bool,
+    /// Tokens that the model has consumed before the prompt: they count as seen, and give the decoder its context.
+    pub history: Vec<u32>,
     /// The prompt is fed in pieces of so many tokens, and the cancel flag is looked at between them. The model's own
     /// chunk (or a multiple of it) costs nothing.
     pub prefill_chunk: usize,
@@ -63,6 +67,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             eos: Vec::new(),
             ignore_eos: false,
+            history: Vec::new(),
             prefill_chunk: 512,
             cancel: Arc::default(),
         }
@@ -219,10 +224,12 @@ impl<S: TokenSource> Generator<S> {
         if prompt.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
+        let mut context = options.history.clone();
+        context.extend_from_slice(prompt);
         Ok(Self {
             source,
             prompt: prompt.to_vec(),
-            text: TextStream::new(tokenizer, prompt, options.stop.clone())?,
+            text: TextStream::new(tokenizer, &context, options.stop.clone())?,
             eos: options.eos.iter().copied().collect(),
             options,
             pending: None,
@@ -240,7 +247,9 @@ impl<S: TokenSource> Generator<S> {
         if self.prompt_done || self.finish.is_some() {
             return Ok(());
         }
-        self.source.begin_sampling(&self.options.params, &self.prompt)?;
+        let mut seen = std::mem::take(&mut self.options.history);
+        seen.extend_from_slice(&self.prompt);
+        self.source.begin_sampling(&self.options.params, &seen)?;
         let total = self.prompt.len();
         progress(0, total);
         while self.stats.prompt_tokens < total {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokenizers::DecoderWrapper;
 
 use super::{DecodeStream, GenerateError};
+use crate::model::ModelConfig;
 
 /// A `tokenizer.json`, checked against the model it is used with. A clone is cheap.
 #[derive(Clone)]
@@ -114,6 +115,14 @@ impl Tokenizer {
     /// Id of a token as it stands in the vocabulary, e.g. `<|endoftext|>`.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Tokens that end a text. Configs of mamba-ssm name none: their models use GPT-NeoX's.
+    pub fn end_of_text(&self, config: &ModelConfig) -> Vec<u32> {
+        match config.eos_token_id.is_empty() {
+            true => self.token_to_id("<|endoftext|>").into_iter().collect(),
+            false => config.eos_token_id.clone(),
+        }
     }
 
     /// The id's token, and whether it is a special one; `None` for an unknown id.

@@ -81,21 +81,34 @@ impl Checkpoint {
         tokenizer_json: Option<Cow<'static, [u8]>>,
     ) -> Result<Self, LoadError> {
         let count = shards.len();
-        if count == 0 {
+        let named = |(i, bytes)| match count {
+            1 => ("model.safetensors".to_owned(), bytes),
+            _ => (format!("model-{:05}-of-{count:05}.safetensors", i + 1), bytes),
+        };
+        Self::from_files(source, Some(config_json), shards.into_iter().enumerate().map(named).collect(), tokenizer_json)
+    }
+
+    /// As [`Checkpoint::from_named_bytes`], from safetensors files with their names, and perhaps without a `config.json`
+    /// (see `Checkpoint::open`).
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn from_files(
+        source: &str,
+        config_json: Option<&[u8]>,
+        shards: Vec<(String, Cow<'static, [u8]>)>,
+        tokenizer_json: Option<Cow<'static, [u8]>>,
+    ) -> Result<Self, LoadError> {
+        if shards.is_empty() {
             return Err(LoadError::NoWeights { path: source.into() });
         }
-        let named = |(i, bytes)| {
-            let file = match count {
-                1 => format!("{source}/model.safetensors"),
-                _ => format!("{source}/model-{:05}-of-{count:05}.safetensors", i + 1),
-            };
-            Shard::new(file, Bytes::Memory(bytes))
-        };
-        let shards = shards.into_iter().enumerate().map(named).collect::<Result<Vec<_>, _>>()?;
+        let named = |(name, bytes)| Shard::new(format!("{source}/{name}"), Bytes::Memory(bytes));
+        let shards = shards.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
+        let config = config_json.map(|json| RawConfig::parse(&format!("{source}/config.json"), json));
         Self::build(Parts {
             source: source.into(),
-            config: Some(RawConfig::parse(&format!("{source}/config.json"), config_json)?),
-            config_json: Some(Cow::Owned(config_json.to_vec())),
+            config: config.transpose()?,
+            config_json: config_json.map(|json| Cow::Owned(json.to_vec())),
             table: Table::new(shards)?,
             tokenizer_json,
             warnings: Vec::new(),

@@ -168,7 +168,7 @@ pub struct CpuSession {
     params: SamplingParams,
     /// A bit a token that the repetition penalty applies to.
     seen: Vec<u32>,
-    /// Tokens drawn since `begin_sampling`.
+    /// The next random number's count: the text's length at `begin_sampling`, and the tokens drawn since.
     sampled: u32,
 }
 
@@ -323,7 +323,7 @@ impl CpuSession {
     pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
         params.validate()?;
         self.params = *params;
-        self.sampled = 0;
+        self.sampled = context.len() as u32;
         self.seen.fill(0);
         for &token in context {
             self.mark_seen(token);

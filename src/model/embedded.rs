@@ -25,6 +25,7 @@ mod tests {
         assert_eq!((c.n_layer, c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank), (8, 256, 512, 16, 4, 16));
         assert_eq!((c.vocab_size, c.tie_embeddings), (4096, true));
         assert!(checkpoint.tokenizer_json().is_some());
+        assert!(crate::model::golden::is_of(&checkpoint.fingerprint()), "{}", checkpoint.fingerprint());
         let weights = checkpoint.weights();
         let mut bytes = 0;
         weights.for_each(|t| {

@@ -1,13 +1,14 @@
 //! The embedded model's expected values, so that an installed program can check itself (`mamba-wgpu doctor`).
 
-use super::lm::{Backend, LanguageModel};
-use super::types::ModelOptions;
-use super::{embedded, LoadError};
+use super::lm::LanguageModel;
+use super::{Fingerprint, LoadError};
 use crate::error::Result;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {
+    /// Of the model.
+    fingerprint: String,
     prompts: Vec<Prompt>,
 }
 
@@ -23,17 +24,36 @@ struct Prompt {
 /// Tolerance on a logit, absolute: transformers' own f32 differs by its order of summation.
 const TOLERANCE: f32 = 1e-3;
 
-/// Runs the embedded model on a backend against transformers' values (PyTorch, CPU, float32): some of the last
+fn golden() -> Result<Golden, LoadError> {
+    serde_json::from_str(include_str!("../../models/austen-4m/golden.json"))
+        .map_err(|e| LoadError::ConfigSyntax { file: "models/austen-4m/golden.json".into(), reason: e.to_string() })
+}
+
+/// Whether the expected values are those of a model with this fingerprint.
+pub fn is_of(fingerprint: &Fingerprint) -> bool {
+    golden().is_ok_and(|golden| golden.fingerprint == fingerprint.to_string())
+}
+
+/// [`check_model`] on the embedded model, brought to a backend.
+///
+/// # Errors
+/// Those of loading and running the model.
+#[cfg(feature = "embedded-model")]
+pub async fn check(backend: &super::Backend) -> Result<Option<String>> {
+    let checkpoint = super::embedded::checkpoint()?;
+    let options = super::ModelOptions::default();
+    check_model(&LanguageModel::load(&checkpoint, backend, options, &mut |_, _| {}).await?).await
+}
+
+/// Compares the embedded model, already loaded, with transformers' values (PyTorch, CPU, float32): some of the last
 /// prompt token's logits, and a greedy continuation of 16 tokens, for each prompt.
 ///
 /// `Ok(None)`: equal. `Ok(Some(_))`: what differs, in words.
 ///
 /// # Errors
 /// Those of loading and running the model.
-pub async fn check(backend: &Backend) -> Result<Option<String>> {
-    let golden: Golden = serde_json::from_str(include_str!("../../models/austen-4m/golden.json"))
-        .map_err(|e| LoadError::ConfigSyntax { file: "models/austen-4m/golden.json".into(), reason: e.to_string() })?;
-    let model = LanguageModel::load(&embedded::checkpoint()?, backend, ModelOptions::default(), &mut |_, _| {}).await?;
+pub async fn check_model(model: &LanguageModel) -> Result<Option<String>> {
+    let golden = golden()?;
     for (i, prompt) in golden.prompts.iter().enumerate() {
         let mut session = model.session()?;
         session.prefill(&prompt.tokens, &mut |_, _| {}).await?;

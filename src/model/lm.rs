@@ -146,8 +146,9 @@ impl Session {
         }
     }
 
-    /// Sets how [`Session::sample`] chooses and starts its random numbers; `context` are the tokens that count as seen
-    /// for the repetition penalty.
+    /// Sets how [`Session::sample`] chooses. `context` is the text so far: its tokens count as seen for the repetition
+    /// penalty, and its length is the count of the first random number, so that a text that was interrupted goes on with
+    /// the numbers that it would have had.
     pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
         match &mut self.0 {
             Inner::Cpu(s) => s.begin_sampling(params, context),

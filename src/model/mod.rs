@@ -8,7 +8,7 @@ mod config;
 mod cpu;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
-#[cfg(feature = "embedded-model")]
+mod fingerprint;
 pub mod golden;
 mod gpu;
 mod layout;
@@ -17,6 +17,7 @@ mod load_error;
 mod names;
 mod quantise;
 mod quantised;
+mod saved_state;
 mod shard;
 pub mod synthetic;
 mod types;
@@ -25,10 +26,12 @@ mod write;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Arch, ModelConfig};
+pub use fingerprint::Fingerprint;
 pub use lm::{Backend, LanguageModel, Session};
 pub use load_error::LoadError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use quantise::quantise_to_folder;
 pub use quantise::{quantise, Progress, QuantiseError, Summary, TensorSummary};
+pub use saved_state::{ModelId, SavedState, StateError};
 pub use types::{ActivationDtype, ModelOptions, Scan, Scores, StateData, WeightDtype};
 pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};

@@ -2,12 +2,14 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, TokenSource, Tokenizer};
-use mamba_wgpu::model::ModelConfig;
+use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text};
+use mamba_wgpu::model::{ModelId, SavedState, StateError};
+use mamba_wgpu::Error;
 use serde_json::json;
 
 use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
@@ -20,7 +22,8 @@ use crate::output::{print_json, Progress};
 /// text and keeps what there is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The text to continue [default: what comes through stdin, without its last line break]
+    /// The text to continue [default: what comes through stdin, without its last line break; none is needed with
+    /// --state-in]
     prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
@@ -54,6 +57,12 @@ pub struct Args {
     /// Print the continuation without the prompt before it
     #[arg(long)]
     no_echo: bool,
+    /// Go on from a text that --state-out or the browser saved; the prompt is added to it
+    #[arg(long, value_name = "FILE")]
+    state_in: Option<PathBuf>,
+    /// Save where the text ends to this file
+    #[arg(long, value_name = "FILE")]
+    state_out: Option<PathBuf>,
     #[command(flatten)]
     backend: BackendArgs,
     /// Print speed, memory and the seed on stderr at the end
@@ -72,24 +81,30 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let tokens = tokenizer.encode(&prompt)?;
-    if tokens.is_empty() {
+    let id = ModelId::of(&checkpoint);
+    let saved = args.state_in.as_ref().map(|path| read_state(path, &id)).transpose().map_err(Error::from)?;
+    if tokens.is_empty() && saved.as_ref().is_none_or(|saved| saved.pending().is_empty()) {
         return Err(misuse("the prompt has no tokens: the model needs at least one to continue from"));
     }
     let model = args.backend.load(&checkpoint).await?;
-    options.eos = end_of_text(checkpoint.config(), &tokenizer);
+    options.eos = tokenizer.end_of_text(checkpoint.config());
     // Until here Ctrl-C ends the program as it does any other.
     end_on_ctrl_c(options.cancel.clone())?;
 
     let seed = options.params.seed;
-    let mut session = model.session()?;
-    let generator = Generator::new(&mut session, &tokenizer, &tokens, options)?;
+    let mut text = Text::new(model.session()?);
+    if let Some(saved) = &saved {
+        text.restore(saved)?;
+    }
+    text.push(&tokens);
+    let mut generator = text.generate(&tokenizer, options)?;
     let mut stdout = io::stdout().lock();
     if !args.json && !args.no_echo {
         stdout.write_all(prompt.as_bytes())?;
         stdout.flush()?;
     }
     let mut output = if args.json { None } else { Some(&mut stdout) };
-    let result = generate(generator, &mut output).await;
+    let result = generate(&mut generator, &mut output).await;
     if let Some(stdout) = output {
         // After an error too: the message starts on a line of its own.
         stdout.write_all(b"\n")?;
@@ -97,6 +112,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     drop(stdout);
     let run = result?;
+    if let Some(path) = &args.state_out {
+        Text::from_generator(generator).save(&id).await?.write(path).map_err(Error::from)?;
+    }
 
     let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
     if args.json {
@@ -150,6 +168,8 @@ impl Args {
     fn prompt(&self) -> anyhow::Result<String> {
         let prompt = match &self.prompt {
             Some(prompt) => prompt.clone(),
+            // A pipe may stand open and empty for ever: with a state there is something to continue.
+            None if self.state_in.is_some() => String::new(),
             None if io::stdin().is_terminal() => {
                 return Err(misuse(
                     "no prompt: give one as an argument (mamba-wgpu generate \"Once upon\") or through stdin",
@@ -165,7 +185,7 @@ impl Args {
                 text.strip_suffix('\r').unwrap_or(text).to_string()
             }
         };
-        match prompt.is_empty() {
+        match prompt.is_empty() && self.state_in.is_none() {
             true => Err(misuse("the prompt is empty: the model needs at least one token to continue from")),
             false => Ok(prompt),
         }
@@ -177,12 +197,10 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
 }
 
-/// Tokens that end a text. Configs of mamba-ssm name none: their models use GPT-NeoX's.
-fn end_of_text(config: &ModelConfig, tokenizer: &Tokenizer) -> Vec<u32> {
-    match config.eos_token_id.is_empty() {
-        true => tokenizer.token_to_id("<|endoftext|>").into_iter().collect(),
-        false => config.eos_token_id.clone(),
-    }
+fn read_state(path: &Path, model: &ModelId) -> Result<SavedState, StateError> {
+    let saved = SavedState::read(path)?;
+    saved.check_model(&path.display().to_string(), model)?;
+    Ok(saved)
 }
 
 /// A finished text.
@@ -214,8 +232,8 @@ impl Times {
 }
 
 /// Runs the generator to its end, writing each piece to `output` (if any) as it comes.
-async fn generate<S: TokenSource>(
-    mut generator: Generator<S>,
+async fn generate(
+    generator: &mut Generator<Text>,
     output: &mut Option<&mut io::StdoutLock<'static>>,
 ) -> anyhow::Result<Run> {
     let start = Instant::now();

@@ -413,7 +413,8 @@ impl GpuSession {
         Ok(scores)
     }
 
-    /// Sets how [`GpuSession::sample`] chooses; `context` are the tokens that the repetition penalty counts as seen.
+    /// Sets how [`GpuSession::sample`] chooses; `context` is the text so far: seen, for the repetition penalty, and as long
+    /// as the count of the first random number.
     pub fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
         params.validate()?;
         self.go_back();
@@ -424,7 +425,7 @@ impl GpuSession {
         }
         let gpu = &self.model.gpu;
         self.sampling.seen.write(gpu, 0, &seen);
-        self.sampling.sampled.write(gpu, 0, &[0u32, 0]);
+        self.sampling.sampled.write(gpu, 0, &[context.len() as u32, 0]);
         let mut builder = PlanBuilder::new(gpu);
         kernels::sample(&mut builder, &self.logits, &self.sampling, vocab_size, params)?;
         self.sample_plan = Some(builder.finish()?);

@@ -1,0 +1,102 @@
+//! What tells one model's weights from another's, without reading all of them.
+
+use super::{Checkpoint, ModelConfig};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::str::FromStr;
+
+/// A tensor is read whole up to this many bytes, and beyond by [`SAMPLES`] pieces spread evenly over it.
+const WHOLE: usize = 32 << 10;
+const SAMPLES: usize = 16;
+const SAMPLE_BYTES: usize = 1 << 10;
+
+/// A SHA-256 over a model's dimensions and a part of every tensor's bytes as stored.
+///
+/// Fine-tunes and other formats of one model (f16, f32) differ; how the files are cut and what the tensors are called does
+/// not matter. It guards against mistakes, not against forgery: pieces of large tensors are left out, so that opening a
+/// model costs no second pass over its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = ();
+    fn from_str(s: &str) -> Result<Self, ()> {
+        let mut bytes = [0; 32];
+        if s.len() != 64 || !s.is_ascii() {
+            return Err(());
+        }
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&s[2 * i..2 * i + 2], 16).map_err(|_| ())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Checkpoint {
+    /// See [`Fingerprint`].
+    pub fn fingerprint(&self) -> Fingerprint {
+        let ModelConfig {
+            arch,
+            d_model,
+            n_layer,
+            vocab_size,
+            d_inner,
+            d_state,
+            d_conv,
+            dt_rank,
+            norm_eps,
+            mixer_rms_eps,
+            tie_embeddings,
+            // Where a text ends changes nothing of its state.
+            eos_token_id: _,
+            bos_token_id: _,
+        } = self.config();
+        let mut hash = Sha256::new();
+        hash.update(arch.to_string());
+        for n in [d_model, n_layer, vocab_size, d_inner, d_state, d_conv, dt_rank] {
+            hash.update((*n as u64).to_le_bytes());
+        }
+        hash.update(norm_eps.to_le_bytes());
+        hash.update(mixer_rms_eps.to_le_bytes());
+        hash.update([u8::from(*tie_embeddings)]);
+        self.weights().for_each(|tensor| {
+            hash.update(tensor.dtype.to_string());
+            // Only quantised tensors have scales.
+            for bytes in [tensor.data, tensor.scales].into_iter().filter(|bytes| !bytes.is_empty()) {
+                sample(&mut hash, bytes);
+            }
+        });
+        Fingerprint(hash.finalize().into())
+    }
+}
+
+fn sample(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    if bytes.len() <= WHOLE {
+        return hash.update(bytes);
+    }
+    for i in 0..SAMPLES {
+        let start = (bytes.len() - SAMPLE_BYTES) / (SAMPLES - 1) * i;
+        hash.update(&bytes[start..start + SAMPLE_BYTES]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        let fingerprint = Fingerprint(std::array::from_fn(|i| (i * 37) as u8));
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        for bad in ["", "0", &"g".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
+            assert_eq!(bad.parse::<Fingerprint>(), Err(()), "{bad}");
+        }
+    }
+}

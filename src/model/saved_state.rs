@@ -1,0 +1,231 @@
+//! A text's state as a small file: where a model is in a text, to go on from elsewhere, natively or in a browser.
+//!
+//! Little-endian:
+//!
+//! ```text
+//!  0   8  "mambaST\n"
+//!  8   4  version (u32)                    1
+//! 12   4  length of the header, n (u32)
+//! 16   n  header, JSON: fingerprint and description of the model, the counts of what follows, who wrote it
+//!         tokens of the whole text (u32 each)
+//!         conv_state (n_layer, d_conv, d_inner), ssm_state (n_layer, d_inner, d_state) (f32 each)
+//!     32  SHA-256 of everything before
+//! ```
+//!
+//! The state has consumed the first `consumed` tokens. Those after it are pending: they are fed first when the text goes
+//! on, and give the logits, which are not stored.
+
+use super::types::StateData;
+use super::{Checkpoint, Fingerprint};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+const MAGIC: &[u8; 8] = b"mambaST\n";
+const VERSION: u32 = 1;
+/// Before the header: magic, version, the header's length.
+const PREFIX: usize = 16;
+const CHECKSUM: usize = 32;
+
+/// A state file cannot be used, or could not be written. `file` is its path, or what the caller calls it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// Something else.
+    #[error("{file}: not a state file of mamba-wgpu")]
+    NotAState { file: String },
+    /// Written by a later version of this program.
+    #[error(
+        "{file}: a state file of version {found}, and this program reads up to version {supported}: use a newer one"
+    )]
+    Newer { file: String, found: u32, supported: u32 },
+    /// Cut short, or bytes have changed.
+    #[error("{file}: damaged state file: {reason}")]
+    Damaged { file: String, reason: String },
+    /// The state was computed with other weights: it means nothing to this model.
+    #[error("{file}: the state of another model ({theirs}); this one is {ours}")]
+    OtherModel { file: String, theirs: String, ours: String },
+    /// The operating system refused to read or write it.
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+}
+
+/// Which model a state belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelId {
+    pub fingerprint: Fingerprint,
+    /// In words, for messages.
+    pub description: String,
+}
+
+impl ModelId {
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        let c = checkpoint.config();
+        let fingerprint = checkpoint.fingerprint();
+        let mut short = fingerprint.to_string();
+        short.truncate(8);
+        let (arch, layers, width, vocab) = (c.arch, c.n_layer, c.d_model, c.vocab_size);
+        let description = format!("{arch}, {layers} layers x {width}, {vocab} tokens, fingerprint {short}");
+        Self { fingerprint, description }
+    }
+}
+
+/// A point in a text, with all that is needed to go on from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedState {
+    pub model: ModelId,
+    /// The whole text, prompt and continuation.
+    pub tokens: Vec<u32>,
+    /// How many of them the state has seen.
+    pub consumed: usize,
+    pub state: StateData,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    fingerprint: String,
+    model: String,
+    tokens: usize,
+    consumed: usize,
+    /// Values of each.
+    conv: usize,
+    ssm: usize,
+    written_by: String,
+}
+
+impl SavedState {
+    /// The tokens to be fed before anything else.
+    pub fn pending(&self) -> &[u32] {
+        self.tokens.get(self.consumed..).unwrap_or(&[])
+    }
+
+    /// The file's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let header = Header {
+            fingerprint: self.model.fingerprint.to_string(),
+            model: self.model.description.clone(),
+            tokens: self.tokens.len(),
+            consumed: self.consumed,
+            conv: self.state.conv.len(),
+            ssm: self.state.ssm.len(),
+            written_by: concat!("mamba-wgpu ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        // A struct of strings and numbers: it serialises.
+        let header = serde_json::to_vec(&header).unwrap_or_default();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend((header.len() as u32).to_le_bytes());
+        bytes.extend(header);
+        bytes.extend(self.tokens.iter().flat_map(|t| t.to_le_bytes()));
+        bytes.extend(self.state.conv.iter().chain(&self.state.ssm).flat_map(|x| x.to_le_bytes()));
+        let checksum = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&checksum);
+        bytes
+    }
+
+    /// Reads a file's bytes; `file` is what messages call it. Whether it fits a model is for
+    /// [`SavedState::check_model`] to say.
+    ///
+    /// # Errors
+    /// [`StateError`], for every file that [`SavedState::to_bytes`] did not make.
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, StateError> {
+        let damaged = |reason: String| StateError::Damaged { file: file.into(), reason };
+        let number = |at: usize| bytes.get(at..)?.first_chunk::<4>().map(|b| u32::from_le_bytes(*b));
+        if !bytes.starts_with(MAGIC) {
+            return Err(StateError::NotAState { file: file.into() });
+        }
+        let too_short = || damaged(format!("it ends after {} bytes", bytes.len()));
+        // The version comes first: the rest of a later one may look like anything.
+        match number(8).ok_or_else(too_short)? {
+            VERSION => {}
+            0 => return Err(damaged("its version is 0".into())),
+            found => return Err(StateError::Newer { file: file.into(), found, supported: VERSION }),
+        }
+        let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or_else(too_short)?;
+        if Sha256::digest(content)[..] != checksum[..] {
+            return Err(damaged("its checksum does not match: bytes are missing or have changed".into()));
+        }
+        let length = number(12).ok_or_else(too_short)? as usize;
+        let rest = content.get(PREFIX..).ok_or_else(too_short)?;
+        let (header, data) = rest.split_at_checked(length).ok_or_else(too_short)?;
+        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(format!("its header: {e}")))?;
+        let fingerprint = header.fingerprint.parse();
+        let fingerprint = fingerprint.map_err(|()| damaged("its header: no fingerprint".into()))?;
+        let values = [header.tokens, header.conv, header.ssm].into_iter().try_fold(0usize, usize::checked_add);
+        if values.and_then(|n| n.checked_mul(4)) != Some(data.len()) || header.consumed > header.tokens {
+            return Err(damaged("its header does not describe what follows".into()));
+        }
+        let words = |bytes: &[u8]| -> Vec<u32> {
+            bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        };
+        let floats = |bytes| -> Vec<f32> { words(bytes).into_iter().map(f32::from_bits).collect() };
+        let (tokens, data) = data.split_at(4 * header.tokens);
+        let (conv, ssm) = data.split_at(4 * header.conv);
+        Ok(Self {
+            model: ModelId { fingerprint, description: header.model },
+            tokens: words(tokens),
+            consumed: header.consumed,
+            state: StateData { conv: floats(conv), ssm: floats(ssm) },
+        })
+    }
+
+    /// Whether a model can go on from here; `file` is what the message calls the state.
+    ///
+    /// # Errors
+    /// [`StateError::OtherModel`].
+    pub fn check_model(&self, file: &str, model: &ModelId) -> Result<(), StateError> {
+        if self.model.fingerprint == model.fingerprint {
+            return Ok(());
+        }
+        let (theirs, ours) = (self.model.description.clone(), model.description.clone());
+        Err(StateError::OtherModel { file: file.into(), theirs, ours })
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+mod files {
+    use super::{SavedState, StateError};
+    use std::fs::{self, File};
+    use std::io::{self, Write};
+    use std::path::Path;
+
+    impl SavedState {
+        /// Reads a file (see [`SavedState::from_bytes`]).
+        ///
+        /// # Errors
+        /// [`StateError`].
+        pub fn read(path: &Path) -> Result<Self, StateError> {
+            let file = path.display().to_string();
+            let io = |source| StateError::Io { path: file.clone(), source };
+            // A pipe could block for ever.
+            if !fs::metadata(path).map_err(io)?.is_file() {
+                return Err(StateError::NotAState { file });
+            }
+            Self::from_bytes(&file, &fs::read(path).map_err(io)?)
+        }
+
+        /// Writes a file. One that was there before stays whole until the new one is: it is written beside it and renamed.
+        ///
+        /// # Errors
+        /// [`StateError::Io`].
+        pub fn write(&self, path: &Path) -> Result<(), StateError> {
+            let io = |source| StateError::Io { path: path.display().to_string(), source };
+            let name = path.file_name().ok_or_else(|| io(io::Error::from(io::ErrorKind::IsADirectory)))?;
+            let mut beside = name.to_os_string();
+            beside.push(format!(".{}.part", std::process::id()));
+            let beside = path.with_file_name(beside);
+            let written = File::create(&beside).and_then(|mut file| {
+                file.write_all(&self.to_bytes())?;
+                file.sync_all()?;
+                fs::rename(&beside, path)
+            });
+            written.map_err(|error| {
+                // Nothing to be done if it cannot be removed either: the first error is the one to tell.
+                let _ = fs::remove_file(&beside);
+                io(error)
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

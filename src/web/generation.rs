@@ -1,0 +1,183 @@
+//! A text being continued.
+
+use super::error::{self, to_js as js_error};
+use super::model::Slot;
+use super::{tell, to_js};
+use crate::error::Result;
+use crate::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text, Tokenizer};
+use js_sys::Function;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use wasm_bindgen::prelude::*;
+
+/// As `mamba-wgpu generate`'s flags, with the same defaults but for the seed, which the caller chooses.
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Options {
+    max_tokens: usize,
+    temperature: f32,
+    top_k: u32,
+    top_p: f32,
+    min_p: f32,
+    repetition_penalty: f32,
+    seed: u64,
+    stop: Vec<String>,
+    ignore_eos: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_tokens: 128,
+            temperature: 0.8,
+            top_k: 0,
+            top_p: 0.95,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            ignore_eos: false,
+        }
+    }
+}
+
+impl From<Options> for GenerateOptions {
+    fn from(o: Options) -> Self {
+        let Options { temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = o;
+        Self {
+            max_tokens: o.max_tokens,
+            params: SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty, seed },
+            stop: o.stop,
+            ignore_eos: o.ignore_eos,
+            ..Self::default()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct JsPiece {
+    text: String,
+    token: Option<u32>,
+}
+
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Outcome {
+    finish_reason: Option<FinishReason>,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+}
+
+enum Stage {
+    /// Not begun yet.
+    Ready(Box<(Text, Tokenizer, GenerateOptions)>),
+    Running(Box<Generator<Text>>),
+    /// A call is at work on it.
+    Busy,
+    Ended,
+}
+
+/// Holds its model's text until it ends, or is freed.
+#[wasm_bindgen]
+pub struct Generation {
+    home: Slot,
+    stage: RefCell<Stage>,
+    outcome: RefCell<Outcome>,
+}
+
+impl Generation {
+    pub(super) fn new(home: Slot, text: Text, tokenizer: Tokenizer, options: GenerateOptions) -> Self {
+        let stage = Stage::Ready(Box::new((text, tokenizer, options)));
+        Self { home, stage: RefCell::new(stage), outcome: RefCell::default() }
+    }
+
+    /// The generator, for one call. `None` once it has ended.
+    async fn take(&self) -> Result<Option<Box<Generator<Text>>>, JsValue> {
+        match self.stage.replace(Stage::Busy) {
+            Stage::Running(generator) => Ok(Some(generator)),
+            Stage::Ready(ready) => {
+                let (mut text, tokenizer, options) = *ready;
+                if text.pending().is_empty() {
+                    // The model ended this text; sample after its last token again.
+                    if let Err(error) = text.rewind(text.tokens().len()).await {
+                        self.go_home(text);
+                        return Err(js_error(error));
+                    }
+                }
+                // Options and prompt were checked before the text was taken.
+                Ok(Some(Box::new(text.generate(&tokenizer, options).map_err(js_error)?)))
+            }
+            Stage::Ended => {
+                self.stage.replace(Stage::Ended);
+                Ok(None)
+            }
+            Stage::Busy => Err(error::with_code("busy", "the call before has not ended")),
+        }
+    }
+
+    fn go_home(&self, text: Text) {
+        self.stage.replace(Stage::Ended);
+        self.home.replace(Some(text));
+    }
+
+    fn end(&self, generator: Generator<Text>) {
+        let Stats { prompt_tokens, generated_tokens, .. } = generator.stats();
+        let finish_reason = generator.finish_reason();
+        self.outcome.replace(Outcome { finish_reason, prompt_tokens, generated_tokens });
+        self.go_home(Text::from_generator(generator));
+    }
+}
+
+#[wasm_bindgen]
+impl Generation {
+    /// Reads the prompt; `progress` gets tokens done and in all.
+    pub async fn prefill(&self, progress: Function) -> Result<(), JsValue> {
+        let Some(mut generator) = self.take().await? else { return Ok(()) };
+        let result = generator.prefill(&mut |done, total| tell(&progress, done as f64, total as f64)).await;
+        match result {
+            Ok(()) => {
+                self.stage.replace(Stage::Running(generator));
+                Ok(())
+            }
+            Err(error) => {
+                self.end(*generator);
+                Err(js_error(error))
+            }
+        }
+    }
+
+    /// The next piece, `{text, token}`; undefined after the last. Once that or an error has come, the text is the model's
+    /// again.
+    pub async fn next(&self) -> Result<JsValue, JsValue> {
+        let Some(mut generator) = self.take().await? else { return Ok(JsValue::UNDEFINED) };
+        match generator.next().await {
+            Ok(Some(piece)) => {
+                self.stage.replace(Stage::Running(generator));
+                to_js(&JsPiece { text: piece.text, token: piece.token })
+            }
+            Ok(None) => {
+                self.end(*generator);
+                Ok(JsValue::UNDEFINED)
+            }
+            Err(error) => {
+                self.end(*generator);
+                Err(js_error(error))
+            }
+        }
+    }
+
+    /// Why it ended, and counts; also before its end.
+    pub fn outcome(&self) -> Result<JsValue, JsValue> {
+        to_js(&*self.outcome.borrow())
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        match self.stage.replace(Stage::Ended) {
+            Stage::Ready(ready) => self.go_home(ready.0),
+            Stage::Running(generator) => self.end(*generator),
+            Stage::Busy | Stage::Ended => {}
+        }
+    }
+}

@@ -1,0 +1,199 @@
+// What does the work: owns the wasm instance, a device and a model, and answers messages. In a worker, or on the caller's
+// own thread.
+//
+// In:  { id, method, args }, { cancel: id }
+// Out: { id, progress: [...] }, { id, piece }, and at the end { id, result } or { id, error: { code, message } }
+import init, { Backend, Cancel, Files, version } from './wasm/mamba_wgpu.js';
+import { fill } from './download.js';
+import { MambaError } from './error.js';
+
+/** @param {(message: object, transfer?: Transferable[]) => void} post */
+export function serve(post) {
+  const host = new Host();
+  const cancels = new Map();
+  return async (message) => {
+    if (message.cancel) return cancels.get(message.cancel)?.();
+    const { id, method, args } = message;
+    const stop = new AbortController();
+    cancels.set(id, () => stop.abort());
+    const call = {
+      signal: stop.signal,
+      progress: (...progress) => post({ id, progress }),
+      piece: (piece) => post({ id, piece }),
+    };
+    try {
+      const result = await host[method](call, ...args);
+      const transfer = ArrayBuffer.isView(result) ? [result.buffer] : [];
+      post({ id, result }, transfer);
+    } catch (error) {
+      post({ id, error: describe(error) });
+    } finally {
+      cancels.delete(id);
+    }
+  };
+}
+
+/** What can be sent of an error. */
+function describe(error) {
+  if (error instanceof WebAssembly.RuntimeError) {
+    const memory = /unreachable|memory|grow/i.test(error.message);
+    const reason = memory ? 'the page ran out of memory, or met a fault of this program' : 'a fault of this program';
+    return { code: 'crashed', message: `${reason} (${error.message})` };
+  }
+  if (error?.name === 'AbortError') return { code: 'cancelled', message: 'cancelled' };
+  return { code: error?.code ?? 'fault', message: error?.message ?? String(error) };
+}
+
+/** Lets messages in: what runs on the CPU would else never hear of a cancellation. */
+const breathe = () =>
+  new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = resolve;
+    port2.postMessage(null);
+  });
+/** Milliseconds after which it is time to. */
+const BREATH = 30;
+
+class Host {
+  #backend;
+  #model;
+
+  async open(_, { backend, baseline, lowPower }) {
+    await init({ module_or_path: new URL('./wasm/mamba_wgpu_bg.wasm', import.meta.url) });
+    if (backend === 'cpu') this.#backend = Backend.cpu();
+    else {
+      if (!globalThis.navigator?.gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
+      this.#backend = await Backend.gpu(JSON.stringify({ baseline, lowPower }));
+    }
+    const device = this.#backend.device();
+    if (device && !device.adapter.name) device.adapter.name = await adapterName();
+    return { version: version(), gpu: device };
+  }
+
+  async load(call, source, { cache, ...options }) {
+    this.#model?.free();
+    this.#model = null;
+    const files = new Files();
+    const { name, forget } = await fill(files, source, { cache, onProgress: call.progress, signal: call.signal });
+    try {
+      const upload = (loaded, total) => call.progress({ stage: 'upload', loaded, total });
+      this.#model = await this.#backend.load(files, name, JSON.stringify(options), upload);
+    } catch (error) {
+      // A damaged copy must not come back the next time.
+      if (error.code === 'damaged-file' && (await forget())) {
+        error.message += ' (the copy in the browser\'s cache is removed: load again to download it anew)';
+      }
+      throw error;
+    }
+    return this.#model.info();
+  }
+
+  #loaded() {
+    if (!this.#model) throw new MambaError('no-model', 'no model is loaded');
+    return this.#model;
+  }
+
+  async generate(call, prompt, append, options) {
+    const model = this.#loaded();
+    const tokens = typeof prompt === 'string' ? model.encode(prompt) : Uint32Array.from(prompt);
+    if (!append) model.clear();
+    model.push(tokens);
+    const cancel = new Cancel();
+    const stop = () => cancel.cancel();
+    call.signal.addEventListener('abort', stop);
+    const generation = model.generate(JSON.stringify(options), cancel);
+    try {
+      const start = performance.now();
+      await generation.prefill((done, total) => call.progress(done, total));
+      let firstTokenMs = null;
+      let breath = performance.now();
+      for (let piece; (piece = await generation.next()); ) {
+        const now = performance.now();
+        firstTokenMs ??= now - start;
+        call.piece(piece);
+        if (now - breath > BREATH) {
+          await breathe();
+          breath = performance.now();
+        }
+      }
+      return { ...generation.outcome(), firstTokenMs, totalMs: performance.now() - start };
+    } finally {
+      call.signal.removeEventListener('abort', stop);
+      generation.free();
+      cancel.free();
+    }
+  }
+
+  encode(_, text) {
+    return this.#loaded().encode(text);
+  }
+  decode(_, tokens) {
+    return this.#loaded().decode(tokens);
+  }
+  pieces(_, tokens) {
+    return this.#loaded().pieces(tokens);
+  }
+  tokens() {
+    return this.#loaded().tokens();
+  }
+  push(_, tokens) {
+    this.#loaded().push(tokens);
+  }
+  logits(_, tokens) {
+    return this.#loaded().logits(tokens);
+  }
+  clear() {
+    this.#loaded().clear();
+  }
+  rewind(_, length) {
+    return this.#loaded().rewind(length);
+  }
+  saveState() {
+    return this.#loaded().saveState();
+  }
+  loadState(_, name, bytes) {
+    this.#loaded().loadState(name, bytes);
+  }
+
+  /** The state at a point before the end; the text itself stays as it is. */
+  async fork(_, length) {
+    const model = this.#loaded();
+    const here = await model.saveState();
+    try {
+      await model.rewind(length);
+      return await model.saveState();
+    } finally {
+      model.loadState('the text', here);
+    }
+  }
+
+  memory() {
+    return this.#backend.memoryBytes();
+  }
+
+  async selfTest(call) {
+    const report = await this.#backend.selfTest((done, total) => call.progress(done, total));
+    // The values to compare with are those of the demo's model.
+    const golden = this.#model?.isDemo() ? { difference: (await this.#model.checkAgainstGolden()) ?? null } : null;
+    return { ...report, golden };
+  }
+
+  async bench(call, options) {
+    const cancel = new Cancel();
+    call.signal.addEventListener('abort', () => watch.cancel());
+    // The run takes one handle, this one stays to cancel it by.
+    const watch = cancel.share();
+    const date = new Date().toISOString().replace(/\.\d+Z$/, 'Z');
+    const report = await this.#backend.bench(JSON.stringify({ date, ...options }), cancel, call.progress);
+    const adapter = report.device.adapter;
+    if (!adapter.name) adapter.name = await adapterName();
+    return report;
+  }
+}
+
+/** Some browsers describe an adapter in words, others by vendor and architecture alone, others not at all. */
+async function adapterName() {
+  const info = (await navigator.gpu.requestAdapter())?.info;
+  const words = [info?.description, [info?.vendor, info?.architecture].filter(Boolean).join(' ')];
+  return words.find(Boolean) ?? 'a GPU that the browser does not name';
+}

@@ -1,0 +1,289 @@
+/**
+ * What can be done about an error:
+ *
+ * - `no-webgpu`, `no-gpu`, `device-refused`: no device. `backend: 'cpu'` runs without.
+ * - `device-lost`: the device is gone. Open and load again, then push the tokens that you kept.
+ * - `out-of-memory`, `too-large`: the GPU cannot hold it. `page-memory`: the page cannot.
+ * - `download`: the network; what arrived is in the cache, so loading again goes on from there.
+ * - `damaged-file`, `unusable-model`, `bad-tokenizer`, `no-tokenizer`: the model's files.
+ * - `not-a-state`, `damaged-state`, `newer-state`, `other-models-state`: a state file.
+ * - `options`: an option, token or prompt out of range. `no-model`, `busy`, `closed`: a call out of turn.
+ * - `cancelled`: by an AbortSignal.
+ * - `gpu-fault`, `crashed`, `fault`: a fault of the driver or of this package.
+ */
+export type ErrorCode =
+  | 'no-webgpu'
+  | 'no-gpu'
+  | 'device-refused'
+  | 'device-lost'
+  | 'out-of-memory'
+  | 'too-large'
+  | 'page-memory'
+  | 'download'
+  | 'damaged-file'
+  | 'unusable-model'
+  | 'bad-tokenizer'
+  | 'no-tokenizer'
+  | 'not-a-state'
+  | 'damaged-state'
+  | 'newer-state'
+  | 'other-models-state'
+  | 'options'
+  | 'no-model'
+  | 'busy'
+  | 'closed'
+  | 'cancelled'
+  | 'gpu-fault'
+  | 'crashed'
+  | 'fault';
+
+export class MambaError extends Error {
+  constructor(code: string, message: string);
+  readonly code: ErrorCode;
+}
+
+/** Whether this browser offers WebGPU here at all. An adapter may still be missing. */
+export function hasWebGPU(): boolean;
+
+/** A model in the browser's cache. */
+export interface CachedModel {
+  url: string;
+  /** False while a download that broke off waits to be resumed. */
+  complete: boolean;
+  bytes: number;
+}
+export function cachedModels(): Promise<CachedModel[]>;
+/** False if it was not there. */
+export function deleteCachedModel(url: string): Promise<boolean>;
+
+/**
+ * A folder's URL (Hugging Face's pages of a model count as one), files that the user picked, or bytes by file name:
+ * `config.json`, `tokenizer.json`, and the weights as safetensors, sharded or not.
+ */
+export type Source = string | File[] | { name?: string; files: Record<string, Blob | ArrayBuffer | Uint8Array> };
+
+export interface OpenOptions {
+  /** `auto` and `gpu` need WebGPU; `cpu` runs on one thread of the CPU. Default: `auto`. */
+  backend?: 'auto' | 'gpu' | 'cpu';
+  /** In a worker of its own. Default: where there is a document. */
+  worker?: boolean;
+  /** Only WebGPU's default limits and no features, whatever the adapter has: to find faults. */
+  baseline?: boolean;
+  /** Rather the GPU that takes less power. */
+  lowPower?: boolean;
+}
+
+export interface LoadProgress {
+  /** Where bytes come from: the network, the cache, the user's files; `upload`: to the device; `retry`: a new attempt. */
+  stage: 'download' | 'cache' | 'read' | 'upload' | 'retry';
+  /** Bytes so far and in all, as far as known. Uploading counts anew. */
+  loaded: number;
+  total: number;
+  /** Of those, bytes from the cache. */
+  cached?: number;
+  file?: string;
+  /** Which attempt failed. */
+  retry?: number;
+}
+
+export interface LoadOptions extends OpenOptions {
+  /** Keep what a URL gave in the browser's cache, and use it. Default: true. */
+  cache?: boolean;
+  /** How weights are held. Default: `auto`, as the checkpoint has them. */
+  weights?: string;
+  /** Tokens of a prompt that go through together. Default: 512. */
+  chunk?: number;
+  scan?: 'fused' | 'blelloch' | 'sequential';
+  onProgress?(progress: LoadProgress): void;
+  signal?: AbortSignal;
+}
+
+export interface GenerateOptions {
+  /** At most so many. Default: 128. */
+  maxTokens?: number;
+  /** 0 always takes the most likely token. Default: 0.8. */
+  temperature?: number;
+  /** Choose among so many; 0: all. Default: 0. */
+  topK?: number;
+  /** Choose among the most likely that together have this probability. Default: 0.95. */
+  topP?: number;
+  /** Choose among those at least this many times as likely as the most likely. Default: 0. */
+  minP?: number;
+  /** Above 1: tokens that were there become less likely. Default: 1. */
+  repetitionPenalty?: number;
+  /** Same seed, same text. Default: another each time. */
+  seed?: number;
+  /** The text ends before any of these. */
+  stop?: string[];
+  /** Goes on where the model ends its text. */
+  ignoreEos?: boolean;
+  /** Continues the present text, to which the prompt (which may be empty) is added. Default: false, a new text. */
+  append?: boolean;
+  /** While the prompt is read: tokens done and in all. */
+  onProgress?(done: number, total: number): void;
+  /** Ends the text; what was written stays. */
+  signal?: AbortSignal;
+}
+
+export interface Piece {
+  /** The text that became certain; empty while a character is unfinished. */
+  text: string;
+  /** Null for a last piece that only hands out what was held back. */
+  token: number | null;
+}
+
+export interface Outcome {
+  finishReason: 'length' | 'eos' | 'stop' | 'cancelled' | null;
+  promptTokens: number;
+  generatedTokens: number;
+  /** Since the prompt went in. */
+  firstTokenMs: number | null;
+  totalMs: number;
+}
+
+export interface ModelInfo {
+  source: string;
+  arch: string;
+  fingerprint: string;
+  description: string;
+  parameters: number;
+  weightBytes: number;
+  stateBytes: number;
+  nLayer: number;
+  dModel: number;
+  vocabSize: number;
+  hasTokenizer: boolean;
+  onGpu: boolean;
+  warnings: string[];
+}
+
+/** The device's part of a bench report. */
+export interface GpuDevice {
+  adapter: {
+    name: string;
+    backend: string;
+    device_type: string;
+    shader_f16: boolean;
+    subgroups: boolean;
+    timestamp_query: boolean;
+    max_buffer_size: number;
+    max_storage_buffer_binding_size: number;
+    [key: string]: unknown;
+  };
+  backend: string;
+  features: string[];
+  limits: Record<string, number>;
+}
+
+export interface Device {
+  /** Of the crate, with its commit. */
+  version: string;
+  /** Null: the CPU. */
+  gpu: GpuDevice | null;
+}
+
+export interface SelfTest {
+  outcomes: { name: string; failure: string | null; switched_off: string | null }[];
+  /** For the demo's model: what differs from transformers' values, null if nothing does. Null for other models. */
+  golden: { difference: string | null } | null;
+}
+
+export interface BenchOptions {
+  /** Default: all. */
+  suites?: ('ceilings' | 'scan' | 'matmul' | 'prefill' | 'decode')[];
+  /** Of `130m 370m 790m 1.4b 2.8b`. Default: 130m. */
+  sizes?: string[];
+  /** Seconds. Default: 60. */
+  timeLimit?: number;
+  chunk?: number;
+  onProgress?(done: number, total: number, row: string): void;
+  signal?: AbortSignal;
+}
+
+/** As `mamba-wgpu bench --json` writes it. */
+export interface BenchReport {
+  device: GpuDevice;
+  version: string;
+  commit: string;
+  date: string;
+  time_limit_s: number;
+  interrupted: boolean;
+  ceilings: { copy_gbps: number | null; fma_tflops: number | null };
+  rows: BenchRow[];
+}
+export interface BenchRow {
+  suite: string;
+  name: string;
+  variant: string;
+  l: number | null;
+  gpu_us: Spread | null;
+  wall_us: Spread | null;
+  gbps: number | null;
+  tflops: number | null;
+  share_of_copy: number | null;
+  share_of_fma: number | null;
+  tokens_per_s: number | null;
+  skipped: string | null;
+  [key: string]: unknown;
+}
+export interface Spread {
+  median: number;
+  min: number;
+  max: number;
+  n: number;
+}
+
+/** Where the model is in its text. */
+export interface State {
+  /** A file's bytes: the text's tokens and its state. `mamba-wgpu generate --state-in` reads it too. */
+  save(): Promise<Uint8Array>;
+  /** Goes on from such a file, if it is this model's. `name` is what messages call it. */
+  load(data: Blob | ArrayBuffer | Uint8Array, name?: string): Promise<void>;
+  /** Back to the first `length` tokens. */
+  undo(length: number): Promise<void>;
+  /** The state after the first `length` tokens, as `save` gives it; the text stays as it is. */
+  fork(length: number): Promise<Uint8Array>;
+  /** An empty text. */
+  clear(): Promise<void>;
+}
+
+/** A device, a model on it once one is loaded, and one text. */
+export class Mamba {
+  private constructor(connection: unknown, device: Device);
+  /** Opens a device, without a model. */
+  static open(options?: OpenOptions): Promise<Mamba>;
+  /** Opens a device and loads a model. */
+  static load(source: Source, options?: LoadOptions): Promise<Mamba>;
+  /** Loads a model in place of the one before. */
+  loadModel(source: Source, options?: LoadOptions): Promise<ModelInfo>;
+
+  readonly device: Device;
+  /** Null without a model. */
+  readonly info: ModelInfo | null;
+  readonly state: State;
+
+  /**
+   * Writes. Leaving the loop ends it. The prompt is text or tokens.
+   *
+   * @example for await (const { text } of mamba.generate('Emma')) output.append(text);
+   */
+  generate(prompt: string | ArrayLike<number>, options?: GenerateOptions): AsyncGenerator<Piece, Outcome, void>;
+
+  encode(text: string): Promise<Uint32Array>;
+  decode(tokens: ArrayLike<number>): Promise<string>;
+  /** The text of each token by itself. */
+  pieces(tokens: ArrayLike<number>): Promise<string[]>;
+  /** All tokens of the text. */
+  tokens(): Promise<Uint32Array>;
+  /** Adds tokens to the text, which are read when it is continued. */
+  push(tokens: ArrayLike<number>): Promise<void>;
+  /** The logits after the last of some tokens, read on their own. */
+  logits(tokens: ArrayLike<number>): Promise<Float32Array>;
+  /** Bytes on the device, now and at most; null on the CPU. */
+  memory(): Promise<[now: number, most: number] | null>;
+  /** Every kernel against its twin on the CPU. What fails is switched off where something can stand in for it. */
+  selfTest(options?: { onProgress?(done: number, total: number): void }): Promise<SelfTest>;
+  bench(options?: BenchOptions): Promise<BenchReport>;
+  /** Ends the worker, and with it everything that it holds. */
+  close(): void;
+}

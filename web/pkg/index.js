@@ -1,0 +1,221 @@
+// Mamba for JavaScript. The work is done by host.js, in a worker of its own where there is a page to keep smooth; this
+// file only sends messages to it. Types and comments for users: index.d.ts.
+import { MambaError } from './error.js';
+
+export { MambaError };
+export { cachedModels, deleteCachedModel } from './download.js';
+
+/** Whether this browser offers WebGPU here at all. An adapter may still be missing. */
+export const hasWebGPU = () => Boolean(globalThis.navigator?.gpu);
+
+/** One connection to a host: calls with answers, progress and pieces on the way, and cancellation. */
+class Connection {
+  #calls = new Map();
+  #next = 1;
+  #send;
+  #end;
+  #failure;
+
+  /** @param {boolean} worker */
+  static async open(worker) {
+    const connection = new Connection();
+    if (worker) {
+      const thread = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'mamba-wgpu' });
+      thread.onmessage = (event) => connection.#receive(event.data);
+      thread.onerror = (event) => {
+        event.preventDefault?.();
+        connection.#fail(new MambaError('crashed', event.message || 'the worker could not be started'));
+      };
+      connection.#send = (message, transfer = []) => thread.postMessage(message, transfer);
+      connection.#end = () => thread.terminate();
+    } else {
+      const { serve } = await import('./host.js');
+      const receive = serve((message) => connection.#receive(message));
+      connection.#send = (message) => void receive(message);
+      connection.#end = () => {};
+    }
+    return connection;
+  }
+
+  /**
+   * @param {string} method
+   * @param {unknown[]} args
+   * @param {{ onProgress?: Function, onPiece?: Function, signal?: AbortSignal, transfer?: Transferable[] }} [options]
+   */
+  call(method, args = [], { onProgress, onPiece, signal, transfer } = {}) {
+    if (this.#failure) return Promise.reject(this.#failure);
+    const id = this.#next++;
+    const cancel = () => this.#send({ cancel: id });
+    return new Promise((resolve, reject) => {
+      const settle = (f) => (value) => {
+        signal?.removeEventListener('abort', cancel);
+        this.#calls.delete(id);
+        f(value);
+      };
+      this.#calls.set(id, { resolve: settle(resolve), reject: settle(reject), onProgress, onPiece });
+      this.#send({ id, method, args }, transfer);
+      if (signal?.aborted) cancel();
+      else signal?.addEventListener('abort', cancel, { once: true });
+    });
+  }
+
+  #receive(message) {
+    const call = this.#calls.get(message.id);
+    if (!call) return;
+    if ('progress' in message) call.onProgress?.(...message.progress);
+    else if ('piece' in message) call.onPiece?.(message.piece);
+    else if ('error' in message) {
+      const error = new MambaError(message.error.code, message.error.message);
+      // A panic or a full memory leaves the wasm instance in no known state.
+      if (error.code === 'crashed') this.#fail(error);
+      call.reject(error);
+    } else call.resolve(message.result);
+  }
+
+  #fail(error) {
+    this.#failure = error;
+    for (const call of [...this.#calls.values()]) call.reject(error);
+  }
+
+  close() {
+    this.#fail(new MambaError('closed', 'it has been closed'));
+    this.#end();
+  }
+}
+
+/** The text's state. */
+class State {
+  #connection;
+  constructor(connection) {
+    this.#connection = connection;
+  }
+  save() {
+    return this.#connection.call('saveState');
+  }
+  async load(data, name = 'state') {
+    const bytes = data instanceof Blob ? new Uint8Array(await data.arrayBuffer()) : new Uint8Array(data);
+    await this.#connection.call('loadState', [name, bytes]);
+  }
+  undo(length) {
+    return this.#connection.call('rewind', [length]);
+  }
+  fork(length) {
+    return this.#connection.call('fork', [length]);
+  }
+  clear() {
+    return this.#connection.call('clear');
+  }
+}
+
+export class Mamba {
+  #connection;
+
+  /** Use Mamba.open or Mamba.load. */
+  constructor(connection, device) {
+    this.#connection = connection;
+    this.device = device;
+    this.info = null;
+    this.state = new State(connection);
+  }
+
+  static async open(options = {}) {
+    const { worker = typeof document !== 'undefined', backend = 'auto', baseline = false, lowPower = false } = options;
+    const connection = await Connection.open(worker);
+    try {
+      return new Mamba(connection, await connection.call('open', [{ backend, baseline, lowPower }]));
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
+  }
+
+  static async load(source, options = {}) {
+    const mamba = await Mamba.open(options);
+    try {
+      await mamba.loadModel(source, options);
+      return mamba;
+    } catch (error) {
+      mamba.close();
+      throw error;
+    }
+  }
+
+  async loadModel(source, options = {}) {
+    const { cache = true, weights = 'auto', chunk = 512, scan = 'fused', onProgress, signal } = options;
+    const base = typeof source === 'string' ? new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href).href : source;
+    this.info = null;
+    this.info = await this.#connection.call('load', [base, { cache, weights, chunk, scan }], { onProgress, signal });
+    return this.info;
+  }
+
+  async *generate(prompt, options = {}) {
+    const { onProgress, signal, append = false, ...rest } = options;
+    const stop = new AbortController();
+    signal?.addEventListener('abort', () => stop.abort(), { once: true });
+    if (signal?.aborted) stop.abort();
+    const queue = [];
+    let wake = () => {};
+    let failure = null;
+    let ended = false;
+    const done = this.#connection
+      .call('generate', [prompt, append, { seed: Math.floor(Math.random() * 2 ** 32), ...rest }], {
+        onProgress,
+        signal: stop.signal,
+        onPiece: (piece) => {
+          queue.push(piece);
+          wake();
+        },
+      })
+      .catch((error) => {
+        failure = error;
+      })
+      .finally(() => {
+        ended = true;
+        wake();
+      });
+    try {
+      for (;;) {
+        while (queue.length) yield queue.shift();
+        if (ended) break;
+        await new Promise((resolve) => (wake = () => resolve(undefined)));
+      }
+      if (failure) throw failure;
+      return await done;
+    } finally {
+      // Also where the reader left its loop: the text is the model's again once the host has ended.
+      stop.abort();
+      await done;
+    }
+  }
+
+  encode(text) {
+    return this.#connection.call('encode', [text]);
+  }
+  decode(tokens) {
+    return this.#connection.call('decode', [Uint32Array.from(tokens)]);
+  }
+  pieces(tokens) {
+    return this.#connection.call('pieces', [Uint32Array.from(tokens)]);
+  }
+  tokens() {
+    return this.#connection.call('tokens');
+  }
+  push(tokens) {
+    return this.#connection.call('push', [Uint32Array.from(tokens)]);
+  }
+  logits(tokens) {
+    return this.#connection.call('logits', [Uint32Array.from(tokens)]);
+  }
+  memory() {
+    return this.#connection.call('memory');
+  }
+  selfTest({ onProgress } = {}) {
+    return this.#connection.call('selfTest', [], { onProgress });
+  }
+  bench({ onProgress, signal, ...options } = {}) {
+    return this.#connection.call('bench', [options], { onProgress, signal });
+  }
+  close() {
+    this.#connection.close();
+  }
+}
