@@ -187,9 +187,9 @@ fn in_words(report: &Report) -> String {
     text
 }
 
-const HEADINGS: [&str; 13] = [
+const HEADINGS: [&str; 14] = [
     "suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "GB/s", "of copy", "TFLOP/s", "of FMA",
-    "speed",
+    "speed", "memory",
 ];
 /// The first columns are words.
 const WORDS: usize = 3;
@@ -220,6 +220,7 @@ fn cells(row: &Row) -> Vec<String> {
         share(row.share_of_fma),
     ]);
     cells.push(row.tokens_per_s.map_or_else(String::new, |x| format!("{} tok/s", self::rate(x))));
+    cells.push(row.memory_bytes.map_or_else(String::new, |bytes| format!("{} MiB", bytes >> 20)));
     cells
 }
 
