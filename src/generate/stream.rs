@@ -68,7 +68,7 @@ impl Default for GenerateOptions {
             eos: Vec::new(),
             ignore_eos: false,
             history: Vec::new(),
-            prefill_chunk: 512,
+            prefill_chunk: 2048,
             cancel: Arc::default(),
         }
     }

@@ -1,0 +1,37 @@
+//! One beginning, two endings: a session's state is small, so a text can be forked at any point without reading it again.
+//! `cargo run --release --example fork_state`
+
+use mamba_wgpu::generate::{SamplingParams, Tokenizer};
+use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions, Session};
+
+/// So many tokens from where the session is.
+async fn continued(mut session: Session, seed: u64, tokens: usize) -> mamba_wgpu::Result<Vec<u32>> {
+    session.begin_sampling(&SamplingParams { temperature: 0.9, seed, ..Default::default() }, &[])?;
+    let mut out = Vec::new();
+    for _ in 0..tokens {
+        let token = session.sample().await?;
+        session.step(token).await?;
+        out.push(token);
+    }
+    Ok(out)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    pollster::block_on(async {
+        let backend = Backend::Gpu(Gpu::new(&GpuOptions::default()).await?);
+        let checkpoint = embedded::checkpoint()?;
+        let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
+        let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;
+        let tokenizer = Tokenizer::from_bytes(json, model.config().vocab_size)?;
+
+        let beginning = "Mr. Darcy opened the letter, and";
+        let mut session = model.session()?;
+        session.prefill(&tokenizer.encode(beginning)?, &mut |_, _| {}).await?;
+        let fork = session.try_clone()?;
+        for (ending, session) in [(1, session), (2, fork)] {
+            println!("{ending}. {beginning}{}\n", tokenizer.decode(&continued(session, ending, 40).await?)?);
+        }
+        Ok(())
+    })
+}
