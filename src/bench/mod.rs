@@ -17,8 +17,10 @@
 //! - `suite`: shapes and options; which rows there are.
 //! - `measure`: the stopwatch, the time limit, what is known of the device's speed.
 //! - `kernels`, `models`: one row each of kernels and of whole models.
+//! - [`compare`]: reports side by side.
 //! - [`report`]: rows and what they were measured on, to and from JSON.
 
+pub mod compare;
 mod kernels;
 mod measure;
 mod models;

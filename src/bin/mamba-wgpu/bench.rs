@@ -14,6 +14,7 @@ use mamba_wgpu::bench::{self, Options, Report, Row, Shapes, Spread, Suite};
 use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::Error;
 
+use crate::bench_report;
 use crate::common::{at_least_one, end_on_ctrl_c, gpu_options, BackendName};
 use crate::errors::misuse;
 use crate::output::{print_line, Progress};
@@ -23,7 +24,10 @@ use crate::output::{print_line, Progress};
 /// Models have synthetic weights: nothing is downloaded. Every rate is also given as a share of what a copy or
 /// multiply-adds in registers reach in the same run. Ctrl-C ends the run and keeps what was measured.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What to measure
     #[arg(value_enum, default_value_t = What::All)]
     what: What,
@@ -47,6 +51,11 @@ pub struct Args {
     chunk: usize,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Report(bench_report::Args),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// The selective scan's three rungs
@@ -68,6 +77,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Report(args)) = &args.command {
+        return bench_report::run(args);
+    }
     if args.backend == BackendName::Cpu {
         return Err(misuse("--backend cpu: there is no GPU to measure"));
     }

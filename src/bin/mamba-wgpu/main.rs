@@ -3,6 +3,7 @@
 
 mod adapters;
 mod bench;
+mod bench_report;
 mod common;
 mod completions;
 mod doctor;
