@@ -30,6 +30,12 @@ fn write(folder: &Path, name: &str, report: &Report) -> PathBuf {
     path
 }
 
+/// As the page's own tests choose it.
+fn browser() -> String {
+    let known = ["/usr/bin/chromium", "/usr/bin/google-chrome"].into_iter().find(|path| Path::new(path).exists());
+    std::env::var("CHROMIUM").ok().or(known.map(str::to_owned)).expect("no Chromium: run scripts/setup-tests.sh")
+}
+
 fn bench_report(reports: &[&Path], html: &Path) -> Output {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"));
     command.args(["bench", "report"]).args(reports).arg("--html").arg(html).output().unwrap()
@@ -86,10 +92,10 @@ fn the_page_holds_everything_and_a_browser_opens_it() {
             || html.matches("http://").count() == html.matches("http://www.w3.org/2000/svg").count()
     );
     // The page as the browser understood it.
-    let mut chromium = Command::new("chromium");
+    let mut chromium = Command::new(browser());
     chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]);
     let output = chromium.arg(format!("file://{}", page.display())).output();
-    let output = output.expect("chromium is not installed: run scripts/setup-tests.sh");
+    let output = output.expect("Chromium starts");
     let (dom, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(dom.matches("<svg").count(), 5, "{log}");
     assert!(dom.contains("different commits") && dom.contains("<h3>decode</h3>"));
