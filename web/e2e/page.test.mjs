@@ -6,6 +6,13 @@ import * as h from './harness.mjs';
 
 const PROMPT = h.expected.prompts[0].prompt;
 
+/** Deletes the one cached copy, and waits until it is gone: a page that is reloaded before would still find it. */
+async function deleted(page) {
+  const button = page.locator('#cache-list button:has-text("Delete")');
+  await button.click();
+  await button.waitFor({ state: 'detached' });
+}
+
 describe('the page', { timeout: 900_000 }, () => {
   let browser, context, site, page;
   before(async () => {
@@ -202,8 +209,7 @@ describe('the page', { timeout: 900_000 }, () => {
     await second.locator('#model-name').filter({ hasText: 'Austen' }).waitFor();
     const weights = () => site.requests.filter((request) => request.includes('/models/'));
     assert.deepEqual(weights(), []);
-    await second.click('#cache-list button:has-text("Delete")');
-    await second.locator('#cache').waitFor({ state: 'hidden' });
+    await deleted(second);
     await second.reload();
     await h.loadDemo(second);
     assert.ok(weights().some((request) => request.includes('model.safetensors')), 'the test can fail');
@@ -257,7 +263,7 @@ describe('the page', { timeout: 900_000 }, () => {
   it('resumes a download that broke off', async () => {
     const second = await h.visit(context, site.url);
     await second.locator('#model-name').filter({ hasText: 'Austen' }).waitFor();
-    await second.click('#cache-list button:has-text("Delete")');
+    await deleted(second);
     await second.reload();
     await h.deviceReady(second);
     let breaks = 0;
@@ -278,7 +284,7 @@ describe('the page', { timeout: 900_000 }, () => {
     assert.match(weights[1], /bytes=[1-9]\d+-$/);
 
     // A server that is gone: said in words, and a way on.
-    await second.click('#cache-list button:has-text("Delete")');
+    await deleted(second);
     site.handle = async (request, response) => request.url.includes('/models/') && (response.destroy(), true);
     await second.click('#load-demo', { force: true }).catch(() => {});
     await second.reload();
