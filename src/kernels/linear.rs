@@ -292,9 +292,9 @@ impl Layout {
         // A unit of q4 comes with eight quads of x: more than a few of them do not stay in registers.
         let unroll = if format == WeightFormat::Q4 { 2 } else { Self::UNROLL };
         let mut span = units.div_ceil(unroll).next_power_of_two().clamp(8, 256);
-        let mut rows = 4;
+        let mut rows = 8;
         if software {
-            // Loads cost the same from wherever, barriers much: narrow spans, many rows.
+            // Loads cost the same from wherever, barriers much: narrow spans, many rows, nothing in flight.
             span = span.min(32);
         } else {
             while span < 256 && span < units && n * span < Self::ENOUGH {
@@ -309,7 +309,7 @@ impl Layout {
             };
         }
         let wg = span.max(if software { 64 } else { 128 });
-        let unroll = units.div_ceil(span).min(unroll);
+        let unroll = if software { 1 } else { units.div_ceil(span).min(unroll) };
         Self { wg: wg as u32, span: span as u32, rows, unroll: unroll as u32 }
     }
 
