@@ -21,13 +21,33 @@ fn values(low: f32, high: f32) -> Vec<f32> {
 }
 
 /// A tensor of values over (low, high), repeated by copies on the device: hundreds of megabytes need no upload.
-fn filled(gpu: &Gpu, label: &str, elements: usize, (low, high): (f32, f32)) -> Result<Tensor, GpuError> {
-    let tensor = Tensor::zeros(gpu, label, elements)?;
-    let period = Tensor::new(gpu, "values", &values(low, high))?;
+fn filled(gpu: &Gpu, label: &str, elements: usize, range: (f32, f32)) -> Result<Tensor, GpuError> {
+    activations(gpu, label, elements, range, NumberFormat::F32)
+}
+
+/// The same in any format.
+fn activations(
+    gpu: &Gpu,
+    label: &str,
+    elements: usize,
+    (low, high): (f32, f32),
+    format: NumberFormat,
+) -> Result<Tensor, GpuError> {
+    let tensor = Tensor::activations(gpu, label, elements, format)?;
+    let values = values(low, high);
+    let period = match format {
+        NumberFormat::F32 => Tensor::new(gpu, "values", &values)?,
+        NumberFormat::F16 => {
+            let mut halves: Vec<half::f16> = values.into_iter().map(half::f16::from_f32).collect();
+            halves.resize(PERIOD + 1, half::f16::ZERO); // whole words
+            Tensor::new(gpu, "values", &halves)?
+        }
+    };
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    for at in (0..elements).step_by(PERIOD) {
-        let bytes = PERIOD.min(elements - at) as u64 * 4;
-        encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64 * 4, bytes);
+    let all = tensor.bytes().next_multiple_of(4);
+    for at in (0..all).step_by(period.bytes()) {
+        let bytes = period.bytes().min(all - at) as u64;
+        encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64, bytes);
     }
     gpu.queue().submit([encoder.finish()]);
     gpu.check()?;
@@ -76,32 +96,6 @@ pub(super) async fn fma(gpu: &Gpu, clock: &Clock, row: &mut Row) -> Result<f64> 
 pub(super) fn scan_shape(l: usize, d_inner: usize, d_state: usize) -> ScanShape {
     let dt_rank = d_inner.div_ceil(32);
     ScanShape::of_layer(l, d_inner, d_state, dt_rank)
-}
-
-/// Activations of a format: [`filled`], in any format.
-fn activations(
-    gpu: &Gpu,
-    label: &str,
-    elements: usize,
-    (low, high): (f32, f32),
-    format: NumberFormat,
-) -> Result<Tensor, GpuError> {
-    if format == NumberFormat::F32 {
-        return filled(gpu, label, elements, (low, high));
-    }
-    let tensor = Tensor::activations(gpu, label, elements, format)?;
-    let mut halves: Vec<half::f16> = values(low, high).into_iter().map(half::f16::from_f32).collect();
-    halves.resize(PERIOD + 1, half::f16::ZERO); // whole words
-    let period = Tensor::new(gpu, "values", &halves)?;
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    let all = tensor.bytes().next_multiple_of(4);
-    for at in (0..all).step_by(2 * halves.len()) {
-        let bytes = (2 * halves.len()).min(all - at) as u64;
-        encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64, bytes);
-    }
-    gpu.queue().submit([encoder.finish()]);
-    gpu.check()?;
-    Ok(tensor)
 }
 
 /// A rung of the scan; another number format of activations than f32 for the fused one alone.

@@ -237,7 +237,7 @@ fn cells(row: &Row) -> Vec<String> {
 }
 
 /// Microseconds with three or four digits and a unit.
-fn time(us: f64) -> String {
+pub fn time(us: f64) -> String {
     match us {
         us if us < 1e3 => format!("{us:.1} us"),
         us if us < 1e6 => format!("{:.2} ms", us / 1e3),

@@ -271,27 +271,12 @@ impl Check {
                 Ok(())
             }
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
-            Check::Matmul(format) => {
+            Check::Matmul(format) | Check::Matvec(format) => {
+                let matvec = matches!(self, Check::Matvec(_));
+                let (l, k) = if matvec { (1, 773) } else { (65, 130) };
                 for &(softplus, bias) in epilogues(format) {
-                    linear::linear(
-                        gpu,
-                        false,
-                        LinearCase { l: 65, k: 130, n: 67, format, bias, softplus, numbers: PLAIN },
-                        random,
-                    )
-                    .await?;
-                }
-                Ok(())
-            }
-            Check::Matvec(format) => {
-                for &(softplus, bias) in epilogues(format) {
-                    linear::linear(
-                        gpu,
-                        true,
-                        LinearCase { l: 1, k: 773, n: 67, format, bias, softplus, numbers: PLAIN },
-                        random,
-                    )
-                    .await?;
+                    let case = LinearCase { l, k, n: 67, format, bias, softplus, numbers: PLAIN };
+                    linear::linear(gpu, matvec, case, random).await?;
                 }
                 Ok(())
             }

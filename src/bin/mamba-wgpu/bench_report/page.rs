@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use mamba_wgpu::bench::{compare, Report, Row, Suite};
 
 use super::charts::Chart;
+use crate::bench::time;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1b2333; --soft: #667085; --paper: #ffffff; --line: #d8dce4; --warn: #fff4d6; }
@@ -25,14 +26,6 @@ svg { max-width: 100%; height: auto; }
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-fn time(us: f64) -> String {
-    match us {
-        us if us < 1e3 => format!("{us:.1} us"),
-        us if us < 1e6 => format!("{:.2} ms", us / 1e3),
-        us => format!("{:.2} s", us / 1e6),
-    }
 }
 
 /// What a row says in a cell: its time, and its rate or share.
