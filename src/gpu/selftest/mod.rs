@@ -43,10 +43,12 @@ pub enum Variant {
     F16Activations,
     /// matmul by cooperative matrices. Instead: by multiply-adds.
     CooperativeMatrix,
+    /// matmul of f32 by cooperative matrices of halves. Instead: by multiply-adds.
+    SplitMatrix,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 10] = [
+    pub const ALL: [Variant; 11] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -57,6 +59,7 @@ impl Variant {
         Variant::FusedScan,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
+        Variant::SplitMatrix,
     ];
 
     /// The variant that holds weights in such a format; f32 needs none.
@@ -78,7 +81,7 @@ impl Variant {
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
             Variant::F16Activations => "activations as f32",
-            Variant::CooperativeMatrix => "matmul",
+            Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
         }
     }
 }
@@ -96,6 +99,7 @@ impl fmt::Display for Variant {
             Variant::FusedScan => "fused scan",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
+            Variant::SplitMatrix => "split f32 matrices",
         })
     }
 }
@@ -163,6 +167,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Sample,
         Check::F16Activations,
         Check::CooperativeMatrix,
+        Check::SplitMatrix,
     ];
     let all: Vec<_> = all.into_iter().filter(|check| check.applies(gpu)).collect();
     let total = all.len();
@@ -197,6 +202,7 @@ enum Check {
     Sample,
     F16Activations,
     CooperativeMatrix,
+    SplitMatrix,
 }
 
 /// (softplus, bias): softplus is dt_proj's, which is never quantised.
@@ -212,7 +218,7 @@ impl Check {
     fn applies(self, gpu: &Gpu) -> bool {
         match self {
             Check::F16Activations => gpu.shader_f16(),
-            Check::CooperativeMatrix => gpu.cooperative(),
+            Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
             _ => true,
         }
     }
@@ -239,6 +245,7 @@ impl Check {
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
+            Check::SplitMatrix => "matmul_split".into(),
         }
     }
 
@@ -254,6 +261,7 @@ impl Check {
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
+            Check::SplitMatrix => Some(Variant::SplitMatrix),
             _ => None,
         }
     }
@@ -314,6 +322,7 @@ impl Check {
                 scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
+            Check::SplitMatrix => linear::split(gpu, random).await,
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {
