@@ -11,10 +11,16 @@
 //! ```
 //!
 //! [`explain`] computes it on either backend: the kernels `hidden_attention`, `channel_stats` and `token_stats`, or their twins.
+//! [`Packed`] is the same, small enough for a page; [`page`] makes that page.
+
+mod pack;
+mod page;
 
 use crate::error::{InputError, Result};
 use crate::model::{check_tokens, LanguageModel};
 use crate::reference::{silu, ScanShape};
+pub use pack::{Packed, PackedChannel, PackedLayer, PackedMap};
+pub use page::page;
 use serde::{Deserialize, Serialize};
 
 /// What is to be explained.
