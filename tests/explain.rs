@@ -1,5 +1,7 @@
 //! What the model sees: the hidden attention must give the scan's own output again, on both backends and for every scan.
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
 
 use common::{assert_close, load, Golden, On, SCANS, WHOLE};
@@ -151,4 +153,74 @@ fn only_what_is_wanted_and_clear_refusals() {
             assert_eq!(error, InputError::OutOfRange { what: "channel", value: 54, count: 54 });
         }
     });
+}
+
+fn program(arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"));
+    command.arg("explain").args(arguments).args(["--backend", "cpu"]).output().unwrap()
+}
+
+/// A paragraph of text that the model was not trained on, and some that must not become markup.
+fn paragraph() -> String {
+    let heldout = std::fs::read_to_string(common::repository("tests/data/austen-4m/heldout.txt")).unwrap();
+    heldout[..300].to_owned() + " </script><b>\"&amp;\" {{DATA}}"
+}
+
+#[test]
+fn the_page_opens_in_a_browser_and_holds_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, html) = (folder.path().join("text.txt"), folder.path().join("page.html"));
+    std::fs::write(&text, paragraph()).unwrap();
+    let arguments = ["--file", text.to_str().unwrap(), "--html", html.to_str().unwrap(), "--channel", "3,511"];
+    let output = program(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(&html).unwrap();
+    let own = page.matches("http://www.w3.org/2000/svg").count();
+    assert!(page.matches("http://").count() == own && !page.contains("https://"), "it needs nothing from anywhere");
+    let (dom, log) = browser::dom(&html);
+    assert!(!log.contains("CONSOLE"), "{log}");
+    // What the script has drawn: a span a token, the maps that there are, the numbers.
+    assert!(dom.contains("<option value=\"511\">channel 511</option>"), "{log}");
+    let strip = dom.split_once("class=\"strip\"").unwrap().1.split_once("</div>").unwrap().0;
+    assert!(strip.matches("<span").count() > 80 && strip.matches("background-color").count() > 80, "{strip}");
+    assert!(strip.contains("&lt;") && !strip.contains("<b>"));
+    assert!(dom.contains("<dt>|alpha(i, j)|</dt><dd>") && !dom.contains("not a number"));
+    assert_eq!(dom.matches("<polyline points=\"").count(), 3);
+}
+
+#[test]
+fn the_program_prints_numbers_and_refuses_by_flag() {
+    let output = program(&["--text", "Emma Woodhouse, handsome, clever", "--layer", "2,0", "--channel", "9", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let explanation: Explanation = serde_json::from_value(json.clone()).unwrap();
+    let pieces: Vec<&str> = json["pieces"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert_eq!(pieces.concat(), "Emma Woodhouse, handsome, clever");
+    assert_eq!(explanation.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [0, 2]);
+    let l = explanation.tokens.len();
+    assert!(l == pieces.len() && explanation.layers.iter().all(|one| one.attention.len() == l * l));
+    assert!(worst(&explanation) < 1e-3 && explanation.layers[1].channels[0].channel == 9);
+    let forget = &explanation.layers[0].forget;
+    assert!(forget.iter().all(|x| *x > 0.0 && *x < 1.0), "{forget:?}");
+
+    for (arguments, code, says) in [
+        (&["--text", "Emma", "--layer", "8"][..], 2, "--layer 8 is out of range: the model has 8"),
+        (&["--text", "Emma", "--channel", "512"], 2, "--channel 512 is out of range: the model has 512"),
+        (
+            &["--text", "Emma Woodhouse, handsome", "--max-tokens", "2"],
+            2,
+            "at most 2 are explained at once (--max-tokens)",
+        ),
+        (&["--text", ""], 2, "nothing to explain"),
+        (&["--text", "Emma", "--file", "x"], 2, "cannot be used with"),
+        (&[], 2, "required"),
+        (&["--file", "/nowhere/text"], 1, "/nowhere/text"),
+        (&["--text", "Emma", "--html", "/nowhere/page.html"], 1, "/nowhere/page.html"),
+    ] {
+        let output = program(arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(says) && !message.contains("panicked"), "{arguments:?}: {message}");
+        assert!(output.stdout.is_empty());
+    }
 }

@@ -272,7 +272,8 @@ export function show(root, data, { channel: compute } = {}) {
     spans.forEach((span, t) => {
       const value = values[t] ?? 0;
       const share = high > low ? (Math.abs(value) - low) / (high - low) : 0;
-      span.style.backgroundColor = `rgb(${(value < 0 ? below : strong).join(' ')} / ${(0.75 * Math.sqrt(Math.max(0, share))).toFixed(3)})`;
+      const tinted = tint === 'reads' ? Math.sqrt(Math.max(0, share)) : share;
+      span.style.backgroundColor = `rgb(${(value < 0 ? below : strong).join(' ')} / ${(0.5 * tinted).toFixed(3)})`;
       span.classList.toggle('reads', t === i);
       span.classList.toggle('read', t === j);
     });
