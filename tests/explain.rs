@@ -184,7 +184,8 @@ fn the_page_opens_in_a_browser_and_holds_the_text() {
     let strip = dom.split_once("class=\"strip\"").unwrap().1.split_once("</div>").unwrap().0;
     assert!(strip.matches("<span").count() > 80 && strip.matches("background-color").count() > 80, "{strip}");
     assert!(strip.contains("&lt;") && !strip.contains("<b>"));
-    assert!(dom.contains("<dt>|alpha(i, j)|</dt><dd>") && !dom.contains("not a number"));
+    let readout = dom.split_once("<dl class=\"readout\"").unwrap().1.split_once("</dl>").unwrap().0;
+    assert!(readout.contains("<dt>|alpha(i, j)|</dt><dd>") && !readout.contains("not a number"), "{readout}");
     assert_eq!(dom.matches("<polyline points=\"").count(), 3);
 }
 

@@ -5,6 +5,7 @@ use mamba_wgpu::bench::{compare, Report, Row, Suite};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// A chart and where it belongs.
 pub struct Chart {
@@ -118,11 +119,13 @@ impl<B: DrawingBackend> Pen<'_, B> {
     fn text(&self, size: i32) -> TextStyle<'static> {
         ("sans-serif", size * self.scale).into_font().color(&INK)
     }
+    /// Text whose middle is at y.
     fn write(&self, text: String, (x, y): (i32, i32), size: i32) -> Drawn
     where
         B::ErrorType: 'static,
     {
-        Ok(self.area.draw(&Text::new(text, (x * self.scale, y * self.scale), self.text(size)))?)
+        let style = self.text(size).pos(Pos::new(HPos::Left, VPos::Center));
+        Ok(self.area.draw(&Text::new(text, (x * self.scale, y * self.scale), style))?)
     }
     fn fill(&self, corners: [(i32, i32); 2], colour: RGBAColor) -> Drawn
     where
@@ -174,22 +177,22 @@ where
     for (i, one) in series.iter().enumerate() {
         let y = 4 + 20 * i as i32;
         pen.fill([(LEFT, y), (LEFT + 12, y + 12)], one.colour())?;
-        pen.write(one.name.clone(), (LEFT + 18, y), 14)?;
+        pen.write(one.name.clone(), (LEFT + 18, y + 6), 14)?;
     }
     let mut y = bars_top(series);
     for group in groups {
-        pen.write(group.label.clone(), (4, y + (shown(group) * BAR - 14) / 2), 13)?;
+        pen.write(group.label.clone(), (4, y + shown(group) * BAR / 2), 13)?;
         for (i, value) in group.values.iter().enumerate() {
             let Some(value) = value else { continue };
             let end = LEFT + length(*value).max(1);
             pen.fill([(LEFT, y), (end, y + BAR - 2)], series[i].colour())?;
-            pen.write(short(*value), (end + 5, y - 1), 12)?;
+            pen.write(short(*value), (end + 5, y + BAR / 2 - 1), 12)?;
             y += BAR;
         }
         y += 14;
     }
     let scale = if logarithmic { ", logarithmic" } else { "" };
-    pen.write(format!("{unit}{scale}"), (LEFT, y - 4), 12)
+    pen.write(format!("{unit}{scale}"), (LEFT, y + 4), 12)
 }
 
 /// Groups of a suite's rows: by name, a series for each report and variant that `keep` lets through.
