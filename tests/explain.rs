@@ -7,7 +7,9 @@ mod common;
 use common::{assert_close, load, Golden, On, SCANS, WHOLE};
 use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, ExplainOptions, Explanation};
-use mamba_wgpu::model::Scan;
+use mamba_wgpu::gpu::selftest::Variant;
+use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::model::{Backend, Scan};
 
 /// Explains a golden checkpoint's first text, with all of its channels.
 async fn explained(golden: &Golden, on: On, scan: Scan) -> Explanation {
@@ -224,4 +226,23 @@ fn the_program_prints_numbers_and_refuses_by_flag() {
         assert!(message.contains(says) && !message.contains("panicked"), "{arguments:?}: {message}");
         assert!(output.stdout.is_empty());
     }
+}
+
+/// A kernel that computes wrongly is seen by the reproduction, and done without once the self-test has switched it off.
+#[test]
+fn a_spoilt_kernel_is_seen_and_done_without() {
+    pollster::block_on(async {
+        let options = GpuOptions { fault: Some("hidden_attention".into()), ..Default::default() };
+        let gpu = Gpu::new(&options).await.expect("these tests need an adapter (Mesa's lavapipe is one)");
+        let golden = Golden::named("falcon-tied-eps");
+        let model = load(&golden.checkpoint(), &Backend::Gpu(gpu.clone()), Scan::Fused, WHOLE).await;
+        let options = ExplainOptions { channels: vec![1, 39], ..Default::default() };
+        let tokens = &golden.expected.sequences[0].tokens;
+        let spoilt = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+        let error = worst(&spoilt);
+        assert!(error.is_nan() || error > 1e-3, "{error}");
+        gpu.switch_off(Variant::Explain);
+        let right = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+        assert!(worst(&right) < 1e-3, "{}", worst(&right));
+    });
 }

@@ -1,8 +1,12 @@
 // The explain tab: the same numbers as the native program's, drawn, by pointer and by keyboard.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import * as h from './harness.mjs';
-import { half, unpack } from '../../src/explain/view.js';
+
+// As a module whatever Node takes a .js file for.
+const view = readFileSync(`${h.ROOT}/src/explain/view.js`).toString('base64');
+const { half, unpack } = await import(`data:text/javascript;base64,${view}`);
 
 const TEXT = 'Emma Woodhouse, handsome, clever, and rich';
 
