@@ -8,6 +8,7 @@ mod common;
 mod completions;
 mod doctor;
 mod errors;
+mod explain;
 mod generate;
 mod inspect_model;
 mod logits;
@@ -32,6 +33,7 @@ enum Command {
     Generate(generate::Args),
     Logits(logits::Args),
     Score(score::Args),
+    Explain(explain::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Adapters(adapters::Args),
@@ -54,6 +56,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Generate(args) => generate::run(args).await,
             Command::Logits(args) => logits::run(args).await,
             Command::Score(args) => score::run(args).await,
+            Command::Explain(args) => explain::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Adapters(args) => adapters::run(args).await,

@@ -2,6 +2,7 @@
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
 pub mod data;
+pub mod explain;
 pub mod linear;
 pub mod pointwise;
 pub mod sampling;
@@ -13,6 +14,7 @@ use super::{Gpu, GpuError};
 use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
+use explain::ExplainCase;
 use linear::LinearCase;
 use sampling::Logits;
 use scan::{Rung, ScanCase};
@@ -39,6 +41,8 @@ pub enum Variant {
     BlellochScan,
     /// The fused scan. Instead: the sequential one.
     FusedScan,
+    /// The kernels that explain. Instead: their twins, from tensors read back.
+    Explain,
     /// Activations in f16. Instead: in f32.
     F16Activations,
     /// matmul by cooperative matrices. Instead: by multiply-adds.
@@ -48,7 +52,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 11] = [
+    pub const ALL: [Variant; 12] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -57,6 +61,7 @@ impl Variant {
         Variant::Step,
         Variant::BlellochScan,
         Variant::FusedScan,
+        Variant::Explain,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
         Variant::SplitMatrix,
@@ -80,6 +85,7 @@ impl Variant {
             Variant::FusedStep => "kernel by kernel",
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+            Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
         }
@@ -97,6 +103,7 @@ impl fmt::Display for Variant {
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
+            Variant::Explain => "explaining",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
             Variant::SplitMatrix => "split f32 matrices",
@@ -165,6 +172,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
+        Check::Explain,
         Check::F16Activations,
         Check::CooperativeMatrix,
         Check::SplitMatrix,
@@ -200,6 +208,7 @@ enum Check {
     FusedStep(WeightFormat),
     Rows,
     Sample,
+    Explain,
     F16Activations,
     CooperativeMatrix,
     SplitMatrix,
@@ -243,6 +252,7 @@ impl Check {
             },
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
+            Check::Explain => "channel_stats, token_stats, hidden_attention".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
             Check::SplitMatrix => "matmul_split".into(),
@@ -259,6 +269,7 @@ impl Check {
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
             Check::SplitMatrix => Some(Variant::SplitMatrix),
@@ -323,6 +334,13 @@ impl Check {
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
             Check::SplitMatrix => linear::split(gpu, random).await,
+            Check::Explain => {
+                for (sizes, channels) in [((37, 37, 16), 0..37), ((20, 5, 5), 3..4)] {
+                    let case = ExplainCase::random(sizes, channels, random);
+                    explain::explain(gpu, &case, &case.expected()).await?;
+                }
+                Ok(())
+            }
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {
