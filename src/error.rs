@@ -49,6 +49,12 @@ pub enum InputError {
     /// Two lists that must have one entry a token.
     #[error("{what}: {got} entries for {expected} tokens")]
     LengthMismatch { what: &'static str, got: usize, expected: usize },
+    /// A text longer than what was allowed.
+    #[error("{tokens} tokens: at most {limit} are explained at once")]
+    TooManyTokens { tokens: usize, limit: usize },
+    /// A layer or channel that the model does not have.
+    #[error("{what} {value} is out of range: the model has {count}, counted from 0")]
+    OutOfRange { what: &'static str, value: usize, count: usize },
     /// A state of another model or of another shape.
     #[error("the {what} has {got} values, this model's has {expected}")]
     StateShape { what: &'static str, got: usize, expected: usize },

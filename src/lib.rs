@@ -56,6 +56,7 @@
 
 pub mod bench;
 pub mod error;
+pub mod explain;
 pub mod generate;
 pub mod gpu;
 pub mod kernels;

@@ -96,6 +96,8 @@ wasm="$DIST/pkg/wasm/mamba_wgpu_bg.wasm"
 optimise "$wasm"
 cp web/pkg/*.js web/pkg/*.ts web/pkg/package.json web/pkg/README.md "$DIST/pkg/"
 cp -R web/page/. "$DIST/"
+mkdir "$DIST/explain"
+cp src/explain/view.{js,css} "$DIST/explain/"
 cp models/austen-4m/{config.json,tokenizer.json,model.safetensors} "$DIST/models/austen-4m/"
 
 bytes="$(wc -c <"$wasm")"

@@ -97,6 +97,21 @@ impl Tokenizer {
         DecodeStream::new(self.clone(), context)
     }
 
+    /// The text of each token, in the context of those before it: together the text. Of a character that several tokens make, the last
+    /// has it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn pieces(&self, tokens: &[u32]) -> Result<Vec<String>, GenerateError> {
+        let mut stream = self.decode_stream(&[]);
+        let mut pieces = tokens.iter().map(|&t| stream.push(t)).collect::<Result<Vec<_>, _>>()?;
+        let rest = stream.finish()?;
+        if let Some(last) = pieces.last_mut() {
+            last.push_str(&rest);
+        }
+        Ok(pieces)
+    }
+
     /// The token as it stands in the vocabulary (byte-level BPE writes a space as `Ġ`); `None` for an unknown id.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)

@@ -107,11 +107,13 @@ sources![
     "argmax.wgsl",
     "bench_copy.wgsl",
     "bench_fma.wgsl",
+    "channel_stats.wgsl",
     "conv1d.wgsl",
     "conv1d_state.wgsl",
     "conv1d_update.wgsl",
     "discretise.wgsl",
     "embedding.wgsl",
+    "hidden_attention.wgsl",
     "matmul.wgsl",
     "matmul_coop.wgsl",
     "matvec.wgsl",
@@ -161,6 +163,7 @@ sources![
     "shared/weight_q8.wgsl",
     "shared/wide.wgsl",
     "token_nll.wgsl",
+    "token_stats.wgsl",
     "x_dbl_norm.wgsl",
 ];
 

@@ -6,6 +6,7 @@
 mod ceilings;
 mod conv1d;
 mod embedding;
+mod explain;
 mod linear;
 mod norm;
 mod sampling;
@@ -17,6 +18,7 @@ mod step;
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
 pub use embedding::embedding;
+pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use linear::{linear, matmul, matvec, Linear, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use sampling::{argmax, sample, token_nll, SampleBuffers};
@@ -169,12 +171,15 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.push(norm::x_dbl_norm_spec());
     specs.extend(sampling::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
+    specs.push(explain::token_stats_spec());
     specs.extend(ceilings::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }
     for d_state in [1, 5, 16, 64] {
-        for name in ["scan_sequential", "selective_state_update", "scan_fused_carry"] {
+        let plain =
+            ["scan_sequential", "selective_state_update", "scan_fused_carry", "channel_stats", "hidden_attention"];
+        for name in plain {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
         for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {

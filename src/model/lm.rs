@@ -5,6 +5,7 @@ use super::gpu::{GpuModel, GpuSession};
 use super::types::{ModelOptions, Scores, StateData};
 use super::{Checkpoint, ModelConfig, ModelWeights};
 use crate::error::Result;
+use crate::explain::{ExplainOptions, LayerExplanation};
 use crate::generate::{SamplingParams, TokenSource};
 use crate::gpu::{Gpu, Timer, Timing};
 use std::sync::Arc;
@@ -109,6 +110,20 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.step(token),
             Inner::Gpu(s) => s.step(token).await,
+        }
+    }
+
+    /// What of `tokens` the layers see: [`crate::explain::explain`], which has checked the arguments. The session must be at the
+    /// begin of a text; it is of no use afterwards.
+    pub(crate) async fn explain(
+        &mut self,
+        tokens: &[u32],
+        options: &ExplainOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<LayerExplanation>> {
+        match &mut self.0 {
+            Inner::Cpu(s) => Ok(s.explain(tokens, options, progress)),
+            Inner::Gpu(s) => s.explain(tokens, options, progress).await,
         }
     }
 

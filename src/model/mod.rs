@@ -33,5 +33,6 @@ pub use load_error::LoadError;
 pub use quantise::quantise_to_folder;
 pub use quantise::{quantise, Progress, QuantiseError, Summary, TensorSummary};
 pub use saved_state::{ModelId, SavedState, StateError};
+pub(crate) use types::check_tokens;
 pub use types::{ActivationDtype, ModelOptions, Scan, Scores, StateData, WeightDtype};
 pub use weights::{Dtype, LayerWeights, ModelWeights, TensorView};

@@ -2,10 +2,12 @@
 
 use super::error::{self, to_js as js_error};
 use super::generation::{Generation, Options};
-use super::{from_json, to_js, Cancel};
+use super::{from_json, tell, to_js, Cancel};
 use crate::error::Result;
+use crate::explain::{explain, ExplainOptions, Packed};
 use crate::generate::{GenerateError, GenerateOptions, Text, Tokenizer};
 use crate::model::{golden, Backend, Checkpoint, LanguageModel, ModelId, ModelOptions, SavedState};
+use js_sys::Function;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -42,6 +44,14 @@ impl LoadOptions {
             ..ModelOptions::default()
         })
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct Explain {
+    layers: Option<Vec<usize>>,
+    channels: Vec<usize>,
+    max_tokens: Option<usize>,
 }
 
 /// What a page shows of a model.
@@ -147,13 +157,22 @@ impl Model {
 
     /// The text of each token, in the context of those before it.
     pub fn pieces(&self, tokens: Vec<u32>) -> Result<Vec<String>, JsValue> {
-        let mut stream = self.tokenizer()?.decode_stream(&[]);
-        let mut pieces = tokens.iter().map(|&t| stream.push(t)).collect::<Result<Vec<_>, _>>().map_err(js_error)?;
-        let rest = stream.finish().map_err(js_error)?;
-        if let Some(last) = pieces.last_mut() {
-            last.push_str(&rest);
-        }
-        Ok(pieces)
+        self.tokenizer()?.pieces(&tokens).map_err(js_error)
+    }
+
+    /// What the model sees in some tokens, as `explain/view.js` shows it; the text stays where it is. `progress` gets layers done and in
+    /// all.
+    pub async fn explain(&self, tokens: Vec<u32>, options: String, progress: Function) -> Result<JsValue, JsValue> {
+        let options: Explain = from_json(&options)?;
+        let options = ExplainOptions {
+            layers: options.layers,
+            channels: options.channels,
+            max_tokens: options.max_tokens.unwrap_or(ExplainOptions::default().max_tokens),
+        };
+        let pieces = self.tokenizer()?.pieces(&tokens).map_err(js_error)?;
+        let mut progress = |done, total| tell(&progress, done as f64, total as f64);
+        let explanation = explain(&self.model, &tokens, &options, &mut progress).await.map_err(js_error)?;
+        to_js(&Packed::new(&explanation, &self.info.source, pieces))
     }
 
     /// The logits after the last of some tokens, which are read on their own: the text stays where it is.

@@ -139,6 +139,11 @@ class Host {
   push(_, tokens) {
     this.#loaded().push(tokens);
   }
+  explain(call, text, options) {
+    const model = this.#loaded();
+    const tokens = typeof text === 'string' ? model.encode(text) : Uint32Array.from(text);
+    return model.explain(tokens, JSON.stringify(options), call.progress);
+  }
   logits(_, tokens) {
     return this.#loaded().logits(tokens);
   }

@@ -233,6 +233,52 @@ export interface Spread {
   n: number;
 }
 
+export interface ExplainOptions {
+  /** Default: all. */
+  layers?: number[];
+  /** Channels that are wanted by themselves too. */
+  channels?: number[];
+  /** Refuses a longer text. Default: 512. */
+  maxTokens?: number;
+  /** Layers done and in all. */
+  onProgress?(done: number, total: number): void;
+}
+
+/** A lower triangular map (L, L), row by row up to the diagonal: `scale` times base64 of f16, little end first. */
+export interface ExplainedMap {
+  scale: number;
+  data: string;
+}
+/** A number a token each. */
+export interface ExplainedLines {
+  /** Step size: how far the token opens the gate. */
+  delta: number[];
+  /** exp(delta A): what it leaves of the state before it. */
+  forget: number[];
+  /** Norm of the state after it. */
+  state_norm: number[];
+  /** alpha(i, j), what token j's input adds to the output at token i; of a layer the mean over channels. */
+  attention: ExplainedMap;
+}
+export interface Explanation {
+  source: string;
+  /** The text of each token. */
+  pieces: string[];
+  n_layer: number;
+  d_inner: number;
+  d_state: number;
+  layers: (ExplainedLines & {
+    layer: number;
+    /** Mean of |alpha(i, j)|. */
+    magnitude: ExplainedMap;
+    channels: (ExplainedLines & {
+      channel: number;
+      /** How far the scan's output, made from `attention`, is from the scan's own, as a share of its largest. */
+      reproduction_error: number | null;
+    })[];
+  })[];
+}
+
 /** Where the model is in its text. */
 export interface State {
   /** A file's bytes: the text's tokens and its state. `mamba-wgpu generate --state-in` reads it too. */
@@ -279,6 +325,8 @@ export class Mamba {
   push(tokens: ArrayLike<number>): Promise<void>;
   /** The logits after the last of some tokens, read on their own. */
   logits(tokens: ArrayLike<number>): Promise<Float32Array>;
+  /** What the model sees in a text or tokens, read on their own: for `show` of explain/view.js. */
+  explain(text: string | ArrayLike<number>, options?: ExplainOptions): Promise<Explanation>;
   /** Bytes on the device, now and at most; null on the CPU. */
   memory(): Promise<[now: number, most: number] | null>;
   /** Every kernel against its twin on the CPU. What fails is switched off where something can stand in for it. */

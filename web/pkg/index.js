@@ -206,6 +206,9 @@ export class Mamba {
   logits(tokens) {
     return this.#connection.call('logits', [Uint32Array.from(tokens)]);
   }
+  explain(text, { onProgress, ...options } = {}) {
+    return this.#connection.call('explain', [text, options], { onProgress });
+  }
   memory() {
     return this.#connection.call('memory');
   }

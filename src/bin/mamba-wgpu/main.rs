@@ -10,6 +10,7 @@ mod common;
 mod completions;
 mod doctor;
 mod errors;
+mod explain;
 mod generate;
 mod inspect_model;
 mod logits;
@@ -36,6 +37,7 @@ enum Command {
     App(app::Args),
     Logits(logits::Args),
     Score(score::Args),
+    Explain(explain::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Adapters(adapters::Args),
@@ -60,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::App(args) => app::run(args),
             Command::Logits(args) => logits::run(args).await,
             Command::Score(args) => score::run(args).await,
+            Command::Explain(args) => explain::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Adapters(args) => adapters::run(args).await,

@@ -2,6 +2,7 @@
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
 pub mod data;
+pub mod explain;
 pub mod linear;
 pub mod pointwise;
 pub mod sampling;
@@ -13,6 +14,7 @@ use super::{Gpu, GpuError};
 use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
+use explain::ExplainCase;
 use linear::LinearCase;
 use sampling::Logits;
 use scan::{Rung, ScanCase};
@@ -161,6 +163,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
+        Check::Explain,
         Check::F16Activations,
         Check::CooperativeMatrix,
     ];
@@ -195,6 +198,7 @@ enum Check {
     FusedStep(WeightFormat),
     Rows,
     Sample,
+    Explain,
     F16Activations,
     CooperativeMatrix,
 }
@@ -237,6 +241,7 @@ impl Check {
             },
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
+            Check::Explain => "channel_stats, token_stats, hidden_attention".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
         }
@@ -314,6 +319,13 @@ impl Check {
                 scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
+            Check::Explain => {
+                for (sizes, channels) in [((37, 37, 16), 0..37), ((20, 5, 5), 3..4)] {
+                    let case = ExplainCase::random(sizes, channels, random);
+                    explain::explain(gpu, &case, &case.expected()).await?;
+                }
+                Ok(())
+            }
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {

@@ -1,6 +1,9 @@
-//! Mamba-1 and Falcon-Mamba on a GPU: the weights there; [`session`] runs them, in the buffers of [`buffers`].
+//! Mamba-1 and Falcon-Mamba on a GPU: the weights there; [`session`] runs them, in the buffers of [`buffers`], by the dispatches of
+//! [`forward`]; [`explain`] looks inside.
 
 mod buffers;
+mod explain;
+mod forward;
 mod session;
 
 use super::types::{ActivationDtype, ModelOptions, Scan, WeightDtype};

@@ -3,6 +3,7 @@ import { Mamba, cachedModels } from '../pkg/index.js';
 import * as bench from './bench.js';
 import { Branches } from './branches.js';
 import * as device from './device.js';
+import * as explaining from './explain.js';
 import { $, digits, download, duration, make, say } from './dom.js';
 import { explain, WAYS } from './messages.js';
 import { DEMO, droppedFiles, LoadingCard, showCache, showModel } from './model.js';
@@ -350,6 +351,7 @@ async function start() {
   setUpTabs();
   setUpInputs();
   bench.setUp(open, failed);
+  explaining.setUp({ ready, mamba: () => mamba, text: () => view.text, failed });
   device.setUp(open, failed);
   showModel(null, source);
   update();

@@ -1,0 +1,127 @@
+//! `mamba-wgpu explain`: what the model sees in a text.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use mamba_wgpu::error::{Error, InputError};
+use mamba_wgpu::explain::{explain, page, ExplainOptions, Explanation, LayerExplanation, Packed};
+
+use crate::common::{at_least_one, backend_name, tokenizer, BackendArgs, ModelArgs};
+use crate::errors::misuse;
+use crate::output::{print_json, print_line, Progress};
+
+/// Show what the model sees in a text: the attention that its scan implies, and what each token opens and forgets
+///
+/// Of every layer, per token: delta (how far the token opens the gate), exp(delta A) (what it leaves of the state before it) and the
+/// state's norm; and for every pair of tokens, alpha(i, j): what token j's input adds to the output at token i (docs/explain.md).
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("input").required(true))]
+pub struct Args {
+    /// The text
+    #[arg(long, value_name = "TEXT", group = "input")]
+    text: Option<String>,
+    /// A file with the text, in UTF-8
+    #[arg(long, value_name = "FILE", group = "input")]
+    file: Option<PathBuf>,
+    /// Only these layers, counted from 0
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    layer: Option<Vec<usize>>,
+    /// These channels by themselves too, not only in the mean over all
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    channel: Vec<usize>,
+    /// Refuse a longer text: a map has the square of its tokens in numbers
+    #[arg(long, value_name = "N", default_value_t = ExplainOptions::default().max_tokens, value_parser = at_least_one)]
+    max_tokens: usize,
+    /// Write a page to this file that shows it all and needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Print one JSON object: source, pieces, tokens, layers with delta, forget, state_norm, attention, magnitude, channels
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Numbers<'a> {
+    source: &'a str,
+    pieces: &'a [String],
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (name, text) = match (&args.text, &args.file) {
+        (Some(text), _) => ("--text".to_owned(), text.clone()),
+        (None, Some(path)) => {
+            let name = format!("--file {}", path.display());
+            let bytes = fs::read(path).with_context(|| name.clone())?;
+            let text = String::from_utf8(bytes)
+                .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.utf8_error().valid_up_to())))?;
+            (name, text)
+        }
+        (None, None) => return Err(misuse("--text or --file is needed")),
+    };
+    let checkpoint = args.model.open()?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let tokens = tokenizer.encode(&text)?;
+    if tokens.is_empty() {
+        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to explain")));
+    }
+    let model = args.backend.load(&checkpoint).await?;
+    let (layers, channels, max_tokens) = (args.layer, args.channel, args.max_tokens);
+    let options = ExplainOptions { layers, channels, max_tokens };
+    let bar = Progress::count("explaining, layer");
+    let explained = explain(&model, &tokens, &options, &mut |done, all| bar.set(done as u64, all as u64)).await;
+    drop(bar);
+    let explanation = explained.map_err(|error| match error {
+        Error::Input(error @ InputError::TooManyTokens { .. }) => misuse(format!("{name}: {error} (--max-tokens)")),
+        Error::Input(error @ InputError::OutOfRange { .. }) => misuse(format!("--{error}")),
+        other => other.into(),
+    })?;
+
+    let pieces = tokenizer.pieces(&tokens)?;
+    if let Some(path) = &args.html {
+        let packed = Packed::new(&explanation, checkpoint.source(), pieces.clone());
+        fs::write(path, page(&packed)).with_context(|| path.display().to_string())?;
+    }
+    if args.json {
+        print_json(&Numbers { source: checkpoint.source(), pieces: &pieces, explanation: &explanation })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_line(&format!("{} tokens on {}; means over tokens and channels:", tokens.len(), backend_name(&model)))?;
+    print_line("layer     delta  exp(delta A)   last |h|  looks back")?;
+    for layer in &explanation.layers {
+        print_line(&in_words(layer))?;
+        for c in &layer.channels {
+            let error = c.reproduction_error();
+            print_line(&format!("      channel {}: gives the scan's output within {error:.1e}", c.channel))?;
+        }
+    }
+    if let Some(path) = &args.html {
+        print_line(&format!("{}: open it in a browser", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A layer's line. How far it looks back: the mean of i - j in tokens, weighted with |alpha(i, j)|.
+fn in_words(layer: &LayerExplanation) -> String {
+    let l = layer.delta.len();
+    let mean = |values: &[f32]| values.iter().map(|x| f64::from(*x)).sum::<f64>() / l as f64;
+    let (mut all, mut back) = (0.0, 0.0);
+    for (i, row) in layer.magnitude.chunks_exact(l).enumerate() {
+        for (j, alpha) in row.iter().enumerate().take(i + 1) {
+            all += f64::from(*alpha);
+            back += f64::from(*alpha) * (i - j) as f64;
+        }
+    }
+    let back = if all > 0.0 { back / all } else { 0.0 };
+    let (delta, forget) = (mean(&layer.delta), mean(&layer.forget));
+    let last = layer.state_norm.last().copied().unwrap_or(0.0);
+    format!("{:>5}  {delta:>8.4}  {forget:>12.4}  {last:>9.2}  {back:>5.1} tokens", layer.layer)
+}

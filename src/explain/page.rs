@@ -1,0 +1,75 @@
+//! One self-contained page: the data, `view.js` and `view.css` in a template. It makes no request.
+
+use super::Packed;
+
+const TEMPLATE: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("view.js");
+const STYLE: &str = include_str!("view.css");
+
+/// The page as HTML.
+pub fn page(packed: &Packed) -> String {
+    let title = escaped(&packed.source);
+    let facts = format!(
+        "{} tokens, {} of {} layers, {} channels a layer, {} states a channel. Unrolled over time, a layer's scan is attention: \
+         alpha(i, j) is what token j's input adds to the output at token i. delta is how far a token opens the gate, exp(delta A) \
+         what it leaves of the state before it.",
+        packed.pieces.len(),
+        packed.layers.len(),
+        packed.n_layer,
+        packed.d_inner,
+        packed.d_state,
+    );
+    // Strings of a JSON text may hold any character as an escape: without `<` nothing ends the script or begins a comment. Numbers and
+    // strings always serialise.
+    let data = serde_json::to_string(packed).unwrap_or_default().replace('<', "\\u003c");
+    fill(&[
+        ("TITLE", &title),
+        ("STYLE", STYLE),
+        ("TITLE", &title),
+        ("FACTS", &facts),
+        ("DATA", &data),
+        ("SCRIPT", SCRIPT),
+    ])
+}
+
+/// The template with its places filled, in order: what a value holds is never taken for a place.
+fn fill(values: &[(&str, &str)]) -> String {
+    let (mut out, mut rest) = (String::new(), TEMPLATE);
+    for (name, value) in values {
+        if let Some((before, after)) = rest.split_once(&format!("{{{{{name}}}}}")) {
+            out.push_str(before);
+            out.push_str(value);
+            rest = after;
+        }
+    }
+    out + rest
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_text_becomes_markup() {
+        let hostile = "</script><script>alert(1)</script><!-- {{SCRIPT}} & \u{2028}";
+        let packed = Packed {
+            source: hostile.into(),
+            pieces: vec![hostile.into()],
+            n_layer: 1,
+            d_inner: 1,
+            d_state: 1,
+            layers: Vec::new(),
+        };
+        let html = page(&packed);
+        assert_eq!(html.matches("</script>").count(), 2, "the page's own two");
+        assert!(!html.contains("<script>alert") && !html.contains("<!--"));
+        let data = html.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
+        assert_eq!(serde_json::from_str::<Packed>(data).unwrap(), packed);
+        assert_eq!(html.matches("export function show").count(), 1);
+        assert!(!html.contains("{{DATA}}") && !SCRIPT.contains("</script"));
+    }
+}

@@ -1,0 +1,154 @@
+//! What the model sees: the hidden attention must give the scan's own output again, on both backends and for every scan.
+
+mod common;
+
+use common::{assert_close, load, Golden, On, SCANS, WHOLE};
+use mamba_wgpu::error::{Error, InputError};
+use mamba_wgpu::explain::{explain, ExplainOptions, Explanation};
+use mamba_wgpu::model::Scan;
+
+/// Explains a golden checkpoint's first text, with all of its channels.
+async fn explained(golden: &Golden, on: On, scan: Scan) -> Explanation {
+    // Chunks smaller than the text must not matter.
+    let model = load(&golden.checkpoint(), &on.open().await, scan, 16).await;
+    let options = ExplainOptions { channels: (0..golden.expected.config.d_inner).collect(), ..Default::default() };
+    let mut calls = Vec::new();
+    let tokens = &golden.expected.sequences[0].tokens;
+    let explanation = explain(&model, tokens, &options, &mut |done, all| calls.push((done, all))).await.unwrap();
+    let n = golden.expected.config.n_layer;
+    assert_eq!(calls, (1..=n).map(|done| (done, n)).collect::<Vec<_>>());
+    explanation
+}
+
+/// The largest of all channels' reproduction errors; NaN if any is.
+fn worst(explanation: &Explanation) -> f32 {
+    let errors = explanation.layers.iter().flat_map(|l| l.channels.iter().map(|c| c.reproduction_error()));
+    errors.fold(0.0, |worst, e| if e.is_nan() || e > worst { e } else { worst })
+}
+
+/// Mamba, Falcon-Mamba, and a state of odd size.
+const GOLDENS: [&str; 3] = ["original", "falcon-untied", "odd-dims"];
+
+#[test]
+fn the_hidden_attention_reproduces_the_scans_output() {
+    pollster::block_on(async {
+        for name in GOLDENS {
+            let golden = Golden::named(name);
+            for on in [On::Cpu, On::Gpu] {
+                for scan in SCANS {
+                    let mut explanation = explained(&golden, on, scan).await;
+                    let channels: usize = explanation.layers.iter().map(|l| l.channels.len()).sum();
+                    assert_eq!(channels, golden.expected.config.n_layer * golden.expected.config.d_inner);
+                    let error = worst(&explanation);
+                    assert!(error < 1e-3, "{name} {on:?} {scan}: {error}");
+                    assert!(error > 0.0, "{name} {on:?} {scan}: compared with itself");
+                    let channel = &mut explanation.layers[1].channels[3];
+                    assert!(channel.y.iter().any(|y| *y != 0.0));
+                    // The comparison can fail: by one value that is off, and by NaN.
+                    let (l, far) = (channel.u.len(), channel.u.iter().fold(0.0f32, |m, u| m.max(u.abs())));
+                    let at = 5 * l + channel.u.iter().take(6).position(|u| u.abs() > 1e-3 * far).unwrap();
+                    let before = channel.attention[at];
+                    channel.attention[at] += 100.0 * channel.attention.iter().fold(0.0f32, |m, a| m.max(a.abs()));
+                    assert!(worst(&explanation) > 1e-3, "{name} {on:?} {scan}: a wrong value is not seen");
+                    explanation.layers[1].channels[3].attention[at] = f32::NAN;
+                    assert!(worst(&explanation).is_nan());
+                    explanation.layers[1].channels[3].attention[at] = before;
+                    explanation.layers[1].channels[3].y[0] = f32::NAN;
+                    assert!(worst(&explanation).is_nan());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn layers_are_means_of_their_channels_and_both_backends_agree() {
+    pollster::block_on(async {
+        let golden = Golden::named("falcon-tied-eps");
+        let cpu = explained(&golden, On::Cpu, Scan::Fused).await;
+        let gpu = explained(&golden, On::Gpu, Scan::Fused).await;
+        for (a, b) in cpu.layers.iter().zip(&gpu.layers) {
+            let (l, channels) = (a.delta.len(), a.channels.len() as f32);
+            let mean = |of: &dyn Fn(usize) -> f32| (0..a.channels.len()).map(of).sum::<f32>() / channels;
+            for i in 0..l {
+                let same = |what: &str, got: f32, want: f32| {
+                    assert!(
+                        (got - want).abs() <= 1e-5 + 1e-4 * want.abs(),
+                        "layer {} {what} at {i}: {got} {want}",
+                        a.layer
+                    );
+                };
+                same("delta", a.delta[i], mean(&|c| a.channels[c].delta[i]));
+                same("forget", a.forget[i], mean(&|c| a.channels[c].forget[i]));
+                same("norm", a.state_norm[i].powi(2), mean(&|c| a.channels[c].state_norm[i].powi(2)) * channels);
+                for j in 0..l {
+                    let at = i * l + j;
+                    same("attention", a.attention[at], mean(&|c| a.channels[c].attention[at]));
+                    same("magnitude", a.magnitude[at], mean(&|c| a.channels[c].attention[at].abs()));
+                    assert!(j <= i || (a.attention[at] == 0.0 && b.attention[at] == 0.0), "above the diagonal");
+                }
+            }
+            for (what, a, b) in [
+                ("delta", &a.delta, &b.delta),
+                ("forget", &a.forget, &b.forget),
+                ("state_norm", &a.state_norm, &b.state_norm),
+                ("attention", &a.attention, &b.attention),
+                ("magnitude", &a.magnitude, &b.magnitude),
+            ] {
+                assert_close(what, b, a, 1e-4, 1e-3);
+            }
+        }
+    });
+}
+
+/// The state's norm after the last token is that of the state that a session has.
+#[test]
+fn the_norm_is_the_sessions_state() {
+    pollster::block_on(async {
+        let golden = Golden::named("original");
+        let sequence = &golden.expected.sequences[0];
+        let explanation = explained(&golden, On::Gpu, Scan::Fused).await;
+        let state = sequence.ssm_state.as_ref().expect("the first text's state is in the goldens");
+        for (layer, state) in explanation.layers.iter().zip(state.chunks(state.len() / explanation.n_layer)) {
+            let norm = state.iter().map(|h| f64::from(*h).powi(2)).sum::<f64>().sqrt();
+            let got = f64::from(*layer.state_norm.last().unwrap());
+            assert!((got - norm).abs() < 1e-3 * norm, "layer {}: {got} {norm}", layer.layer);
+        }
+    });
+}
+
+#[test]
+fn only_what_is_wanted_and_clear_refusals() {
+    pollster::block_on(async {
+        let golden = Golden::named("odd-dims");
+        let tokens = &golden.expected.sequences[2].tokens;
+        for on in [On::Cpu, On::Gpu] {
+            let model = load(&golden.checkpoint(), &on.open().await, Scan::Fused, WHOLE).await;
+            let options = ExplainOptions { layers: Some(vec![1]), channels: vec![7, 2], ..Default::default() };
+            let one = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+            assert_eq!(one.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [1]);
+            assert_eq!(one.layers[0].channels.iter().map(|c| c.channel).collect::<Vec<_>>(), [7, 2]);
+            let all = explain(&model, tokens, &ExplainOptions::default(), &mut |_, _| {}).await.unwrap();
+            assert_eq!((all.layers.len(), all.layers[1].channels.len()), (3, 0));
+            assert_close("attention", &one.layers[0].attention, &all.layers[1].attention, 0.0, 0.0);
+
+            let refused =
+                async |tokens: &[u32], options: ExplainOptions| match explain(&model, tokens, &options, &mut |_, _| {})
+                    .await
+                {
+                    Err(Error::Input(error)) => error,
+                    other => panic!("{other:?}"),
+                };
+            let of = ExplainOptions::default;
+            let error = refused(tokens, ExplainOptions { max_tokens: 129, ..of() }).await;
+            assert_eq!(error, InputError::TooManyTokens { tokens: 130, limit: 129 });
+            assert!(error.to_string().contains("at most 129"), "{error}");
+            assert_eq!(refused(&[], of()).await, InputError::NoTokens);
+            assert!(matches!(refused(&[1000], of()).await, InputError::TokenOutOfRange { token: 1000, .. }));
+            let error = refused(tokens, ExplainOptions { layers: Some(vec![0, 3]), ..of() }).await;
+            assert_eq!(error, InputError::OutOfRange { what: "layer", value: 3, count: 3 });
+            let error = refused(tokens, ExplainOptions { channels: vec![54], ..of() }).await;
+            assert_eq!(error, InputError::OutOfRange { what: "channel", value: 54, count: 54 });
+        }
+    });
+}

@@ -1,0 +1,68 @@
+//! The hidden attention and the statistics beside it: lengths around a workgroup's rows (16) and steps (8), channels around its
+//! lanes (16), ranges of channels, and more channels than one dispatch takes.
+
+use crate::harness::{devices, pass};
+use mamba_wgpu::gpu::selftest::data::{difference, Random};
+use mamba_wgpu::gpu::selftest::explain::{explain, ExplainCase};
+use mamba_wgpu::gpu::{GpuError, PlanBuilder, Tensor};
+use mamba_wgpu::kernels::{self, ExplainBuffers, ScanShape};
+use pollster::block_on;
+
+#[test]
+fn explain_equals_its_twins() {
+    let mut random = Random(21);
+    for (device, gpu) in devices() {
+        for d_state in [1, 5, 16, 64] {
+            for (l, d_inner) in [(0, 3), (1, 1), (7, 15), (8, 16), (9, 17), (15, 33), (16, 2), (17, 64), (33, 130)] {
+                for channels in [0..d_inner, d_inner - 1..d_inner, d_inner / 2..(d_inner / 2 + 18).min(d_inner)] {
+                    let case = ExplainCase::random((l, d_inner, d_state), channels, &mut random);
+                    pass(device, explain(gpu, &case, &case.expected()));
+                }
+            }
+        }
+    }
+}
+
+/// The sums go on from dispatch to dispatch.
+#[test]
+fn more_channels_than_a_dispatch_takes() {
+    let (device, gpu) = &devices()[0];
+    let case = ExplainCase::random((130, 400, 64), 1..400, &mut Random(22));
+    let s = case.scan.shape;
+    let t = Tensor::zeros(gpu, "t", 2 * s.l * s.l).unwrap();
+    let b = ExplainBuffers { u: &t, delta: &t, a: &t, x_dbl: &t };
+    let mut plan = PlanBuilder::new(gpu);
+    kernels::hidden_attention(&mut plan, &b, &t, 1..400, s).unwrap();
+    assert!(plan.finish().unwrap().labels().len() > 1);
+    pass(device, explain(gpu, &case, &case.expected()));
+}
+
+/// The comparison sees one wrong value and one NaN among the inputs.
+#[test]
+fn a_perturbed_input_of_explain_fails() {
+    let (_, gpu) = &devices()[0];
+    let mut case = ExplainCase::random((40, 5, 4), 0..5, &mut Random(23));
+    let want = case.expected();
+    for wrong in [case.scan.delta[12] + 0.01, f32::NAN] {
+        case.scan.delta[12] = wrong;
+        let got = block_on(case.run(gpu)).unwrap();
+        for (what, got, want) in [
+            ("forget", &got.forget, &want.forget),
+            ("energy", &got.energy, &want.energy),
+            ("stats", &got.stats, &want.stats),
+            ("attention", &got.attention, &want.attention),
+        ] {
+            assert!(difference(got, want, 1e-5, 1e-4).is_some(), "{what} with {wrong}");
+        }
+    }
+}
+
+#[test]
+fn a_text_of_too_many_rounds_is_an_error() {
+    let (_, gpu) = &devices()[0];
+    let t = Tensor::zeros(gpu, "t", 1024).unwrap();
+    let b = ExplainBuffers { u: &t, delta: &t, a: &t, x_dbl: &t };
+    let shape = ScanShape::of_layer(1 << 16, 1, 16, 1);
+    let error = kernels::hidden_attention(&mut PlanBuilder::new(gpu), &b, &t, 0..1, shape).unwrap_err();
+    assert!(matches!(error, GpuError::Unsupported { what: "length", value: 65_536, limit: 3_136, .. }), "{error}");
+}
