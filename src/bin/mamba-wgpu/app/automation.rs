@@ -76,7 +76,7 @@ impl Automation {
 
     fn take_picture(&self, state: &State, ctx: &egui::Context) {
         let Some(path) = self.screenshot.clone() else { return };
-        let (text, outcome, wake) = (state.whole_text(), self.outcome.clone(), ctx.clone());
+        let (text, outcome, wake) = (state.text.whole(), self.outcome.clone(), ctx.clone());
         ctx.request_screenshot(move |image| {
             let done = write_png(&path, &image).with_context(|| path.display().to_string());
             let done = done.and_then(|()| Ok(print_line(&text)?));

@@ -10,6 +10,7 @@ use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::gpu::AdapterSummary;
 use mamba_wgpu::model::SavedState;
 
+use super::explain_state::Explained;
 use super::problem::Problem;
 use super::settings::{Device, Source};
 
@@ -40,6 +41,8 @@ pub enum Command {
     Restore(Arc<SavedState>),
     /// Back to the first so many tokens.
     Rewind(usize),
+    /// What the model sees in this text.
+    Explain(String),
     SaveState(PathBuf),
     OpenState(PathBuf),
     /// The check found these wanting: models loaded from now on do without.
@@ -152,6 +155,11 @@ pub enum Event {
         tokens: usize,
         note: Option<String>,
     },
+    Explaining {
+        done: usize,
+        total: usize,
+    },
+    Explained(Arc<Explained>),
     Forked {
         name: String,
         state: Arc<SavedState>,

@@ -11,6 +11,8 @@
 
 mod automation;
 mod bench_state;
+mod document;
+mod explain_state;
 mod jobs;
 mod messages;
 mod problem;
@@ -74,6 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let path = args.settings.clone().or_else(Settings::default_path);
     let (mut settings, complaint) = path.as_deref().map_or_else(Default::default, Settings::read);
+    let saved = settings.clone();
     settings.theme = args.theme.unwrap_or(settings.theme);
     settings.zoom = args.zoom.unwrap_or(settings.zoom);
     settings.prompt = args.prompt.clone().unwrap_or(settings.prompt);
@@ -92,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let made = eframe::run_native(
         "mamba-wgpu",
         options,
-        Box::new(move |context| Ok(Box::new(Window::new(context, state, path, automation)))),
+        Box::new(move |context| Ok(Box::new(Window::new(context, state, path.map(|path| (path, saved)), automation)))),
     );
     made.map_err(|error| anyhow!("the window could not be opened: {error}"))?;
     let outcome = outcome.lock().unwrap_or_else(|e| e.into_inner()).take();

@@ -1,7 +1,6 @@
 //! What the window shows and what its buttons do, without a window: events go in, commands come out.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -11,23 +10,31 @@ use mamba_wgpu::gpu::AdapterSummary;
 use mamba_wgpu::model::SavedState;
 
 use super::bench_state::BenchState;
+use super::document::Document;
+use super::explain_state::ExplainState;
 use super::messages::{Browse, Command, Event, ModelInfo, Speed, Start, Verdict};
 use super::problem::{Problem, WayOn};
 use super::settings::{Device, Settings, Source};
 use crate::generate::random_seed;
 
+mod dialog;
+
+pub use dialog::Dialog;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tab {
     Write,
+    Explain,
     Device,
     Bench,
 }
 
 impl Tab {
-    pub const ALL: [Tab; 3] = [Tab::Write, Tab::Device, Tab::Bench];
+    pub const ALL: [Tab; 4] = [Tab::Write, Tab::Explain, Tab::Device, Tab::Bench];
     pub fn name(self) -> &'static str {
         match self {
             Tab::Write => "Write",
+            Tab::Explain => "Explain",
             Tab::Device => "Device",
             Tab::Bench => "Bench",
         }
@@ -61,29 +68,13 @@ pub enum Activity {
     Other(&'static str),
 }
 
-/// A stretch of the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    pub text: String,
-    pub generated: bool,
-}
-
 /// A point kept to come back to.
 #[derive(Debug, Clone)]
 pub struct Branch {
     pub name: String,
     pub state: Arc<SavedState>,
     /// The text as it was shown.
-    text: Vec<Segment>,
-}
-
-impl Branch {
-    /// Its last words.
-    pub fn ending(&self) -> String {
-        let all: String = self.text.iter().map(|segment| segment.text.as_str()).collect();
-        let words: Vec<&str> = all.split_whitespace().collect();
-        words[words.len().saturating_sub(8)..].join(" ")
-    }
+    pub text: Document,
 }
 
 /// What was found out about a device.
@@ -97,19 +88,6 @@ pub enum Check {
     Done(Result<Verdict, String>),
 }
 
-/// A field for a path, in front of the window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dialog {
-    pub what: Browse,
-    pub path: String,
-    /// Said below the field.
-    pub complaint: Option<String>,
-    /// Just opened: the field takes the keyboard.
-    pub fresh: bool,
-    /// The system's dialog was opened and gave nothing.
-    pub browsed: bool,
-}
-
 pub struct State {
     pub settings: Settings,
     pub tab: Tab,
@@ -117,7 +95,7 @@ pub struct State {
     pub devices: Option<Vec<AdapterSummary>>,
     pub model: Model,
     pub activity: Activity,
-    pub text: Vec<Segment>,
+    pub text: Document,
     /// Tokens of the text, once the worker told.
     pub tokens: usize,
     pub speed: Option<Speed>,
@@ -127,6 +105,7 @@ pub struct State {
     pub branches: Vec<Branch>,
     pub checks: Vec<(Device, Check)>,
     pub bench: BenchState,
+    pub explain: ExplainState,
     pub problem: Option<Problem>,
     /// A word on what went well.
     pub note: Option<String>,
@@ -146,7 +125,7 @@ impl State {
             devices: None,
             model: Model::None,
             activity: Activity::Idle,
-            text: Vec::new(),
+            text: Document::default(),
             tokens: 0,
             speed: None,
             finish: None,
@@ -154,6 +133,7 @@ impl State {
             branches: Vec::new(),
             checks: Vec::new(),
             bench: BenchState::default(),
+            explain: ExplainState::default(),
             problem: None,
             note: None,
             dialog: None,
@@ -186,10 +166,6 @@ impl State {
 
     pub fn can_continue(&self) -> bool {
         self.can_generate() && !self.text.is_empty()
-    }
-
-    pub fn whole_text(&self) -> String {
-        self.text.iter().map(|segment| segment.text.as_str()).collect()
     }
 
     // What the user does:
@@ -297,6 +273,15 @@ impl State {
         }
     }
 
+    /// Explains the text, or the prompt where there is none yet.
+    pub fn explain_text(&mut self) {
+        if self.can_generate() {
+            let text = if self.text.is_empty() { self.settings.prompt.clone() } else { self.text.whole() };
+            self.explain.progress = Some((0, 0));
+            self.other("Explaining", Command::Explain(text));
+        }
+    }
+
     pub fn rewind(&mut self, tokens: usize) {
         if self.can_continue() && tokens < self.tokens {
             self.other("Going back", Command::Rewind(tokens));
@@ -314,68 +299,6 @@ impl State {
         let count = self.named.entry(what).or_default();
         *count += 1;
         format!("{what} {count}")
-    }
-
-    /// Asks for a path.
-    pub fn ask(&mut self, what: Browse) {
-        let possible = match what {
-            Browse::ModelFolder | Browse::ModelFile => true,
-            Browse::OpenState => self.can_generate(),
-            Browse::SaveState => self.can_continue(),
-            Browse::SaveReport => self.bench.report.is_some(),
-        };
-        if possible {
-            let path = match what {
-                Browse::SaveState => "text.mamba-state".into(),
-                Browse::SaveReport => "bench.json".into(),
-                _ => String::new(),
-            };
-            self.dialog = Some(Dialog { what, path, complaint: None, fresh: true, browsed: false });
-        }
-    }
-
-    pub fn browse(&mut self, what: Browse) {
-        self.outbox.push(Command::Browse(what));
-    }
-
-    /// The dialog's path was confirmed.
-    pub fn confirm(&mut self) {
-        let Some(dialog) = &mut self.dialog else { return };
-        let path = PathBuf::from(dialog.path.trim());
-        let opens = matches!(dialog.what, Browse::ModelFolder | Browse::ModelFile | Browse::OpenState);
-        dialog.complaint = match () {
-            () if path.as_os_str().is_empty() => Some("There is no path in the field.".into()),
-            () if opens && !path.exists() => Some(format!("{}: there is no such file or folder.", path.display())),
-            () if !opens && path.is_dir() => Some(format!("{} is a folder: add a name.", path.display())),
-            () => None,
-        };
-        if dialog.complaint.is_none() {
-            let what = dialog.what;
-            self.dialog = None;
-            self.chosen(what, path);
-        }
-    }
-
-    fn chosen(&mut self, what: Browse, path: PathBuf) {
-        match what {
-            Browse::ModelFolder | Browse::ModelFile => self.open(Source::Path(path)),
-            Browse::OpenState if self.can_generate() => self.other("Opening a state", Command::OpenState(path)),
-            Browse::SaveState if self.can_continue() => self.other("Saving", Command::SaveState(path)),
-            Browse::OpenState | Browse::SaveState => {
-                self.problem = Some(Problem::new("Not now", "The model is at work: stop it or wait, and try again."));
-            }
-            Browse::SaveReport => {
-                if let Some(report) = self.bench.report.clone() {
-                    self.outbox.push(Command::SaveReport { report, path });
-                }
-            }
-        }
-    }
-
-    /// Something was dropped on the window: a state by its name's ending, a model otherwise.
-    pub fn dropped(&mut self, path: &Path) {
-        let state = path.extension().is_some_and(|ending| ending == "mamba-state");
-        self.chosen(if state { Browse::OpenState } else { Browse::ModelFolder }, path.into());
     }
 
     pub fn take(&mut self, way: WayOn) {
@@ -461,7 +384,7 @@ impl State {
             }
             Event::Began { text, seed } => {
                 self.seed = Some(seed);
-                self.show(text);
+                self.text.show(text);
             }
             Event::Reading { done, total } => {
                 if matches!(self.activity, Activity::Reading { .. }) {
@@ -472,7 +395,7 @@ impl State {
                 if self.activity != Activity::Stopping {
                     self.activity = Activity::Writing;
                 }
-                self.push(&text, true);
+                self.text.push(&text, true);
                 self.speed = Some(speed);
             }
             Event::Finished { reason, speed, tokens } => {
@@ -480,7 +403,7 @@ impl State {
                 (self.speed, self.tokens) = (Some(speed), tokens);
             }
             Event::Text { text, tokens, note } => {
-                self.show(text);
+                self.text.show(text);
                 (self.tokens, self.note, self.activity) = (tokens, note, Activity::Idle);
                 (self.finish, self.speed) = (None, None);
             }
@@ -495,7 +418,13 @@ impl State {
                     self.activity = Activity::Idle;
                 }
             }
+            Event::Explaining { done, total } => self.explain.progress = Some((done, total)),
+            Event::Explained(explained) => {
+                self.explain.show(explained);
+                self.activity = Activity::Idle;
+            }
             Event::Failed(problem) => {
+                self.explain.progress = None;
                 self.problem = Some(problem);
                 self.activity = Activity::Idle;
             }
@@ -527,46 +456,14 @@ impl State {
         self.settings.opened(&info.source);
         self.note = info.warnings.first().cloned();
         self.activity = Activity::Idle;
-        self.text.clear();
+        self.text = Document::default();
+        self.explain.shown = None;
+        self.explain.progress = None;
         (self.tokens, self.speed, self.finish, self.seed) = (0, None, None, None);
         let on = info.on.clone();
         self.model = Model::Ready(info);
         if self.settings.check && self.check_of(&on).is_none() {
             self.check(&on);
-        }
-    }
-
-    /// Makes the text what the worker says it is, with as much as possible of what is known of its parts.
-    fn show(&mut self, text: String) {
-        let mut rest = text.as_str();
-        let mut kept = Vec::new();
-        for mut segment in std::mem::take(&mut self.text) {
-            let common = rest.strip_prefix(segment.text.as_str());
-            if let Some(after) = common {
-                rest = after;
-                kept.push(segment);
-                continue;
-            }
-            // It was cut within this stretch.
-            let same = segment.text.char_indices().zip(rest.chars()).take_while(|((_, a), b)| a == b);
-            let end = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
-            segment.text.truncate(end);
-            rest = &rest[end..];
-            if !segment.text.is_empty() {
-                kept.push(segment);
-            }
-            break;
-        }
-        let rest = rest.to_owned();
-        self.text = kept;
-        self.push(&rest, false);
-    }
-
-    fn push(&mut self, text: &str, generated: bool) {
-        match self.text.last_mut() {
-            _ if text.is_empty() => {}
-            Some(last) if last.generated == generated => last.text += text,
-            _ => self.text.push(Segment { text: text.into(), generated }),
         }
     }
 
@@ -587,5 +484,4 @@ fn in_words(error: &GenerateError) -> String {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

@@ -25,9 +25,8 @@ pub struct Window {
     hub: Hub,
     events: Receiver<Event>,
     automation: Automation,
-    path: Option<PathBuf>,
-    /// As they are in the file.
-    saved: Settings,
+    /// Where the settings are kept, and what they are there.
+    file: Option<(PathBuf, Settings)>,
     /// When they were found to be others.
     changed: Option<Instant>,
 }
@@ -36,7 +35,7 @@ impl Window {
     pub fn new(
         context: &eframe::CreationContext<'_>,
         state: State,
-        path: Option<PathBuf>,
+        file: Option<(PathBuf, Settings)>,
         automation: Automation,
     ) -> Self {
         let ctx = &context.egui_ctx;
@@ -51,13 +50,13 @@ impl Window {
         let wake = ctx.clone();
         let hub = Hub::start(Events { to, wake: Arc::new(move || wake.request_repaint()) }, gpu);
         ctx.memory_mut(|memory| memory.request_focus(egui::Id::unique("prompt text")));
-        Self { saved: state.settings.clone(), state, hub, events, automation, path, changed: None }
+        Self { state, hub, events, automation, file, changed: None }
     }
 
     /// Writes the settings if they have changed, and some time ago.
     fn save_settings(&mut self, now: bool) -> Option<Duration> {
-        let path = self.path.as_ref()?;
-        if self.state.settings == self.saved {
+        let (path, saved) = self.file.as_mut()?;
+        if self.state.settings == *saved {
             self.changed = None;
             return None;
         }
@@ -68,7 +67,7 @@ impl Window {
         }
         let result = self.state.settings.write(path);
         // Said once: not every two seconds.
-        self.saved = self.state.settings.clone();
+        saved.clone_from(&self.state.settings);
         if let Err(error) = result {
             let words = format!("{}: {error}", path.display());
             self.state.problem.get_or_insert_with(|| Problem::new("The settings cannot be kept", words));

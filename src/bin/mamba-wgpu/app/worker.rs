@@ -6,11 +6,13 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mamba_wgpu::explain::{explain, ExplainOptions};
 use mamba_wgpu::generate::{FinishReason, GenerateError, GenerateOptions, Generator, Text, Tokenizer};
 use mamba_wgpu::gpu::{AdapterChoice, AdapterSummary, Gpu, GpuError, GpuOptions};
 use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelId, ModelOptions, SavedState};
 use mamba_wgpu::{Error, Result};
 
+use super::explain_state::{Explained, MOST};
 use super::messages::{Command, Event, ModelInfo, Speed, Start};
 use super::problem::{Problem, WayOn};
 use super::settings::{Device, Source};
@@ -149,6 +151,7 @@ impl Worker {
             }
             Command::Fork(name) => ("The point could not be kept", self.fork(name).await),
             Command::Restore(state) => ("The text could not be brought back", self.restore(&state, None)),
+            Command::Explain(text) => ("The text could not be explained", self.explain(&text).await),
             Command::Rewind(length) => ("The text could not be taken back", self.rewind(length).await),
             Command::SaveState(path) => ("The state was not saved", self.save(&path).await),
             Command::OpenState(path) => ("The state could not be opened", self.open_state(&path)),
@@ -262,6 +265,19 @@ impl Worker {
         loaded.text = Some(text);
         let (reason, speed) = result?;
         self.events.send(Event::Finished { reason, speed, tokens });
+        Ok(())
+    }
+
+    /// The begin of a text, if it is long, on a session of its own.
+    async fn explain(&mut self, text: &str) -> Result<()> {
+        let Some(loaded) = &self.loaded else { return Ok(()) };
+        let mut tokens = loaded.tokenizer.encode(text)?;
+        let left_out = tokens.len().saturating_sub(MOST);
+        tokens.truncate(MOST);
+        let progress = &mut |done, total| self.events.send(Event::Explaining { done, total });
+        let explanation = explain(&loaded.model, &tokens, &ExplainOptions::default(), progress).await?;
+        let pieces = loaded.tokenizer.pieces(&tokens)?;
+        self.events.send(Event::Explained(Arc::new(Explained { pieces, explanation, left_out })));
         Ok(())
     }
 

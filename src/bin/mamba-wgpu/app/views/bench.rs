@@ -44,7 +44,7 @@ fn options(state: &mut State, ui: &mut Ui) {
     });
     ui.horizontal_wrapped(|ui| {
         if let Some(progress) = state.bench.progress.clone() {
-            let stop = Button::new(RichText::new("⏹ Stop").strong()).shortcut_text(hint(ui, &ESCAPE));
+            let stop = Button::new(RichText::new("Stop").strong()).shortcut_text(hint(ui, &ESCAPE));
             if ui.add_enabled(!progress.stopping, stop).clicked() {
                 state.bench.stop();
             }
@@ -56,7 +56,7 @@ fn options(state: &mut State, ui: &mut Ui) {
             );
             ui.label(if progress.stopping { "stopping after this one".to_owned() } else { progress.what });
         } else {
-            let start = Button::new(RichText::new("▶ Measure").strong()).fill(ui.visuals().selection.bg_fill);
+            let start = Button::new(RichText::new("Measure").strong()).fill(ui.visuals().selection.bg_fill);
             let any = state.bench.suites.iter().any(|(_, on)| *on);
             if ui.add_enabled(any, start).clicked() {
                 state.start_bench(utc(SystemTime::now()));

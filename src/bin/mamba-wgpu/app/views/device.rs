@@ -15,7 +15,7 @@ pub fn picker(state: &mut State, ui: &mut Ui) {
     let mut chosen = current.clone();
     let (mark, colour) = mark(state, ui);
     let response = egui::ComboBox::from_id_salt("device")
-        .selected_text(RichText::new(format!("{mark} {}", name(&current))).color(colour))
+        .selected_text(RichText::new(format!("{}{mark}", name(&current))).color(colour))
         .width(180.0)
         .truncate()
         .show_ui(ui, |ui| {
@@ -40,12 +40,13 @@ fn of_model(state: &State) -> Option<&Check> {
     state.check_of(&state.info()?.on)
 }
 
-/// What is known of the device in use, as a sign.
+/// What is known of the device in use, in a word.
 fn mark(state: &State, ui: &Ui) -> (&'static str, egui::Color32) {
     match of_model(state) {
-        Some(Check::Done(Ok(verdict))) if verdict.passed => ("✔", good(ui)),
-        Some(Check::Done(_)) => ("⚠", bad(ui)),
-        _ => ("•", ui.visuals().text_color()),
+        Some(Check::Done(Ok(verdict))) if verdict.passed => (", checked", good(ui)),
+        Some(Check::Done(Ok(_))) => (", failed its check", bad(ui)),
+        Some(Check::Running { .. }) => (", being checked", ui.visuals().text_color()),
+        _ => ("", ui.visuals().text_color()),
     }
 }
 
@@ -107,14 +108,14 @@ fn card(state: &mut State, ui: &mut Ui, device: Device, adapter: Option<&Adapter
                 ui.add(egui::ProgressBar::new(share).text(format!("checking: {done} of {total}")).desired_width(300.0));
             }
             Some(Check::Done(Ok(verdict))) => {
-                let (sign, colour) = if verdict.passed { ("✔", good(ui)) } else { ("⚠", bad(ui)) };
-                ui.label(RichText::new(format!("{sign} {}", verdict.words)).color(colour));
+                let colour = if verdict.passed { good(ui) } else { bad(ui) };
+                ui.label(RichText::new(&verdict.words).color(colour));
                 for line in &verdict.details {
                     ui.label(line);
                 }
             }
             Some(Check::Done(Err(error))) => {
-                ui.label(RichText::new(format!("⚠ It could not be checked: {error}")).color(bad(ui)));
+                ui.label(RichText::new(format!("It could not be checked: {error}")).color(bad(ui)));
             }
         }
         let usable = adapter.is_none_or(|adapter| adapter.compute);

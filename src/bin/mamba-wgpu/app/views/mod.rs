@@ -3,6 +3,7 @@
 mod bench;
 mod device;
 mod dialog;
+mod explain;
 mod write;
 
 use eframe::egui::{self, Align, Button, Color32, Frame, Key, KeyboardShortcut, Layout, Modifiers, RichText, Ui};
@@ -55,8 +56,10 @@ pub fn set_style(ctx: &egui::Context) {
             // egui's light grey on white is too faint to read with ease.
             style.visuals.override_text_color = Some(Color32::from_gray(35));
             style.visuals.panel_fill = Color32::from_gray(246);
+            style.visuals.weak_text_color = Some(Color32::from_gray(95));
         } else {
             style.visuals.override_text_color = Some(Color32::from_gray(220));
+            style.visuals.weak_text_color = Some(Color32::from_gray(160));
         }
     });
 }
@@ -97,6 +100,7 @@ pub fn window(state: &mut State, ui: &mut Ui) {
     problem(state, ui);
     match state.tab {
         Tab::Write => write::show(state, ui),
+        Tab::Explain => explain::show(state, ui),
         Tab::Device => device::show(state, ui),
         Tab::Bench => bench::show(state, ui),
     }
@@ -135,7 +139,7 @@ fn model_menu(state: &mut State, ui: &mut Ui) {
         Model::Loading { source, .. } => short(source),
         Model::Ready(info) => short(&info.source),
     };
-    ui.menu_button(format!("{name} ⏷"), |ui| {
+    ui.menu_button(format!("{name}"), |ui| {
         ui.set_min_width(260.0);
         if ui.add(Button::new("Open a folder or file…").shortcut_text(hint(ui, &OPEN))).clicked() {
             state.ask(Browse::ModelFolder);
@@ -169,7 +173,7 @@ fn short(source: &Source) -> String {
 }
 
 fn view_menu(state: &mut State, ui: &mut Ui) {
-    ui.menu_button("View ⏷", |ui| {
+    ui.menu_button("View", |ui| {
         ui.weak("Colours");
         for theme in Theme::ALL {
             ui.radio_value(&mut state.settings.theme, theme, theme.name());
@@ -237,7 +241,7 @@ fn problem(state: &mut State, ui: &mut Ui) {
     let frame = bar(ui).fill(colour.gamma_multiply(0.12));
     egui::Panel::top("problem").frame(frame).show(ui, |ui| {
         ui.horizontal_wrapped(|ui| {
-            ui.label(RichText::new(format!("⚠ {}.", problem.title.trim_end_matches('.'))).color(colour).strong());
+            ui.label(RichText::new(format!("{}.", problem.title.trim_end_matches('.'))).color(colour).strong());
             ui.label(&problem.message);
         });
         ui.horizontal_wrapped(|ui| {

@@ -46,7 +46,7 @@ fn text(state: &State, ui: &mut Ui) {
         let mut job = LayoutJob::default();
         job.wrap.max_width = ui.available_width().min(820.0);
         let (given, written) = (ui.visuals().weak_text_color(), ui.visuals().strong_text_color());
-        for segment in &state.text {
+        for segment in state.text.segments() {
             let colour = if segment.generated { written } else { given };
             let mut format = TextFormat::simple(egui::FontId::proportional(16.0), colour);
             format.line_height = Some(24.0);
@@ -67,12 +67,12 @@ fn prompt(state: &mut State, ui: &mut Ui) {
     ui.horizontal_wrapped(|ui| {
         let writing = matches!(state.activity, Activity::Reading { .. } | Activity::Writing | Activity::Stopping);
         if writing {
-            let stop = Button::new(RichText::new("⏹ Stop").strong()).shortcut_text(hint(ui, &ESCAPE));
+            let stop = Button::new(RichText::new("Stop").strong()).shortcut_text(hint(ui, &ESCAPE));
             if ui.add_enabled(state.activity != Activity::Stopping, stop).clicked() {
                 state.stop();
             }
         } else {
-            let generate = Button::new(RichText::new("▶ Generate").strong())
+            let generate = Button::new(RichText::new("Generate").strong())
                 .fill(ui.visuals().selection.bg_fill)
                 .shortcut_text(hint(ui, &GENERATE));
             let can = state.can_generate() && !state.settings.prompt.is_empty();
@@ -89,10 +89,10 @@ fn prompt(state: &mut State, ui: &mut Ui) {
         if add.on_hover_text("Puts the prompt at the end of the text above, and goes on from there").clicked() {
             state.add_prompt();
         }
-        if let Some(speed) = &state.speed {
-            ui.weak(in_words(speed, state.finish, state.seed));
-        }
     });
+    // Kept free before there is a text too, so that nothing jumps.
+    let words = state.speed.as_ref().map_or_else(String::new, |speed| in_words(speed, state.finish, state.seed));
+    ui.weak(words);
 }
 
 fn in_words(speed: &Speed, finish: Option<FinishReason>, seed: Option<u64>) -> String {
@@ -216,12 +216,12 @@ fn points(state: &mut State, ui: &mut Ui) {
             if ui.add_enabled(state.can_generate(), Button::new("Go back")).clicked() {
                 state.restore(i);
             }
-            if ui.button("🗑").on_hover_text("Forget this branch").clicked() {
+            if ui.button("Forget").on_hover_text("Forget this branch").clicked() {
                 gone = Some(i);
             }
         });
         let branch = &state.branches[i];
-        ui.weak(format!("{} tokens: … {}", branch.state.tokens.len(), branch.ending()));
+        ui.weak(format!("{} tokens: … {}", branch.state.tokens.len(), branch.text.ending()));
     }
     if let Some(i) = gone {
         state.branches.remove(i);

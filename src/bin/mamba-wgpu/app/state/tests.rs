@@ -1,6 +1,10 @@
 //! The window's logic without a window: commands that come out, what is shown after events.
 
+use std::path::{Path, PathBuf};
+
 use super::*;
+use crate::app::document::Segment;
+use crate::app::messages::Browse;
 use mamba_wgpu::generate::Stats;
 use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::model::{embedded, ModelId, StateData};
@@ -101,7 +105,7 @@ fn a_model_that_fails_leaves_a_way_on_and_is_not_remembered() {
 #[test]
 fn text_comes_in_pieces_and_goes_on() {
     let mut state = written();
-    assert_eq!(state.text, [segment("Emma", false), segment(" went", true)]);
+    assert_eq!(state.text.segments(), [segment("Emma", false), segment(" went", true)]);
     assert_eq!((state.activity, state.finish, state.seed), (Activity::Idle, Some(FinishReason::Length), Some(5)));
     state.continue_text();
     assert!(matches!(&state.take_commands()[..], [Command::Generate { start: Start::Continue, .. }]));
@@ -112,13 +116,13 @@ fn text_comes_in_pieces_and_goes_on() {
     state.apply(Event::Began { text: "Emma went.".into(), seed: 5 });
     state.apply(piece(" She"));
     let want = [segment("Emma", false), segment(" went", true), segment(".", false), segment(" She", true)];
-    assert_eq!(state.text, want);
+    assert_eq!(state.text.segments(), want);
     // A new text takes the place of the old one.
     state.apply(finished(FinishReason::Stop, 6));
     state.settings.prompt = "Em".into();
     state.generate();
     state.apply(Event::Began { text: "Em".into(), seed: 5 });
-    assert_eq!(state.text, [segment("Em", false)]);
+    assert_eq!(state.text.segments(), [segment("Em", false)]);
 }
 
 #[test]
@@ -164,7 +168,7 @@ fn branches_bring_the_text_back_as_it_was() {
     state.fork();
     assert!(matches!(&state.take_commands()[..], [Command::Fork(name)] if name == "Branch 1"));
     state.apply(Event::Forked { name: "Branch 1".into(), state: saved() });
-    assert_eq!(state.branches[0].ending(), "Emma went");
+    assert_eq!(state.branches[0].text.ending(), "Emma went");
     state.continue_text();
     state.apply(Event::Began { text: "Emma went".into(), seed: 5 });
     state.apply(piece(" home"));
@@ -173,7 +177,7 @@ fn branches_bring_the_text_back_as_it_was() {
     state.restore(0);
     assert!(matches!(&state.take_commands()[..], [Command::Restore(_)]));
     state.apply(Event::Text { text: "Emma went".into(), tokens: 4, note: None });
-    assert_eq!(state.text, [segment("Emma", false), segment(" went", true)], "colours too");
+    assert_eq!(state.text.segments(), [segment("Emma", false), segment(" went", true)], "colours too");
     state.fork();
     assert!(matches!(&state.take_commands()[..], [Command::Fork(name)] if name == "Branch 2"));
     state.restore(7);
@@ -187,11 +191,11 @@ fn going_back_cuts_within_a_stretch() {
     state.rewind(3);
     assert!(matches!(&state.take_commands()[..], [Command::Rewind(3)]));
     state.apply(Event::Text { text: "Emma we".into(), tokens: 3, note: None });
-    assert_eq!(state.text, [segment("Emma", false), segment(" we", true)]);
+    assert_eq!(state.text.segments(), [segment("Emma", false), segment(" we", true)]);
     // A character of several bytes that differs is not cut in two.
-    state.text = vec![segment("né", false)];
+    state.text = vec![segment("né", false)].into();
     state.apply(Event::Text { text: "nè".into(), tokens: 1, note: None });
-    assert_eq!(state.text, [segment("nè", false)]);
+    assert_eq!(state.text.segments(), [segment("nè", false)]);
 }
 
 #[test]
@@ -288,4 +292,18 @@ fn the_bench_runs_beside_the_text() {
     assert!(state.bench.progress.as_ref().unwrap().stopping);
     state.apply(Event::BenchFailed(Problem::new("t", "m")));
     assert!(!state.bench.running() && state.problem.is_some());
+}
+
+#[test]
+fn what_is_explained_is_the_text_or_else_the_prompt() {
+    let mut state = ready();
+    state.settings.prompt = "Begin".into();
+    state.explain_text();
+    assert!(matches!(&state.take_commands()[..], [Command::Explain(text)] if text == "Begin"));
+    assert!(!state.can_generate() && state.explain.progress.is_some());
+    state.apply(Event::Failed(Problem::new("t", "m")));
+    assert!(state.idle() && state.explain.progress.is_none());
+    let mut state = written();
+    state.explain_text();
+    assert!(matches!(&state.take_commands()[..], [Command::Explain(text)] if text == "Emma went"));
 }
