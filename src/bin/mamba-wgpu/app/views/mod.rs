@@ -116,21 +116,33 @@ fn hint(ui: &Ui, shortcut: &KeyboardShortcut) -> String {
     ui.ctx().format_shortcut(shortcut)
 }
 
+/// Points below which the bars show less side by side.
+const NARROW: f32 = 760.0;
+
 fn top(state: &mut State, ui: &mut Ui) {
-    ui.horizontal_wrapped(|ui| {
-        for (i, tab) in Tab::ALL.into_iter().enumerate() {
+    let narrow = ui.available_width() < NARROW;
+    ui.horizontal(|ui| {
+        for (tab, key) in Tab::ALL.into_iter().zip(NUMBERS) {
             let text = RichText::new(tab.name()).size(15.0);
-            let key = hint(ui, &KeyboardShortcut::new(Modifiers::COMMAND, NUMBERS[i]));
+            let key = hint(ui, &KeyboardShortcut::new(Modifiers::COMMAND, key));
             if ui.selectable_label(state.tab == tab, text).on_hover_text(key).clicked() {
                 state.tab = tab;
             }
         }
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             view_menu(state, ui);
-            device::picker(state, ui);
-            model_menu(state, ui);
+            if !narrow {
+                device::picker(state, ui);
+                model_menu(state, ui);
+            }
         });
     });
+    if narrow {
+        ui.horizontal(|ui| {
+            model_menu(state, ui);
+            device::picker(state, ui);
+        });
+    }
 }
 
 fn model_menu(state: &mut State, ui: &mut Ui) {
@@ -187,6 +199,7 @@ fn view_menu(state: &mut State, ui: &mut Ui) {
 }
 
 fn status(state: &mut State, ui: &mut Ui) {
+    let narrow = ui.available_width() < NARROW;
     ui.horizontal(|ui| {
         match &state.model {
             Model::None => {
@@ -203,7 +216,11 @@ fn status(state: &mut State, ui: &mut Ui) {
             Model::Ready(info) => match state.activity {
                 Activity::Idle => {
                     let note = state.note.clone().unwrap_or_else(|| info.description.clone());
-                    ui.label(note);
+                    let room = if narrow { 1.0 } else { 0.6 };
+                    ui.scope(|ui| {
+                        ui.set_max_width(ui.available_width() * room);
+                        ui.add(egui::Label::new(note).truncate());
+                    });
                 }
                 Activity::Reading { done, total } => {
                     ui.spinner();
@@ -224,7 +241,7 @@ fn status(state: &mut State, ui: &mut Ui) {
             },
         }
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            if let Some(info) = state.info() {
+            if let Some(info) = state.info().filter(|_| !narrow) {
                 let shared = if info.shared { "the window's own device" } else { "a device of its own" };
                 ui.weak(&info.device).on_hover_text(format!("The model runs on {shared}."));
                 if let Some(Check::Running { done, total }) = state.check_of(&info.on) {

@@ -10,7 +10,7 @@ use crate::app::state::{Activity, Model, State};
 
 pub fn show(state: &mut State, ui: &mut Ui) {
     let frame = Frame::side_top_panel(ui.style()).inner_margin(12);
-    egui::Panel::right("sampling").frame(frame).default_size(270.0).size_range(230.0..=420.0).show(ui, |ui| {
+    egui::Panel::right("sampling").frame(frame).default_size(270.0).size_range(200.0..=420.0).show(ui, |ui| {
         ScrollArea::vertical().show(ui, |ui| {
             sampling(&mut state.settings.sampling, ui);
             ui.add_space(10.0);
