@@ -88,6 +88,7 @@ fn table(state: &State, ui: &mut Ui) {
         return;
     }
     ScrollArea::both().auto_shrink(false).show(ui, |ui| {
+        ui.spacing_mut().interact_size.y = 18.0;
         egui::Grid::new("rows").striped(true).spacing([16.0, 5.0]).show(ui, |ui| {
             for heading in HEADINGS {
                 ui.strong(heading);
@@ -102,7 +103,10 @@ fn table(state: &State, ui: &mut Ui) {
                     }
                 }
                 if let Some(reason) = &row.skipped {
-                    ui.weak(format!("skipped: {reason}"));
+                    // The reason at the end: in a column of numbers it would push the rest out of sight.
+                    ui.weak("skipped").on_hover_text(reason);
+                    (cells(row).len() + 1..HEADINGS.len()).for_each(|_| drop(ui.label("")));
+                    ui.weak(reason);
                 }
                 ui.end_row();
             }

@@ -1,6 +1,6 @@
 //! In front of the window: asking for a path, and what is dropped.
 
-use eframe::egui::{self, Align2, Button, Color32, Id, Key, LayerId, Order, TextEdit, TextStyle, Ui};
+use eframe::egui::{self, Align2, Button, Color32, Frame, Id, Key, LayerId, Order, TextEdit, TextStyle, Ui};
 
 use super::bad;
 use crate::app::messages::Browse;
@@ -21,44 +21,47 @@ pub fn show(state: &mut State, ctx: &egui::Context) {
             ("Save the report", "For mamba-wgpu bench report, which puts several side by side", "Save")
         }
     };
-    let response = egui::Modal::new(Id::unique("path")).show(ctx, |ui| {
-        ui.set_width(460.0);
-        ui.heading(title);
-        ui.weak(words);
-        path_field(state, ui);
-        if let Some(complaint) = &dialog.complaint {
-            ui.colored_label(bad(ui), complaint);
-        } else if dialog.browsed {
-            ui.weak("Nothing was chosen. Where there is no system dialog, type or paste the path.");
-        }
-        if matches!(dialog.what, Browse::ModelFolder | Browse::ModelFile) {
-            recent(state, ui);
-        }
-        ui.add_space(6.0);
-        ui.horizontal(|ui| {
-            if ui.add(Button::new(action).fill(ui.visuals().selection.bg_fill)).clicked() {
-                state.confirm();
+    let response = egui::Modal::new(Id::unique("path")).frame(Frame::popup(&ctx.global_style()).inner_margin(16)).show(
+        ctx,
+        |ui| {
+            ui.set_width(460.0);
+            ui.heading(title);
+            ui.weak(words);
+            path_field(state, ui);
+            if let Some(complaint) = &dialog.complaint {
+                ui.colored_label(bad(ui), complaint);
+            } else if dialog.browsed {
+                ui.weak("Nothing was chosen. Where there is no system dialog, type or paste the path.");
             }
-            match dialog.what {
-                Browse::ModelFolder | Browse::ModelFile => {
-                    if ui.button("Browse for a folder…").clicked() {
-                        state.browse(Browse::ModelFolder);
+            if matches!(dialog.what, Browse::ModelFolder | Browse::ModelFile) {
+                recent(state, ui);
+            }
+            ui.add_space(6.0);
+            ui.horizontal(|ui| {
+                if ui.add(Button::new(action).fill(ui.visuals().selection.bg_fill)).clicked() {
+                    state.confirm();
+                }
+                match dialog.what {
+                    Browse::ModelFolder | Browse::ModelFile => {
+                        if ui.button("Browse for a folder…").clicked() {
+                            state.browse(Browse::ModelFolder);
+                        }
+                        if ui.button("… or a file").clicked() {
+                            state.browse(Browse::ModelFile);
+                        }
                     }
-                    if ui.button("… or a file").clicked() {
-                        state.browse(Browse::ModelFile);
+                    what => {
+                        if ui.button("Browse…").clicked() {
+                            state.browse(what);
+                        }
                     }
                 }
-                what => {
-                    if ui.button("Browse…").clicked() {
-                        state.browse(what);
-                    }
+                if ui.button("Cancel").clicked() {
+                    state.dialog = None;
                 }
-            }
-            if ui.button("Cancel").clicked() {
-                state.dialog = None;
-            }
-        });
-    });
+            });
+        },
+    );
     if response.backdrop_response.clicked() {
         state.dialog = None;
     }

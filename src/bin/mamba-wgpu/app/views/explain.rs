@@ -82,6 +82,7 @@ fn view(state: &mut ExplainState, ui: &mut Ui) {
         if let Some(pair) = map(state, values, l, size, (i, j), ui) {
             hovered = Some(state.pair(pair.0, pair.1));
         }
+        ui.add_space(12.0);
         ui.vertical(|ui| {
             readout(&shown, layer, state.map, values, (i, j), ui);
             for (name, about, line) in [
@@ -238,6 +239,7 @@ fn readout(shown: &Explained, layer: &LayerExplanation, map: Map, values: &[f32]
     let share = if all > 0.0 { 100.0 * row[j].abs() / all } else { 0.0 };
     let pair = |of: &[f32]| format!("{} at i, {} at j", number(of[i]), number(of[j]));
     let alpha = if map == Map::Magnitude { "|alpha(i, j)|" } else { "alpha(i, j)" };
+    ui.spacing_mut().interact_size.y = 18.0;
     egui::Grid::new("readout").num_columns(2).spacing([14.0, 3.0]).show(ui, |ui| {
         for (name, value) in [
             ("i, which reads", quoted(i)),

@@ -197,14 +197,16 @@ fn points(state: &mut State, ui: &mut Ui) {
     if can && state.tokens > 1 {
         ui.horizontal(|ui| {
             let id = ui.scope_id().with("rewind");
-            let mut to = ui.data(|data| data.get_temp(id)).unwrap_or(state.tokens).clamp(1, state.tokens);
+            // Chosen for a text of this length.
+            let chosen = ui.data(|data| data.get_temp::<(usize, usize)>(id)).filter(|(of, _)| *of == state.tokens);
+            let mut to = chosen.map_or(state.tokens, |(_, to)| to);
             ui.label("Back to token");
             ui.add(DragValue::new(&mut to).range(1..=state.tokens).speed(1.0));
             ui.weak(format!("of {}", state.tokens));
             if ui.add_enabled(to < state.tokens, Button::new("Go")).clicked() {
                 state.rewind(to);
             }
-            ui.data_mut(|data| data.insert_temp(id, to));
+            ui.data_mut(|data| data.insert_temp(id, (state.tokens, to)));
         });
     }
     let mut gone = None;
