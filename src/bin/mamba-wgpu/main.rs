@@ -2,6 +2,8 @@
 //! code: 0 done, 1 failed, 2 asked for something that makes no sense, 130 after Ctrl-C.
 
 mod adapters;
+#[cfg(feature = "app")]
+mod app;
 mod bench;
 mod bench_report;
 mod common;
@@ -31,6 +33,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Generate(generate::Args),
+    #[cfg(feature = "app")]
+    App(app::Args),
     Logits(logits::Args),
     Score(score::Args),
     Explain(explain::Args),
@@ -54,6 +58,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     pollster::block_on(async {
         match cli.command {
             Command::Generate(args) => generate::run(args).await,
+            #[cfg(feature = "app")]
+            Command::App(args) => app::run(args),
             Command::Logits(args) => logits::run(args).await,
             Command::Score(args) => score::run(args).await,
             Command::Explain(args) => explain::run(args).await,
