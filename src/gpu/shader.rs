@@ -151,6 +151,7 @@ sources![
     "shared/scan_sequential.wgsl",
     "shared/threefry.wgsl",
     "shared/rows.wgsl",
+    "shared/train_step.wgsl",
     "shared/unit_f16.wgsl",
     "shared/unit_f32.wgsl",
     "shared/unit_q4.wgsl",
@@ -161,6 +162,9 @@ sources![
     "shared/weight_q8.wgsl",
     "shared/wide.wgsl",
     "token_nll.wgsl",
+    "train/adamw.wgsl",
+    "train/gradient_clip.wgsl",
+    "train/gradient_norm.wgsl",
     "x_dbl_norm.wgsl",
 ];
 

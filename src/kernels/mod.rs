@@ -3,11 +3,13 @@
 //! A kernel function adds dispatches to a [`PlanBuilder`](crate::gpu::PlanBuilder). Each has a CPU twin of the same
 //! name in [`reference`](crate::reference); those of the ceilings, which no model runs, excepted.
 
+pub mod backward;
 mod ceilings;
 mod conv1d;
 mod embedding;
 mod linear;
 mod norm;
+mod optimiser;
 mod sampling;
 mod scan_blelloch;
 mod scan_fused;
@@ -17,8 +19,9 @@ mod step;
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
 pub use embedding::embedding;
-pub use linear::{linear, matmul, matvec, Linear, WeightMatrix, COOP_TILE};
+pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
+pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
@@ -168,6 +171,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(norm::x_dbl_norm_spec());
     specs.extend(sampling::specs());
+    specs.extend(optimiser::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.extend(ceilings::specs());
     for width in scan_blelloch::WIDTHS {

@@ -3,6 +3,7 @@
 
 mod harness;
 mod linear;
+mod optimiser;
 mod pipelines;
 mod pointwise;
 mod sampling;

@@ -3,6 +3,7 @@
 
 pub mod data;
 pub mod linear;
+pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
@@ -161,6 +162,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
+        Check::AdamW,
         Check::F16Activations,
         Check::CooperativeMatrix,
     ];
@@ -195,6 +197,7 @@ enum Check {
     FusedStep(WeightFormat),
     Rows,
     Sample,
+    AdamW,
     F16Activations,
     CooperativeMatrix,
 }
@@ -237,6 +240,7 @@ impl Check {
             },
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
+            Check::AdamW => "train/gradient_norm, train/gradient_clip, train/adamw".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
         }
@@ -315,6 +319,10 @@ impl Check {
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
+            Check::AdamW => {
+                optimiser::adamw(gpu, 17_000, 400, 1.0, random).await?;
+                optimiser::frozen(gpu, 1000, random).await
+            }
             Check::Sample => {
                 for params in sampling::settings() {
                     for kind in [Logits::Even, Logits::Ties] {
