@@ -80,12 +80,8 @@ impl Golden {
         let (sequences, rows) = (e.batch / accumulate, e.batch / accumulate * e.length);
         let targets: Vec<u32> = e.targets[step].iter().map(|&t| u32::try_from(t).unwrap_or(IGNORE)).collect();
         let parts = e.tokens[step].chunks(rows).zip(targets.chunks(rows));
-        let batch = |(tokens, targets): (&[u32], &[u32])| Batch {
-            sequences,
-            length: e.length,
-            tokens: tokens.to_vec(),
-            targets: targets.to_vec(),
-        };
+        let batch =
+            |(tokens, targets): (&[u32], &[u32])| Batch::new(sequences, e.length, tokens.to_vec(), targets.to_vec());
         parts.map(batch).collect()
     }
 

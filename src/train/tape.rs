@@ -533,7 +533,7 @@ impl Tape {
         match &self.back {
             Some(b) => {
                 self.targets.write(&self.gpu, 0, &batch.targets);
-                b.order.write(&self.gpu, 0, &grads::token_order(&batch.tokens));
+                b.order.write(&self.gpu, 0, batch.order());
             }
             None => {
                 // token_nll knows no target that does not count: what it says of those is thrown away.

@@ -443,6 +443,8 @@ fn bits_per_byte(e: &Evaluation, bytes: usize) -> f64 {
 
 /// Windows of validation texts, as `mamba-wgpu score` has them.
 const WINDOW: usize = 1024;
+/// Tokens that are validated together.
+const ROWS: usize = 1 << 16;
 
 impl Run {
     async fn all(mut self) -> anyhow::Result<ExitCode> {
@@ -581,7 +583,7 @@ impl Run {
         }
         let (sequences, length) = match text {
             true => ((micro * length).div_ceil(WINDOW).max(1), WINDOW),
-            false => (micro, length),
+            false => ((ROWS / length).clamp(1, self.args.validation_sequences as usize), length),
         };
         if self.judge.is_none() {
             self.judge = Some(self.trainer.evaluation(sequences, length)?);

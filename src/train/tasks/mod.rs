@@ -11,6 +11,7 @@ pub use synthetic::{Task, TaskKind};
 pub use text::{train_tokenizer, TextData, TextError};
 
 use super::random::Purpose;
+use crate::kernels::backward::token_order;
 
 /// The target of a position that counts for nothing.
 pub const IGNORE: u32 = u32::MAX;
@@ -25,9 +26,21 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// (sequences, length): what should follow each token, or [`IGNORE`].
     pub targets: Vec<u32>,
+    /// Positions sorted by token, for embedding_backward: made here, so that the thread that makes batches ahead does it.
+    order: Vec<u32>,
 }
 
 impl Batch {
+    /// tokens and targets (sequences, length).
+    pub fn new(sequences: usize, length: usize, tokens: Vec<u32>, targets: Vec<u32>) -> Self {
+        let order = token_order(&tokens);
+        Self { sequences, length, tokens, targets, order }
+    }
+
+    pub(super) fn order(&self) -> &[u32] {
+        &self.order
+    }
+
     /// Positions that count.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&t| t != IGNORE).count()

@@ -226,7 +226,7 @@ impl Data for Task {
         for (i, (tokens, targets)) in rows.enumerate() {
             self.example(&mut Stream::new(seed, purpose, first + i as u64), tokens, targets);
         }
-        Batch { sequences, length, tokens, targets }
+        Batch::new(sequences, length, tokens, targets)
     }
 }
 

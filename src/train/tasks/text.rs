@@ -83,7 +83,7 @@ impl TextData {
         if begin > 0 {
             tokens[0] = self.tokens[begin - 1];
         }
-        Some(Batch { sequences: count, length, tokens, targets })
+        Some(Batch::new(count, length, tokens, targets))
     }
 }
 
@@ -108,7 +108,7 @@ impl Data for TextData {
             tokens.extend(&self.tokens[begin..begin + l]);
             targets.extend(&self.tokens[begin + 1..begin + l + 1]);
         }
-        Batch { sequences, length: l, tokens, targets }
+        Batch::new(sequences, l, tokens, targets)
     }
 }
 
