@@ -221,7 +221,7 @@ impl Recipe {
             };
             s.shape = Shape { d_state: 8, ..Shape::new(2, 32) };
             (s.batch, s.optimiser.weight_decay) = (16, 0.01);
-            s.schedule = Schedule { peak: 8e-3, warmup: 20, steps: 600, decay: Decay::Cosine, floor: 0.02 };
+            s.schedule = Schedule { peak: 8e-3, warmup: 20, steps: 300, decay: Decay::Cosine, floor: 0.02 };
         }
         self.change(&mut s);
         s

@@ -92,7 +92,7 @@ fn cut(text: &str) -> usize {
     if text.len() <= PIECE {
         return text.len();
     }
-    text[..text.floor_char_boundary(PIECE)].rfind('\n').map_or_else(|| text.len(), |at| at + 1)
+    text.as_bytes()[..PIECE].iter().rposition(|&byte| byte == b'\n').map_or_else(|| text.len(), |at| at + 1)
 }
 
 impl Data for TextData {
