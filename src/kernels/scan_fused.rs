@@ -96,7 +96,10 @@ pub(super) fn passes(
     let pass = |name| pass_spec(name, d_state as u32, channels as u32, (b.y.format(), b.xz.format()), lti);
     let groups = [d_inner.div_ceil(channels) as u64, (batch * n_chunks) as u64];
 
-    let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, aggregates)];
+    let mut bindings = vec![(1, b.u), (2, b.delta), (3, b.a), (5, aggregates)];
+    if !lti {
+        bindings.push((4, b.x_dbl)); // B, which is 1 otherwise
+    }
     plan.dispatch(pass("scan_fused_reduce"), &params, &bindings, groups)?;
     if l > 0 {
         carry_chunks(plan, carry, &params, [b.a, b.ssm_state, aggregates], batch * d_inner * d_state)?;

@@ -50,6 +50,11 @@ impl Scratch {
         Ok(Self(Tensor::zeros(gpu, "scratch", elements)?))
     }
 
+    /// Sets all of it: the checks show that no kernel reads what it has not written.
+    pub(crate) fn fill(&self, gpu: &Gpu, value: f32) {
+        self.0.write(gpu, 0, &vec![value; self.0.elements()]);
+    }
+
     /// The buffer, if it has this many elements.
     pub(super) fn room(&self, kernel: &'static str, elements: usize) -> Result<&Tensor, GpuError> {
         let limit = self.0.elements();
