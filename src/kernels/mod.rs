@@ -17,7 +17,7 @@ mod scan_sequential;
 mod step;
 
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
-pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
+pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d};
 pub use embedding::embedding;
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
@@ -71,6 +71,10 @@ struct ScanParams {
     t0: u32,
     chunk: u32,
     n_chunks: u32,
+    batch: u32,
+    coefficients: u32,
+    c_partials: u32,
+    bc_partials: u32,
 }
 
 impl ScanShape {
@@ -87,6 +91,10 @@ impl ScanShape {
             t0: 0,
             chunk: 0,
             n_chunks: 0,
+            batch: 1,
+            coefficients: 0,
+            c_partials: 0,
+            bc_partials: 0,
         }
     }
 
@@ -174,6 +182,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(optimiser::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.extend(ceilings::specs());
+    specs.extend(backward::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }
@@ -182,8 +191,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
         for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {
-            specs.push(scan_fused::pass_spec(name, d_state, channels, act));
-            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act));
+            specs.push(scan_fused::pass_spec(name, d_state, channels, act, false));
+            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act, false));
         }
     }
     specs

@@ -11,6 +11,7 @@ use std::fmt::Debug;
 
 use num_traits::{Float, NumAssign};
 
+pub mod backward;
 mod conv;
 mod discretise;
 mod dots;

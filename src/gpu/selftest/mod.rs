@@ -1,6 +1,7 @@
 //! Every kernel variant that an adapter would use, on that adapter, against its CPU twin: what `mamba-wgpu doctor`
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
+pub mod backward;
 pub mod data;
 pub mod linear;
 pub mod optimiser;
@@ -44,10 +45,12 @@ pub enum Variant {
     F16Activations,
     /// matmul by cooperative matrices. Instead: by multiply-adds.
     CooperativeMatrix,
+    /// The kernels that only training needs. Instead: nothing, the device does not train.
+    Training,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 10] = [
+    pub const ALL: [Variant; 11] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -58,6 +61,7 @@ impl Variant {
         Variant::FusedScan,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
+        Variant::Training,
     ];
 
     /// The variant that holds weights in such a format; f32 needs none.
@@ -80,6 +84,7 @@ impl Variant {
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix => "matmul",
+            Variant::Training => "no training",
         }
     }
 }
@@ -97,6 +102,7 @@ impl fmt::Display for Variant {
             Variant::FusedScan => "fused scan",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
+            Variant::Training => "training",
         })
     }
 }
@@ -165,6 +171,8 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::AdamW,
         Check::F16Activations,
         Check::CooperativeMatrix,
+        Check::Gradients,
+        Check::ScanGradients,
     ];
     let all: Vec<_> = all.into_iter().filter(|check| check.applies(gpu)).collect();
     let total = all.len();
@@ -200,6 +208,8 @@ enum Check {
     AdamW,
     F16Activations,
     CooperativeMatrix,
+    Gradients,
+    ScanGradients,
 }
 
 /// (softplus, bias): softplus is dt_proj's, which is never quantised.
@@ -243,6 +253,8 @@ impl Check {
             Check::AdamW => "train/gradient_norm, train/gradient_clip, train/adamw".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
+            Check::Gradients => "training: matmul_grad, rms_norm, cross_entropy, embedding, conv1d".into(),
+            Check::ScanGradients => "training: scan_backward".into(),
         }
     }
 
@@ -258,6 +270,7 @@ impl Check {
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
+            Check::Gradients | Check::ScanGradients => Some(Variant::Training),
             _ => None,
         }
     }
@@ -318,6 +331,19 @@ impl Check {
                 scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
+            Check::Gradients => {
+                backward::linear(gpu, (520, 67, 70), random).await?;
+                backward::norm(gpu, (40, 257), true, random).await?;
+                backward::loss(gpu, (4, 300), random).await?;
+                backward::embedding(gpu, (50, 27, 200), 3, random).await?;
+                backward::conv(gpu, 2, (37, 65, 4), true, random).await
+            }
+            Check::ScanGradients => {
+                for lti in [false, true] {
+                    backward::scan(gpu, 2, (37, 65, 16), lti, random).await?;
+                }
+                backward::softplus(gpu, random).await
+            }
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::AdamW => {
                 optimiser::adamw(gpu, 17_000, 400, 1.0, random).await?;
