@@ -204,11 +204,14 @@ fn a_resumed_run_is_the_run_that_was_not_interrupted() {
     for lti in [false, true] {
         let settings = tiny(lti);
         let mut whole = Trainer::new(&gpu, &settings, &settings.task).unwrap();
-        let losses = steps(&mut whole, 12);
+        let mut losses = steps(&mut whole, 5);
+        let then = block_on(whole.state()).unwrap();
+        losses.extend(steps(&mut whole, 12));
         let folder = tempfile::tempdir().unwrap();
         let mut first = Trainer::new(&gpu, &settings, &settings.task).unwrap();
         assert_eq!(steps(&mut first, 5), losses[..5]);
         let state = block_on(first.state()).unwrap();
+        same(then, state.clone());
         let saved = Saved { settings: &settings, state: &state, tokenizer_json: None, best: None };
         let path = saved.write(folder.path(), "checkpoint").unwrap();
         let (state, _) = Saved::read(&path).unwrap();

@@ -116,7 +116,8 @@ impl Parameters {
     pub fn new(gpu: &Gpu, shape: &Shape, vocab_size: usize, tensors: &[NamedTensor]) -> Result<Self> {
         let limit = (gpu.max_binding() / 4) as usize / ALIGN * ALIGN;
         let mut order: Vec<&NamedTensor> = tensors.iter().collect();
-        order.sort_by_key(|t| !decays(&t.name, &t.shape)); // stable: otherwise as they come
+        // By name, in whatever order they come: the gradient's norm is a sum in this order.
+        order.sort_by_key(|t| (!decays(&t.name, &t.shape), t.name.as_str()));
         let (mut list, mut lengths, mut decayed) = (Vec::new(), vec![0usize], vec![0usize]);
         for tensor in order {
             let (rows, columns) = match is_matrix(&tensor.name, &tensor.shape) {
