@@ -280,7 +280,7 @@ fn a_tiny_model_learns_induction_heads() {
         batch: 16,
         accumulate: 1,
         optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, clip: 1.0 },
-        schedule: Schedule { peak: 8e-3, warmup: 20, steps: 200, decay: Decay::Cosine, floor: 0.02 },
+        schedule: Schedule { peak: 8e-3, warmup: 20, steps: 120, decay: Decay::Cosine, floor: 0.02 },
         seed: 0,
     };
     let mut trainer = Trainer::new(&gpu, &settings, &settings.task).unwrap();
