@@ -154,6 +154,12 @@ impl WeightMatrix {
         Self::upload(gpu, label, (n, k), format, |rows| Ok(w[rows.start * k..rows.end * k].to_vec()))
     }
 
+    /// A matrix (n, k) that is on the device already, its rows laid out as above, each part starting where one may be bound.
+    pub fn from_parts(parts: Vec<Part>, (n, k): (usize, usize), format: WeightFormat) -> Self {
+        debug_assert_eq!(parts.iter().map(|part| part.rows).sum::<usize>(), n);
+        Self { parts, n, k, format }
+    }
+
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }

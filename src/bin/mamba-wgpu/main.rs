@@ -10,6 +10,7 @@ mod common;
 mod completions;
 mod doctor;
 mod errors;
+mod eval;
 mod explain;
 mod generate;
 mod inspect_model;
@@ -17,6 +18,8 @@ mod logits;
 mod output;
 mod quantize;
 mod score;
+mod train;
+mod train_log;
 
 use std::process::ExitCode;
 
@@ -43,6 +46,8 @@ enum Command {
     Adapters(adapters::Args),
     InspectModel(inspect_model::Args),
     Quantize(quantize::Args),
+    Train(Box<train::Args>),
+    Eval(eval::Args),
     Completions(completions::Args),
 }
 
@@ -68,6 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Adapters(args) => adapters::run(args).await,
             Command::InspectModel(args) => inspect_model::run(args),
             Command::Quantize(args) => quantize::run(args),
+            Command::Train(args) => train::run(*args).await,
+            Command::Eval(args) => eval::run(args).await,
             Command::Completions(args) => completions::run(args),
         }
     })

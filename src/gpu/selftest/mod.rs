@@ -1,9 +1,11 @@
 //! Every kernel variant that an adapter would use, on that adapter, against its CPU twin: what `mamba-wgpu doctor`
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
+pub mod backward;
 pub mod data;
 pub mod explain;
 pub mod linear;
+pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
@@ -49,10 +51,12 @@ pub enum Variant {
     CooperativeMatrix,
     /// matmul of f32 by cooperative matrices of halves. Instead: by multiply-adds.
     SplitMatrix,
+    /// The kernels that only training needs. Instead: nothing, the device does not train.
+    Training,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 12] = [
+    pub const ALL: [Variant; 13] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -65,6 +69,7 @@ impl Variant {
         Variant::F16Activations,
         Variant::CooperativeMatrix,
         Variant::SplitMatrix,
+        Variant::Training,
     ];
 
     /// The variant that holds weights in such a format; f32 needs none.
@@ -88,6 +93,7 @@ impl Variant {
             Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
+            Variant::Training => "no training",
         }
     }
 }
@@ -107,6 +113,7 @@ impl fmt::Display for Variant {
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
             Variant::SplitMatrix => "split f32 matrices",
+            Variant::Training => "training",
         })
     }
 }
@@ -176,6 +183,9 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::F16Activations,
         Check::CooperativeMatrix,
         Check::SplitMatrix,
+        Check::AdamW,
+        Check::Gradients,
+        Check::ScanGradients,
     ];
     let all: Vec<_> = all.into_iter().filter(|check| check.applies(gpu)).collect();
     let total = all.len();
@@ -212,6 +222,9 @@ enum Check {
     F16Activations,
     CooperativeMatrix,
     SplitMatrix,
+    AdamW,
+    Gradients,
+    ScanGradients,
 }
 
 /// (softplus, bias): softplus is dt_proj's, which is never quantised.
@@ -256,6 +269,9 @@ impl Check {
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
             Check::SplitMatrix => "matmul_split".into(),
+            Check::AdamW => "train/gradient_norm, train/gradient_clip, train/adamw".into(),
+            Check::Gradients => "training: matmul_grad, rms_norm, cross_entropy, embedding, conv1d".into(),
+            Check::ScanGradients => "training: scan_backward".into(),
         }
     }
 
@@ -273,6 +289,7 @@ impl Check {
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
             Check::SplitMatrix => Some(Variant::SplitMatrix),
+            Check::Gradients | Check::ScanGradients => Some(Variant::Training),
             _ => None,
         }
     }
@@ -341,7 +358,24 @@ impl Check {
                 }
                 Ok(())
             }
+            Check::Gradients => {
+                backward::linear(gpu, (520, 67, 70), random).await?;
+                backward::norm(gpu, (40, 257), true, random).await?;
+                backward::loss(gpu, (4, 300), random).await?;
+                backward::embedding(gpu, (50, 27, 200), 3, random).await?;
+                backward::conv(gpu, 2, (37, 65, 4), true, random).await
+            }
+            Check::ScanGradients => {
+                for lti in [false, true] {
+                    backward::scan(gpu, 2, (37, 65, 16), lti, random).await?;
+                }
+                backward::softplus(gpu, random).await
+            }
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
+            Check::AdamW => {
+                optimiser::adamw(gpu, 17_000, 400, 1.0, random).await?;
+                optimiser::frozen(gpu, 1000, random).await
+            }
             Check::Sample => {
                 for params in sampling::settings() {
                     for kind in [Logits::Even, Logits::Ties] {
