@@ -71,6 +71,14 @@ fn a_run_leaves_a_model_a_log_and_a_curve() {
     let targets: Vec<u64> =
         report["lengths"].as_array().unwrap().iter().map(|l| l["targets"].as_u64().unwrap()).collect();
     assert_eq!(targets, [9, 9]);
+    // A long sequence goes through in chunks, one alone, with its state carried along: the same sequences, the same loss.
+    let chunks = ["eval", "--json", "--sequences", "9", "--length", "64", "--chunk", "20", "--model"];
+    let done = mamba().args(chunks).arg(&out).assert().success();
+    let chunked: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    let (whole, chunked) = (&report["lengths"][1], &chunked["lengths"][0]);
+    assert_eq!((&whole["targets"], &whole["correct"]), (&chunked["targets"], &chunked["correct"]));
+    let difference = whole["loss"].as_f64().unwrap() - chunked["loss"].as_f64().unwrap();
+    assert!(difference.abs() < 1e-4, "{whole} and {chunked}");
     // Another run does not go over this one.
     let refused = mamba().arg("train").args(TINY).arg("--out").arg(&out).assert().code(2);
     assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("--resume"));

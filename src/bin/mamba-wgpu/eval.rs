@@ -39,6 +39,9 @@ pub struct Args {
     /// Sequences of each length
     #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
     sequences: usize,
+    /// Tokens that go through the model together at most: sequences side by side, or the chunks of a longer one
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = at_least_one)]
+    chunk: usize,
     /// Other sequences than those of another seed
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
@@ -53,9 +56,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Tokens that go through a batch together.
-const ROWS: usize = 1 << 16;
-/// Tokens of a long sequence that go through together.
+/// Of a long sequence, more tokens at once are no faster.
 const CHUNK: usize = 1 << 14;
 
 /// "4096" or "2^12".
@@ -117,7 +118,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let parameters = Parameters::new(&gpu, &settings.shape, settings.task.vocab_size(), &tensors)?;
     let cancel = Arc::new(AtomicBool::new(false));
     end_on_ctrl_c(cancel.clone())?;
-    let judge = Judge { gpu, settings, parameters, path, seed: args.seed, sequences: args.sequences, cancel };
+    let judge = Judge {
+        gpu,
+        settings,
+        parameters,
+        path,
+        chunk: args.chunk,
+        seed: args.seed,
+        sequences: args.sequences,
+        cancel,
+    };
     let mut rows = Vec::new();
     if !args.json {
         print_line(&format!("{kind}, {}, on {}", judge.path.display(), describe(&judge.gpu)))?;
@@ -148,6 +158,7 @@ struct Judge {
     settings: Settings,
     parameters: Parameters,
     path: PathBuf,
+    chunk: usize,
     seed: u64,
     sequences: usize,
     cancel: Arc<AtomicBool>,
@@ -156,10 +167,10 @@ struct Judge {
 impl Judge {
     /// `None` after Ctrl-C.
     async fn length(&self, task: &Task) -> anyhow::Result<Option<Evaluation>> {
-        if task.length() > ROWS && !self.settings.shape.lti {
+        if task.length() > self.chunk && !self.settings.shape.lti {
             return self.long(task).await;
         }
-        let together = (ROWS / task.length()).clamp(1, self.sequences);
+        let together = (self.chunk / task.length()).clamp(1, self.sequences);
         let tape = Tape::evaluation(&self.gpu, &self.parameters, (together, task.length()))?;
         let bar = Progress::count("sequences");
         let mut all = Evaluation::default();
@@ -183,7 +194,7 @@ impl Judge {
     /// One sequence at a time, by chunks.
     async fn long(&self, task: &Task) -> anyhow::Result<Option<Evaluation>> {
         let checkpoint = Checkpoint::open(&self.path).map_err(Error::from)?;
-        let options = ModelOptions { chunk: CHUNK, ..ModelOptions::default() };
+        let options = ModelOptions { chunk: self.chunk.min(CHUNK), ..ModelOptions::default() };
         let backend = Backend::Gpu(self.gpu.clone());
         let model = LanguageModel::load(&checkpoint, &backend, options, &mut |_, _| {}).await?;
         let bar = Progress::tokens("reading");

@@ -488,6 +488,7 @@ impl Run {
         let bar = Progress::count("training");
         let tokens_a_step = (self.settings.batch * self.material.data.length()) as f64;
         let (mut since, mut steps_since) = (Instant::now(), 0u64);
+        let mut said: Option<Instant> = None;
         while self.trainer.step() < steps && !self.cancel.load(Ordering::Relaxed) {
             let batch = batches.recv().context("making batches")?;
             self.trainer.submit(batch)?;
@@ -509,7 +510,10 @@ impl Run {
             if let Some(last) = records.last() {
                 bar.set(step, steps);
                 bar.say(format!("loss {:.4}, {rate:.1} steps/s", last.loss));
-                if (due(log_every) || step == steps) && !bar.shown() {
+                // Where no bar is drawn: a line now and then.
+                let quiet = said.is_none_or(|said| said.elapsed() > Duration::from_secs(2));
+                if (due(log_every) && quiet || step == steps) && !bar.shown() {
+                    said = Some(Instant::now());
                     eprintln!("step {step}: loss {:.4}, norm {:.3}, {rate:.2} steps/s", last.loss, last.gradient_norm);
                 }
             }
