@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside the program: the shader checkers, and a browser with what drives it.
-# glslangValidator and Chromium come from apt; spirv-val and DXC (Python wheels), Tint and Playwright (npm packages) go to
+# Installs what the tests need beside the program: the shader checkers, a browser with what drives it, and a virtual display.
+# glslangValidator, Chromium and Xvfb come from apt; spirv-val and DXC (Python wheels), Tint and Playwright (npm packages) go to
 # .tools/, at the versions that tests/tools and web/e2e pin.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 bash scripts/setup.sh
@@ -24,6 +24,8 @@ set_up_apt_tools() {
     has glslangValidator || missing+=(glslang-tools)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    # A display without a screen, for the window's test.
+    has Xvfb || missing+=(xvfb)
     # The tests of the page take the one that CHROMIUM names, if any. Fonts: a page without any shows boxes.
     [ -n "${CHROMIUM:-}" ] || [ -x /usr/bin/chromium ] || [ -x /usr/bin/google-chrome ] || missing+=(chromium fonts-noto-core)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets this machine up and runs every check: format, lints, documentation, tests, and the page in a browser. With arguments
-# only the native part, with `cargo test ARGUMENTS`.
+# Sets this machine up and runs every check: format, lints, documentation, tests, the window, and the page in a browser. With
+# arguments only the native part, with `cargo test ARGUMENTS`.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 bash scripts/setup-tests.sh
 
@@ -10,14 +10,25 @@ step() {
 }
 
 step cargo fmt --check
+# Nobody gets a window's crates who did not ask for a window.
+no_gui_crates() {
+    local crates
+    crates="$(cargo tree --edges normal --prefix none --target all)" || return
+    ! grep -E '^(eframe|egui|winit|rfd) ' <<<"$crates"
+}
+
+step no_gui_crates || fail "a build without the feature app pulls the crates above"
 step cargo clippy --all-targets -- -D warnings
+step cargo clippy --features app --bin mamba-wgpu --test app -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps
 
+# With the window, here and in test-web.sh: crates that it shares with wgpu have more features then, and all of them are built once.
+export NATIVE_FEATURES=app
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 status=0
 # --no-fail-fast: one run shows every failure.
-step cargo test --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+step cargo test --no-fail-fast --features "$NATIVE_FEATURES" "$@" 2>&1 | tee "$log" || status=$?
 
 if [ "$#" -eq 0 ]; then
     step bash scripts/test-web.sh 2>&1 | tee -a "$log" || status=$?

@@ -1,11 +1,11 @@
 // Causal depthwise convolution over time, bias and SiLU (Mamba paper, figure 3):
 //   u[t, d] = silu(bias[d] + sum_j weight[d, j] x[t - (d_conv - 1) + j, d])
 // x is the first d_inner columns of xz; inputs before the chunk come from conv_state, whose last row is time -1.
-// Grid: an invocation TOKENS tokens of a channel. The state is left as it is: conv1d_state follows.
+// Grid: an invocation TOKENS tokens of a channel of a sequence. The state is left as it is: conv1d_state follows.
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"
 #include "shared/conv.wgsl"
-@group(0) @binding(2) var<storage, read> conv_state: array<f32>; // (d_conv, d_inner), oldest first
+@group(0) @binding(2) var<storage, read> conv_state: array<f32>; // (batch, d_conv, d_inner), oldest first
 @group(0) @binding(3) var<storage, read> weight: array<f32>;     // (d_inner, d_conv)
 @group(0) @binding(4) var<storage, read_write> u: array<act>;    // (L, d_inner)
 #if BIAS
@@ -17,8 +17,11 @@ const TOKENS: u32 = 4u;
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
     let i = flat_index(wid, num, lid, 256u);
-    let t0 = i / p.d_inner * TOKENS;
-    if t0 >= p.l { return; }
+    let runs = (p.l + TOKENS - 1u) / TOKENS;
+    let sequence = i / p.d_inner / runs;
+    if sequence >= p.batch { return; }
+    let t0 = i / p.d_inner % runs * TOKENS;
+    let first = sequence * p.l;
     let d = i % p.d_inner;
     var sum: array<f32, TOKENS>;
 #if BIAS
@@ -31,14 +34,14 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             let t = min(t0 + k, p.l - 1u);
             var x: f32;
             if t >= back {
-                x = f32(xz[(t - back) * p.x_stride + d]);
+                x = f32(xz[(first + t - back) * p.x_stride + d]);
             } else {
-                x = conv_state[(p.d_conv + t - back) * p.d_inner + d];
+                x = conv_state[(sequence * p.d_conv + p.d_conv + t - back) * p.d_inner + d];
             }
             sum[k] = fma(w, x, sum[k]);
         }
     }
     for (var k = 0u; k < TOKENS; k++) {
-        if t0 + k < p.l { u[(t0 + k) * p.d_inner + d] = to_act(silu(sum[k])); }
+        if t0 + k < p.l { u[(first + t0 + k) * p.d_inner + d] = to_act(silu(sum[k])); }
     }
 }

@@ -1,5 +1,5 @@
 // RMSNorm with the residual add before it (mamba-ssm's fused_add_norm):
-//   residual[t] += hidden[t]                                (with ADD_HIDDEN)
+//   residual[t] += hidden[t]                                (with ADD_HIDDEN; with KEEP the sum goes to kept instead)
 //   y[t] = residual[t] * weight / sqrt(mean(residual[t]^2) + eps)
 // Grid: a workgroup a token.
 #include "shared/reduce.wgsl"
@@ -17,6 +17,9 @@ struct Params {
 #if ADD_HIDDEN
 @group(0) @binding(4) var<storage, read> hidden: array<f32>;         // (L, d)
 #endif
+#if KEEP
+@group(0) @binding(5) var<storage, read_write> kept: array<f32>;     // (L, d)
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
@@ -29,12 +32,22 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         var r = residual[base + i];
 #if ADD_HIDDEN
         r += hidden[base + i];
+#endif
+#if IN_PLACE
         residual[base + i] = r;
+#endif
+#if KEEP
+        kept[base + i] = r;
 #endif
         sum = fma(r, r, sum);
     }
     let scale = inverseSqrt(workgroup_sum(lid, sum) / f32(p.d) + p.eps);
     for (var i = lid; i < n; i += WG) {
-        y[row * p.d + i] = to_act(residual[base + i] * scale * weight[i]);
+#if KEEP
+        let r = kept[base + i];
+#else
+        let r = residual[base + i];
+#endif
+        y[row * p.d + i] = to_act(r * scale * weight[i]);
     }
 }

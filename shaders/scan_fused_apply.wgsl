@@ -1,6 +1,6 @@
 // Fused scan, third pass: each chunk again from its true initial state; discretised in registers, with C, D and the gate:
 //   h_n = exp(delta A_n) h_n + delta B_n u,   y = (sum_n C_n h_n + D u) silu(z)
-// Grid: x over groups of CHANNELS channels, y over chunks.
+// Grid: x over groups of CHANNELS channels, y over the chunks of all sequences.
 #include "shared/math.wgsl"
 #include "shared/scan_fused.wgsl"
 const KINDS: u32 = 2u;
@@ -14,10 +14,19 @@ const KINDS: u32 = 2u;
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {
     let channel = wid.x * CHANNELS + lid;
     let d = min(channel, p.d_inner - 1u);
-    let t1 = min((wid.y + 1u) * p.chunk, p.l);
+    let first = wid.y / p.n_chunks * p.l;
+    let begin = wid.y % p.n_chunks * p.chunk;
+    let t1 = first + min(begin + p.chunk, p.l);
     let skip = D[d];
     var a: array<vec4f, QUADS>;
     var h: array<vec4f, QUADS>;
+#if LTI
+    var c: array<vec4f, QUADS>;
+    for (var g = 0u; g < QUADS; g++) {
+        let at = d * D_STATE + 4u * g;
+        c[g] = select(vec4f(), vec4f(x_dbl[at], x_dbl[at + 1u], x_dbl[at + 2u], x_dbl[at + 3u]), inside4(g));
+    }
+#endif
     for (var g = 0u; g < QUADS; g++) {
         a[g] = scaled_a(d, g);
         for (var j = 0u; j < 4u; j++) {
@@ -25,7 +34,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
             h[g][j] = select(0.0, aggregates[aggregate(wid.y, min(n, D_STATE - 1u), d)], n < D_STATE);
         }
     }
-    for (var t0 = wid.y * p.chunk; t0 < t1; t0 += STAGE) {
+    for (var t0 = first + begin; t0 < t1; t0 += STAGE) {
         stage(t0, lid);
         workgroupBarrier();
         let end = min(t0 + STAGE, t1);
@@ -35,18 +44,31 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
             var z: array<f32, AHEAD>;
             for (var i = 0u; i < AHEAD; i++) {
                 let row = min(t + i, end - 1u);
+#if LTI
+                dt[i] = f32(delta[d]);
+#else
                 dt[i] = f32(delta[row * p.d_inner + d]);
+#endif
                 ut[i] = f32(u[row * p.d_inner + d]);
                 z[i] = f32(xz[row * p.xz_stride + p.z_offset + d]);
             }
             for (var i = 0u; i < AHEAD; i++) {
                 if t + i < end {
                     let dtu = dt[i] * ut[i];
+#if SELECTIVE
                     let b = (t + i - t0) * 2u * QUADS;
+#endif
                     var sum = vec4f();
                     for (var g = 0u; g < QUADS; g++) {
-                        h[g] = fma(exp2(dt[i] * a[g]), h[g], dtu * staged[b + g]);
-                        sum = fma(staged[b + QUADS + g], h[g], sum);
+#if LTI
+                        let b4 = select(vec4f(), vec4f(1.0), inside4(g));
+                        let c4 = c[g];
+#else
+                        let b4 = staged[b + g];
+                        let c4 = staged[b + QUADS + g];
+#endif
+                        h[g] = fma(exp2(dt[i] * a[g]), h[g], dtu * b4);
+                        sum = fma(c4, h[g], sum);
                     }
                     let out = fma(skip, ut[i], (sum.x + sum.y) + (sum.z + sum.w)) * silu(z[i]);
                     if channel < p.d_inner { y[(t + i) * p.d_inner + d] = to_act(out); }

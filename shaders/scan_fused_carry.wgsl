@@ -1,12 +1,12 @@
 // Fused scan, second pass: the work-efficient scan over the chunks' aggregates (Blelloch 1990, section 1.4). Each chunk's last
 // state from zero is replaced by its initial state; what is left at the end is the final state.
-// Grid: a workgroup for WIDTH pairs of state and channel; its SEGMENTS rows of invocations each take a run of chunks, reduce it,
+// Grid: a workgroup for WIDTH pairs of state and channel of a sequence; its SEGMENTS rows of invocations each take a run of chunks, reduce it,
 // scan the runs' totals as a tree in workgroup memory, and go through their run again.
 #include "shared/math.wgsl"
 #include "shared/scan_op.wgsl"
 #include "shared/scan_fused.wgsl"
 @group(0) @binding(1) var<storage, read> A: array<f32>;                // (d_inner, d_state)
-@group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>;  // (d_inner, d_state): initial in, final out
+@group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>;  // (batch, d_inner, d_state): initial in, final out
 @group(0) @binding(3) var<storage, read_write> aggregates: array<f32>; // see shared/scan_fused.wgsl
 
 const WIDTH: u32 = 32u;
@@ -21,11 +21,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let column = lid % WIDTH;
     let segment = lid / WIDTH;
     let pair = (wid.y * num.x + wid.x) * WIDTH + column;
-    let inside = pair < p.d_inner * D_STATE;
-    let n = min(pair / p.d_inner, D_STATE - 1u);
+    let lanes = p.d_inner * D_STATE;
+    let inside = pair < p.batch * lanes;
+    let sequence = min(pair / lanes, p.batch - 1u);
+    let n = pair % lanes / p.d_inner;
     let d = pair % p.d_inner;
     let a = A[d * D_STATE + n];
-    let h0 = ssm_state[d * D_STATE + n];
+    let state = sequence * lanes + d * D_STATE + n;
+    let h0 = ssm_state[state];
+    let first = sequence * p.n_chunks;
     let run = (p.n_chunks + SEGMENTS - 1u) / SEGMENTS;
     let c0 = min(segment * run, p.n_chunks);
     let c1 = min(c0 + run, p.n_chunks);
@@ -36,8 +40,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         var last: array<f32, AHEAD>;
         var sum: array<f32, AHEAD>;
         for (var i = 0u; i < AHEAD; i++) {
-            last[i] = aggregates[aggregate(min(c + i, c1 - 1u), n, d)];
-            sum[i] = aggregates[aggregate(min(c + i, c1 - 1u), D_STATE, d)];
+            last[i] = aggregates[aggregate(first + min(c + i, c1 - 1u), n, d)];
+            sum[i] = aggregates[aggregate(first + min(c + i, c1 - 1u), D_STATE, d)];
         }
         for (var i = 0u; i < AHEAD; i++) {
             if c + i < c1 {
@@ -70,16 +74,16 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         var last: array<f32, AHEAD>;
         var sum: array<f32, AHEAD>;
         for (var i = 0u; i < AHEAD; i++) {
-            last[i] = aggregates[aggregate(min(c + i, c1 - 1u), n, d)];
-            sum[i] = aggregates[aggregate(min(c + i, c1 - 1u), D_STATE, d)];
+            last[i] = aggregates[aggregate(first + min(c + i, c1 - 1u), n, d)];
+            sum[i] = aggregates[aggregate(first + min(c + i, c1 - 1u), D_STATE, d)];
         }
         for (var i = 0u; i < AHEAD; i++) {
             if c + i < c1 {
-                if inside { aggregates[aggregate(c + i, n, d)] = h; }
+                if inside { aggregates[aggregate(first + c + i, n, d)] = h; }
                 h = fma(decay(a * sum[i]), h, last[i]);
             }
         }
     }
     // Runs behind the last chunk are empty: their state is the final one too.
-    if segment == SEGMENTS - 1u && inside { ssm_state[d * D_STATE + n] = h; }
+    if segment == SEGMENTS - 1u && inside { ssm_state[state] = h; }
 }

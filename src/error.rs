@@ -25,6 +25,9 @@ pub enum Error {
     /// Sampling or text generation was asked for something that makes no sense.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// A model could not be trained.
+    #[error(transparent)]
+    Train(#[from] crate::train::TrainError),
     /// The caller passed tokens or states that do not fit the model.
     #[error(transparent)]
     Input(#[from] InputError),

@@ -62,6 +62,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod reference;
+pub mod train;
 #[cfg(all(target_arch = "wasm32", feature = "web"))]
 mod web;
 

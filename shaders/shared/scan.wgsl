@@ -10,6 +10,10 @@ struct Params {
     z_offset: u32,     // column where z begins
     t0: u32,           // first token: rungs (a) and (b) work through a long chunk in segments
     chunk: u32,        // fused: tokens a chunk
-    n_chunks: u32,     // fused: chunks in all
+    n_chunks: u32,     // fused: chunks of a sequence
+    batch: u32,        // fused: sequences, one after the other in every array over tokens
+    coefficients: u32, // gradients: where in scratch A and D are,
+    c_partials: u32,   //   partial sums over time, by channels,
+    bc_partials: u32,  //   and partial sums over channels, of B and C
 }
 @group(0) @binding(0) var<uniform> p: Params;

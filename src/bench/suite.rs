@@ -134,6 +134,8 @@ pub struct Progress<'a> {
     pub total: usize,
     /// The row that is measured now, still without numbers.
     pub row: &'a Row,
+    /// The rows before it, in the order in which they were measured.
+    pub rows: &'a [Row],
 }
 
 /// What a row measures.
@@ -492,7 +494,7 @@ pub async fn run(gpu: &Gpu, options: &Options, progress: &mut dyn FnMut(Progress
     let mut lost: Option<String> = None;
     for (done, job) in jobs.iter().enumerate() {
         let mut row = job.row(options.chunk);
-        progress(Progress { done, total, row: &row });
+        progress(Progress { done, total, row: &row, rows: &rows });
         if lost.is_some() {
             row.skipped.clone_from(&lost);
         } else if let Err(error) = run.measure(job, &mut row).await {

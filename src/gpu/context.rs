@@ -117,39 +117,59 @@ impl Gpu {
         let found = adapter::find(options.backend, options.power_preference).await;
         let (adapter, summary) = adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
 
+        let refused =
+            |e: wgpu::RequestDeviceError| GpuError::Device { adapter: summary.line(), message: e.to_string() };
+        let (device, queue) =
+            adapter.request_device(&Self::device_descriptor(&adapter, options.limits)).await.map_err(refused)?;
+        Ok(Self::with(summary, device, queue, options))
+    }
+
+    /// What to ask an adapter for, so that models run as fast as it can: for programs that open the device themselves, to
+    /// draw with it too ([`Gpu::on_device`]).
+    pub fn device_descriptor(adapter: &wgpu::Adapter, mode: LimitMode) -> wgpu::DeviceDescriptor<'static> {
         let available = adapter.limits();
         let mut limits = wgpu::Limits::defaults().or_worse_values_from(&available);
         let mut features = wgpu::Features::empty();
-        if options.limits == LimitMode::Full {
+        if mode == LimitMode::Full {
             limits.max_buffer_size = available.max_buffer_size;
             limits.max_storage_buffer_binding_size = available.max_storage_buffer_binding_size;
             let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
             features = adapter.features() & wanted;
-            if features.contains(wgpu::Features::SHADER_F16) && cooperative(&adapter, &summary) {
+            if features.contains(wgpu::Features::SHADER_F16) && cooperative(adapter, &AdapterSummary::new(0, adapter)) {
                 features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
                 limits.max_compute_workgroup_storage_size = COOPERATIVE_STORAGE;
             }
         }
-        let refused =
-            |e: wgpu::RequestDeviceError| GpuError::Device { adapter: summary.line(), message: e.to_string() };
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("mamba-wgpu"),
-                required_features: features,
-                required_limits: limits,
-                experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-                    // SAFETY: the one experimental feature asked for is used by one kernel, matmul_coop, which the self-test
-                    // compares with its twin.
-                    unsafe { wgpu::ExperimentalFeatures::enabled() }
-                } else {
-                    wgpu::ExperimentalFeatures::disabled()
-                },
-                memory_hints: wgpu::MemoryHints::Performance,
-                trace: wgpu::Trace::Off,
-            })
-            .await
-            .map_err(refused)?;
+        wgpu::DeviceDescriptor {
+            label: Some("mamba-wgpu"),
+            required_features: features,
+            required_limits: limits,
+            experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                // SAFETY: the one experimental feature asked for is used by one kernel, matmul_coop, which the self-test
+                // compares with its twin.
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        }
+    }
 
+    /// Models on a device that the program opened itself, as [`Gpu::device_descriptor`] says. The device's error and loss
+    /// callbacks are this crate's from now on. The summary's index is 0: the adapter stands in no list.
+    ///
+    /// # Errors
+    /// [`GpuError::NoCompute`].
+    pub fn on_device(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Self, GpuError> {
+        let summary = AdapterSummary::new(0, adapter);
+        match summary.compute {
+            true => Ok(Self::with(summary, device, queue, &GpuOptions::default())),
+            false => Err(GpuError::NoCompute { adapter: summary.line() }),
+        }
+    }
+
+    fn with(summary: AdapterSummary, device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
         let memory = Arc::new(Memory::default());
         let fault = Arc::new(Mutex::new(None));
         let keep_first = |fault: &Mutex<Option<GpuError>>, e| {
@@ -174,7 +194,7 @@ impl Gpu {
                 keep_first(&f, GpuError::Lost { message });
             }
         });
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             device,
             queue,
             summary,
@@ -185,7 +205,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             memory,
             fault,
-        })))
+        }))
     }
 
     pub fn device(&self) -> &wgpu::Device {

@@ -21,20 +21,22 @@ pub struct Conv1d<'a> {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+pub(super) struct Params {
     l: u32,
     d_inner: u32,
     d_conv: u32,
     x_stride: u32,
+    batch: u32,
 }
 
 impl Params {
-    fn new(shape: ConvShape) -> Self {
+    pub(super) fn new(shape: ConvShape, batch: usize) -> Self {
         Params {
             l: shape.l as u32,
             d_inner: shape.d_inner as u32,
             d_conv: shape.d_conv as u32,
             x_stride: shape.x_stride as u32,
+            batch: batch as u32,
         }
     }
 }
@@ -62,10 +64,20 @@ pub(super) fn update_spec(bias: bool) -> ShaderSpec {
 
 /// u = silu(conv(x) + bias) over a chunk, conv_state is read only: [`conv1d_state`] follows.
 pub fn conv1d(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
-    let items = shape.l.div_ceil(TOKENS) * shape.d_inner;
+    conv1d_batch(plan, conv, 1, shape)
+}
+
+/// The same over `batch` sequences of `shape.l` tokens, one after the other in xz and u, with a conv_state (batch, d_conv, d_inner).
+pub fn conv1d_batch(
+    plan: &mut PlanBuilder<'_>,
+    conv: &Conv1d<'_>,
+    batch: usize,
+    shape: ConvShape,
+) -> Result<(), GpuError> {
+    let items = batch * shape.l.div_ceil(TOKENS) * shape.d_inner;
     plan.dispatch_flat(
         spec(conv.bias.is_some(), (conv.xz.format(), conv.u.format())),
-        &Params::new(shape),
+        &Params::new(shape, batch),
         &conv.bindings(),
         items,
         256,
@@ -74,11 +86,22 @@ pub fn conv1d(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -
 
 /// conv_state becomes the last d_conv inputs after the chunk.
 pub fn conv1d_state(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
+    conv1d_state_batch(plan, conv, 1, shape)
+}
+
+/// The same for every sequence.
+pub fn conv1d_state_batch(
+    plan: &mut PlanBuilder<'_>,
+    conv: &Conv1d<'_>,
+    batch: usize,
+    shape: ConvShape,
+) -> Result<(), GpuError> {
     let bindings = [(1, conv.xz), (2, conv.conv_state)];
-    plan.dispatch_flat(state_spec(conv.xz.format()), &Params::new(shape), &bindings, shape.d_inner, 64)
+    let params = Params::new(shape, batch);
+    plan.dispatch_flat(state_spec(conv.xz.format()), &params, &bindings, batch * shape.d_inner, 64)
 }
 
 /// Both for one token.
 pub fn conv1d_update(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
-    plan.dispatch_flat(update_spec(conv.bias.is_some()), &Params::new(shape), &conv.bindings(), shape.d_inner, 64)
+    plan.dispatch_flat(update_spec(conv.bias.is_some()), &Params::new(shape, 1), &conv.bindings(), shape.d_inner, 64)
 }

@@ -3,12 +3,14 @@
 //! A kernel function adds dispatches to a [`PlanBuilder`](crate::gpu::PlanBuilder). Each has a CPU twin of the same
 //! name in [`reference`](crate::reference); those of the ceilings, which no model runs, excepted.
 
+pub mod backward;
 mod ceilings;
 mod conv1d;
 mod embedding;
 mod explain;
 mod linear;
 mod norm;
+mod optimiser;
 mod sampling;
 mod scan_blelloch;
 mod scan_fused;
@@ -16,11 +18,12 @@ mod scan_sequential;
 mod step;
 
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
-pub use conv1d::{conv1d, conv1d_state, conv1d_update, Conv1d};
+pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
-pub use linear::{linear, matmul, matvec, Linear, WeightMatrix, COOP_TILE};
+pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
+pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
@@ -70,6 +73,10 @@ struct ScanParams {
     t0: u32,
     chunk: u32,
     n_chunks: u32,
+    batch: u32,
+    coefficients: u32,
+    c_partials: u32,
+    bc_partials: u32,
 }
 
 impl ScanShape {
@@ -86,6 +93,10 @@ impl ScanShape {
             t0: 0,
             chunk: 0,
             n_chunks: 0,
+            batch: 1,
+            coefficients: 0,
+            c_partials: 0,
+            bc_partials: 0,
         }
     }
 
@@ -146,6 +157,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             }
             specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
+        specs.push(linear::matmul_split_spec(format));
         for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
             let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
             specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);
@@ -170,9 +182,11 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(norm::x_dbl_norm_spec());
     specs.extend(sampling::specs());
+    specs.extend(optimiser::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.push(explain::token_stats_spec());
     specs.extend(ceilings::specs());
+    specs.extend(backward::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }
@@ -183,8 +197,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
         for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {
-            specs.push(scan_fused::pass_spec(name, d_state, channels, act));
-            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act));
+            specs.push(scan_fused::pass_spec(name, d_state, channels, act, false));
+            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act, false));
         }
     }
     specs

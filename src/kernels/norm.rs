@@ -3,7 +3,7 @@
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 
-const WG: u32 = 256;
+pub(super) const WG: u32 = 256;
 
 /// Rows, width and eps of [`rms_norm`].
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ pub struct RmsNorm {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+pub(super) struct Params {
     rows: u32,
     d: u32,
     row0: u32,
@@ -25,7 +25,19 @@ struct Params {
 }
 
 pub(super) fn rms_norm_spec(add_hidden: bool, act: NumberFormat) -> ShaderSpec {
-    ShaderSpec::new("rms_norm").constant("WG", WG).flag("ADD_HIDDEN", add_hidden).number("act", act)
+    rms_norm_specs(add_hidden, false, act)
+}
+
+/// keep: the sum goes to a buffer of its own.
+pub(super) fn rms_norm_specs(add_hidden: bool, keep: bool, act: NumberFormat) -> ShaderSpec {
+    let spec = ShaderSpec::new("rms_norm").constant("WG", WG).flag("ADD_HIDDEN", add_hidden).flag("KEEP", keep);
+    spec.flag("IN_PLACE", add_hidden && !keep).number("act", act)
+}
+
+impl RmsNorm {
+    pub(super) fn params(&self) -> Params {
+        Params { rows: self.rows as u32, d: self.d as u32, row0: self.row0 as u32, eps: self.eps }
+    }
 }
 
 /// residual += hidden (if given), then y (rows, d) = RMSNorm(residual) * weight (d).
@@ -37,7 +49,7 @@ pub fn rms_norm(
     y: &Tensor,
     shape: RmsNorm,
 ) -> Result<(), GpuError> {
-    let params = Params { rows: shape.rows as u32, d: shape.d as u32, row0: shape.row0 as u32, eps: shape.eps };
+    let params = shape.params();
     let mut bindings = vec![(1, residual), (2, weight), (3, y)];
     bindings.extend(hidden.map(|h| (4, h)));
     plan.dispatch_flat(rms_norm_spec(hidden.is_some(), y.format()), &params, &bindings, shape.rows, 1)

@@ -54,11 +54,12 @@ pub(super) fn pass_spec(
     d_state: u32,
     channels: u32,
     (act, xz): (NumberFormat, NumberFormat),
+    lti: bool,
 ) -> ShaderSpec {
     let kinds = if name == "scan_fused_apply" { 2 } else { 1 };
     let stage = (STAGED / (kinds * d_state.div_ceil(4).max(1))).max(1);
     let spec = ShaderSpec::new(name).constant("D_STATE", d_state).constant("CHANNELS", channels);
-    let spec = spec.constant("STAGE", stage).number("act", act);
+    let spec = spec.constant("STAGE", stage).flag("LTI", lti).flag("SELECTIVE", !lti).number("act", act);
     if kinds == 2 {
         spec.number("xz_t", xz)
     } else {
@@ -74,23 +75,47 @@ pub fn scan_fused(
     b: &ScanBuffers<'_>,
     shape: ScanShape,
 ) -> Result<(), GpuError> {
+    let chunk = chunk(plan.gpu(), shape.l, shape.d_inner, shape.d_state);
+    passes(plan, &workspace.aggregates, b, (1, shape), chunk, false)
+}
+
+/// The three passes over `batch` sequences of `shape.l` tokens, in chunks of `chunk`; `lti` as scan_chunk.wgsl has it.
+pub(super) fn passes(
+    plan: &mut PlanBuilder<'_>,
+    aggregates: &Tensor,
+    b: &ScanBuffers<'_>,
+    (batch, shape): (usize, ScanShape),
+    chunk: usize,
+    lti: bool,
+) -> Result<(), GpuError> {
     let ScanShape { l, d_inner, d_state, .. } = shape;
-    let chunk = chunk(plan.gpu(), l, d_inner, d_state);
     let n_chunks = l.div_ceil(chunk);
-    let params = ScanParams { chunk: chunk as u32, n_chunks: n_chunks as u32, ..shape.params() };
+    let params = ScanParams { chunk: chunk as u32, n_chunks: n_chunks as u32, batch: batch as u32, ..shape.params() };
     let carry = shape.with_states("scan_fused_carry")?;
     let channels = if d_inner < 128 { 32 } else { 128 };
-    let pass = |name| pass_spec(name, d_state as u32, channels as u32, (b.y.format(), b.xz.format()));
-    let groups = [d_inner.div_ceil(channels) as u64, n_chunks as u64];
+    let pass = |name| pass_spec(name, d_state as u32, channels as u32, (b.y.format(), b.xz.format()), lti);
+    let groups = [d_inner.div_ceil(channels) as u64, (batch * n_chunks) as u64];
 
-    let aggregates = &workspace.aggregates;
-    let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, aggregates)];
+    let mut bindings = vec![(1, b.u), (2, b.delta), (3, b.a), (5, aggregates)];
+    if !lti {
+        bindings.push((4, b.x_dbl)); // B, which is 1 otherwise
+    }
     plan.dispatch(pass("scan_fused_reduce"), &params, &bindings, groups)?;
-    let bindings = [(1, b.a), (2, b.ssm_state), (3, aggregates)];
-    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
     if l > 0 {
-        plan.dispatch(carry, &params, &bindings, grid(d_inner * d_state, WIDTH, limit))?;
+        carry_chunks(plan, carry, &params, [b.a, b.ssm_state, aggregates], batch * d_inner * d_state)?;
     }
     let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.d), (6, b.xz), (7, aggregates), (8, b.y)];
     plan.dispatch(pass("scan_fused_apply"), &params, &bindings, groups)
+}
+
+/// scan_fused_carry of A, states and aggregates.
+pub(super) fn carry_chunks(
+    plan: &mut PlanBuilder<'_>,
+    spec: ShaderSpec,
+    params: &ScanParams,
+    [a, states, aggregates]: [&Tensor; 3],
+    pairs: usize,
+) -> Result<(), GpuError> {
+    let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
+    plan.dispatch(spec, params, &[(1, a), (2, states), (3, aggregates)], grid(pairs, WIDTH, limit))
 }

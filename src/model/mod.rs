@@ -22,7 +22,7 @@ mod shard;
 pub mod synthetic;
 mod types;
 mod weights;
-mod write;
+pub(crate) mod write;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Arch, ModelConfig};

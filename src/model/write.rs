@@ -7,7 +7,7 @@ use serde_json::{json, Map, Value};
 use std::{collections::BTreeMap, io, ops::Range};
 
 /// A tensor to be written, as what.
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     pub name: &'a str,
     pub shape: &'a [usize],
     pub dtype: Dtype,
@@ -35,7 +35,7 @@ pub(super) fn place(dtype: Dtype) -> u8 {
 
 /// The header, its length before it, of tensors that follow in this order. Of a quantised matrix the integers come first,
 /// then its scales. All quantised ones are of one type.
-pub(super) fn header<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<u8> {
+pub(crate) fn header<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<u8> {
     let mut header = Map::new();
     let (mut end, mut quant, mut shapes) = (0u64, None, BTreeMap::new());
     let mut add = |name: String, dtype: String, shape: &[usize], bytes: u64| {

@@ -11,6 +11,7 @@ use std::fmt::Debug;
 
 use num_traits::{Float, NumAssign};
 
+pub mod backward;
 mod conv;
 mod discretise;
 mod dots;
@@ -18,6 +19,7 @@ mod embedding;
 mod explain;
 mod linear;
 mod norm;
+mod optimiser;
 pub(crate) mod par;
 mod quant;
 mod real;
@@ -32,6 +34,7 @@ pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput};
 pub use linear::{matmul, matvec, Epilogue, Linear, Weights};
 pub use norm::{rms_norm, x_dbl_norm};
+pub use optimiser::{adamw, gradient_clip, gradient_norm, AdamStep, AdamWeights};
 pub use quant::{dequantise, quantise, Quant, Quantised, BLOCK};
 pub use sampling::{argmax, sample, sample_at, token_nll};
 pub use scan::{blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput, ScanShape};

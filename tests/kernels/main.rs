@@ -1,9 +1,11 @@
 //! Every kernel against its twin in f64, at sizes that straddle its blocks, on a device with all that the adapter has
 //! and on one with WebGPU's default limits.
 
+mod backward;
 mod explain;
 mod harness;
 mod linear;
+mod optimiser;
 mod pipelines;
 mod pointwise;
 mod sampling;

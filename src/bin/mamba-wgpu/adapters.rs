@@ -40,6 +40,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Three lines: which, what it can, how much.
 pub fn in_words(adapter: &AdapterSummary) -> String {
+    let [can, much] = details(adapter);
+    format!("  {}\n     {can}\n     {much}", adapter.line())
+}
+
+/// What it can, and how much.
+pub fn details(adapter: &AdapterSummary) -> [String; 2] {
     let features = [
         ("subgroups", adapter.subgroups),
         ("shader-f16", adapter.shader_f16),
@@ -47,18 +53,20 @@ pub fn in_words(adapter: &AdapterSummary) -> String {
         ("cooperative matrix", adapter.cooperative_matrix),
     ];
     let has: Vec<&str> = features.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
-    format!(
-        "  {}\n     {}, driver {} {}; {}{}\n     buffers up to {} MiB, bindings up to {} MiB, workgroups of up to {} \
-         invocations with {} KiB",
-        adapter.line(),
+    let can = format!(
+        "{}, driver {} {}; {}{}",
         adapter.device_type,
         adapter.driver,
         adapter.driver_info,
         if adapter.compute { "" } else { "NO COMPUTE SHADERS; " },
         if has.is_empty() { "no optional features".to_string() } else { has.join(", ") },
+    );
+    let much = format!(
+        "buffers up to {} MiB, bindings up to {} MiB, workgroups of up to {} invocations with {} KiB",
         adapter.max_buffer_size >> 20,
         adapter.max_storage_buffer_binding_size >> 20,
         adapter.max_compute_invocations_per_workgroup,
         adapter.max_compute_workgroup_storage_size >> 10,
-    )
+    );
+    [can, much]
 }

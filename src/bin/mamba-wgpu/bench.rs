@@ -135,7 +135,7 @@ impl Args {
 }
 
 /// "2026-11-24T12:00:00Z". The date from the days since 1970, by Howard Hinnant's `civil_from_days`.
-fn utc(time: SystemTime) -> String {
+pub fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     // Days since 0000-03-01: leap days then come last in their year, and eras of 400 years are all alike.
     let days = seconds / 86_400 + 719_468;
@@ -199,14 +199,14 @@ fn in_words(report: &Report) -> String {
     text
 }
 
-const HEADINGS: [&str; 14] = [
+pub const HEADINGS: [&str; 14] = [
     "suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "GB/s", "of copy", "TFLOP/s", "of FMA",
     "speed", "memory",
 ];
 /// The first columns are words.
-const WORDS: usize = 3;
+pub const WORDS: usize = 3;
 
-fn cells(row: &Row) -> Vec<String> {
+pub fn cells(row: &Row) -> Vec<String> {
     let tokens = match (row.suite, row.l) {
         (Suite::Prefill | Suite::Decode, Some(l)) => format!(" {l} tokens"),
         _ => String::new(),

@@ -77,7 +77,7 @@ async fn examine(args: &Args) -> anyhow::Result<Findings> {
 }
 
 /// The embedded model against its expected values; nothing in a program built without it.
-async fn model_check(name: String, backend: &Backend) -> anyhow::Result<Option<(String, Option<String>)>> {
+pub async fn model_check(name: String, backend: &Backend) -> anyhow::Result<Option<(String, Option<String>)>> {
     #[cfg(feature = "embedded-model")]
     return Ok(Some((name, mamba_wgpu::model::golden::check(backend).await?)));
     #[cfg(not(feature = "embedded-model"))]

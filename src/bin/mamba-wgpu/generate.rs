@@ -193,7 +193,7 @@ impl Args {
 }
 
 /// 32 bits, so that it is short to type again; from the random keys that the standard library's hash maps get.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
 }
 
@@ -213,19 +213,19 @@ struct Run {
 }
 
 /// Wall-clock times since the prompt's first token went in.
-struct Times {
-    prefill: Duration,
-    first_token: Option<Duration>,
-    total: Duration,
+pub struct Times {
+    pub prefill: Duration,
+    pub first_token: Option<Duration>,
+    pub total: Duration,
 }
 
 impl Times {
-    fn prefill_rate(&self, stats: &Stats) -> f64 {
+    pub fn prefill_rate(&self, stats: &Stats) -> f64 {
         stats.prompt_tokens as f64 / self.prefill.as_secs_f64()
     }
 
     /// Tokens a second after the first one, which the prompt paid for; `None` where there is no second.
-    fn decode_rate(&self, stats: &Stats) -> Option<f64> {
+    pub fn decode_rate(&self, stats: &Stats) -> Option<f64> {
         let steps = stats.generated_tokens.checked_sub(1).filter(|&steps| steps > 0)?;
         Some(steps as f64 / (self.total - self.first_token?).as_secs_f64())
     }

@@ -2,12 +2,15 @@
 //! code: 0 done, 1 failed, 2 asked for something that makes no sense, 130 after Ctrl-C.
 
 mod adapters;
+#[cfg(feature = "app")]
+mod app;
 mod bench;
 mod bench_report;
 mod common;
 mod completions;
 mod doctor;
 mod errors;
+mod eval;
 mod explain;
 mod generate;
 mod inspect_model;
@@ -15,6 +18,8 @@ mod logits;
 mod output;
 mod quantize;
 mod score;
+mod train;
+mod train_log;
 
 use std::process::ExitCode;
 
@@ -31,6 +36,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Generate(generate::Args),
+    #[cfg(feature = "app")]
+    App(app::Args),
     Logits(logits::Args),
     Score(score::Args),
     Explain(explain::Args),
@@ -39,6 +46,8 @@ enum Command {
     Adapters(adapters::Args),
     InspectModel(inspect_model::Args),
     Quantize(quantize::Args),
+    Train(Box<train::Args>),
+    Eval(eval::Args),
     Completions(completions::Args),
 }
 
@@ -54,6 +63,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     pollster::block_on(async {
         match cli.command {
             Command::Generate(args) => generate::run(args).await,
+            #[cfg(feature = "app")]
+            Command::App(args) => app::run(args),
             Command::Logits(args) => logits::run(args).await,
             Command::Score(args) => score::run(args).await,
             Command::Explain(args) => explain::run(args).await,
@@ -62,6 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Adapters(args) => adapters::run(args).await,
             Command::InspectModel(args) => inspect_model::run(args),
             Command::Quantize(args) => quantize::run(args),
+            Command::Train(args) => train::run(*args).await,
+            Command::Eval(args) => eval::run(args).await,
             Command::Completions(args) => completions::run(args),
         }
     })

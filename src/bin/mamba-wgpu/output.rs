@@ -65,6 +65,19 @@ impl Progress {
         self.0.set_message(what);
     }
 
+    /// Whether there is a bar to be seen.
+    pub fn shown(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
+    /// A line on stderr that stays, above the bar.
+    pub fn println(&self, line: &str) {
+        match self.shown() {
+            true => self.0.println(line),
+            false => eprintln!("{line}"),
+        }
+    }
+
     fn new(what: &'static str, template: &str) -> Self {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         // Draws to stderr, and to nowhere when that is no terminal.

@@ -1,9 +1,11 @@
 //! Every kernel variant that an adapter would use, on that adapter, against its CPU twin: what `mamba-wgpu doctor`
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
+pub mod backward;
 pub mod data;
 pub mod explain;
 pub mod linear;
+pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
@@ -47,10 +49,14 @@ pub enum Variant {
     F16Activations,
     /// matmul by cooperative matrices. Instead: by multiply-adds.
     CooperativeMatrix,
+    /// matmul of f32 by cooperative matrices of halves. Instead: by multiply-adds.
+    SplitMatrix,
+    /// The kernels that only training needs. Instead: nothing, the device does not train.
+    Training,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 11] = [
+    pub const ALL: [Variant; 13] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -62,6 +68,8 @@ impl Variant {
         Variant::Explain,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
+        Variant::SplitMatrix,
+        Variant::Training,
     ];
 
     /// The variant that holds weights in such a format; f32 needs none.
@@ -84,7 +92,8 @@ impl Variant {
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
             Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
-            Variant::CooperativeMatrix => "matmul",
+            Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
+            Variant::Training => "no training",
         }
     }
 }
@@ -103,6 +112,8 @@ impl fmt::Display for Variant {
             Variant::Explain => "explaining",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
+            Variant::SplitMatrix => "split f32 matrices",
+            Variant::Training => "training",
         })
     }
 }
@@ -171,6 +182,10 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Explain,
         Check::F16Activations,
         Check::CooperativeMatrix,
+        Check::SplitMatrix,
+        Check::AdamW,
+        Check::Gradients,
+        Check::ScanGradients,
     ];
     let all: Vec<_> = all.into_iter().filter(|check| check.applies(gpu)).collect();
     let total = all.len();
@@ -206,6 +221,10 @@ enum Check {
     Explain,
     F16Activations,
     CooperativeMatrix,
+    SplitMatrix,
+    AdamW,
+    Gradients,
+    ScanGradients,
 }
 
 /// (softplus, bias): softplus is dt_proj's, which is never quantised.
@@ -221,7 +240,7 @@ impl Check {
     fn applies(self, gpu: &Gpu) -> bool {
         match self {
             Check::F16Activations => gpu.shader_f16(),
-            Check::CooperativeMatrix => gpu.cooperative(),
+            Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
             _ => true,
         }
     }
@@ -249,6 +268,10 @@ impl Check {
             Check::Explain => "channel_stats, token_stats, hidden_attention".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
+            Check::SplitMatrix => "matmul_split".into(),
+            Check::AdamW => "train/gradient_norm, train/gradient_clip, train/adamw".into(),
+            Check::Gradients => "training: matmul_grad, rms_norm, cross_entropy, embedding, conv1d".into(),
+            Check::ScanGradients => "training: scan_backward".into(),
         }
     }
 
@@ -265,6 +288,8 @@ impl Check {
             Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
+            Check::SplitMatrix => Some(Variant::SplitMatrix),
+            Check::Gradients | Check::ScanGradients => Some(Variant::Training),
             _ => None,
         }
     }
@@ -325,6 +350,7 @@ impl Check {
                 scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
+            Check::SplitMatrix => linear::split(gpu, random).await,
             Check::Explain => {
                 for (sizes, channels) in [((37, 37, 16), 0..37), ((20, 5, 5), 3..4)] {
                     let case = ExplainCase::random(sizes, channels, random);
@@ -332,7 +358,24 @@ impl Check {
                 }
                 Ok(())
             }
+            Check::Gradients => {
+                backward::linear(gpu, (520, 67, 70), random).await?;
+                backward::norm(gpu, (40, 257), true, random).await?;
+                backward::loss(gpu, (4, 300), random).await?;
+                backward::embedding(gpu, (50, 27, 200), 3, random).await?;
+                backward::conv(gpu, 2, (37, 65, 4), true, random).await
+            }
+            Check::ScanGradients => {
+                for lti in [false, true] {
+                    backward::scan(gpu, 2, (37, 65, 16), lti, random).await?;
+                }
+                backward::softplus(gpu, random).await
+            }
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
+            Check::AdamW => {
+                optimiser::adamw(gpu, 17_000, 400, 1.0, random).await?;
+                optimiser::frozen(gpu, 1000, random).await
+            }
             Check::Sample => {
                 for params in sampling::settings() {
                     for kind in [Logits::Even, Logits::Ties] {

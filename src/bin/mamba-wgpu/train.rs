@@ -1,0 +1,609 @@
+//! `mamba-wgpu train`: a model from nothing, on a task of the paper or on a text.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{sync_channel, Receiver};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use mamba_wgpu::generate::Tokenizer;
+use mamba_wgpu::gpu::Gpu;
+use mamba_wgpu::train::random::Purpose;
+use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
+use mamba_wgpu::train::{
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Decay, Evaluation, Optimiser, Saved, Schedule, Settings,
+    Shape, Tape, Task, TaskKind, TrainError, Trainer,
+};
+use mamba_wgpu::Error;
+use serde_json::json;
+
+use crate::common::{describe, end_on_ctrl_c, gpu_options, BackendName};
+use crate::errors::misuse;
+use crate::output::{print_json, print_line, Progress};
+use crate::train_log::{plot, Log};
+
+/// Train a model
+///
+/// Everything goes into --out: checkpoints, each a folder that `generate --model` runs, the settings, a log (a JSON object a line)
+/// and the loss curve. Ctrl-C writes a checkpoint and ends; `train --resume --out DIR` goes on from there as if nothing had
+/// happened.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to train on
+    #[arg(long, value_enum, required_unless_present = "resume", conflicts_with = "resume")]
+    task: Option<TaskName>,
+    /// Folder of the run
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on from the newest checkpoint in --out
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    recipe: Recipe,
+    /// The text to train on, in UTF-8 (task text)
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// The text to validate on, in UTF-8 (task text)
+    #[arg(long, value_name = "FILE")]
+    validation_text: Option<PathBuf>,
+    /// A tokenizer.json [default: one is trained on --text, with --vocab entries]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Steps between lines of the log
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
+    log_every: u64,
+    /// Steps between validations; 0 for none but at the end [default: a twentieth of the steps]
+    #[arg(long, value_name = "N")]
+    validate_every: Option<u64>,
+    /// Sequences of a synthetic task to validate on
+    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(1..))]
+    validation_sequences: u64,
+    /// Steps between checkpoints; 0 for none but at the end [default: a tenth of the steps]
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints to keep; the best is always kept
+    #[arg(long, value_name = "N", default_value = "2", value_parser = crate::common::at_least_one)]
+    keep: usize,
+    /// End as soon as so many of the validation's targets are right, e.g. 0.999
+    #[arg(long, value_name = "PART")]
+    stop_at_accuracy: Option<f64>,
+    /// Where the log goes [default: log.jsonl in --out]
+    #[arg(long, value_name = "FILE")]
+    json_log: Option<PathBuf>,
+    /// Where the loss curve goes, as SVG [default: loss.svg in --out]
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Which kind of GPU to use
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    backend: BackendName,
+    /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+    /// Print one JSON object at the end: steps, loss, validation, seconds
+    #[arg(long)]
+    json: bool,
+}
+
+/// What decides what a run computes; a run that is resumed has it in its folder.
+#[derive(Debug, clap::Args)]
+struct Recipe {
+    /// Sizes to start from: the paper's, or some that a software GPU trains in a minute or two
+    #[arg(long, value_enum, default_value_t = Preset::Paper, conflicts_with = "resume")]
+    preset: Preset,
+    /// Tokens of a sequence (selective-copying: up to the markers)
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    length: Option<usize>,
+    /// Entries of the vocabulary
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    vocab: Option<usize>,
+    /// selective-copying: how many tokens to copy
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    memorise: Option<usize>,
+    /// induction-heads: how often the special token comes; from 3 on more than one answer a sequence is learned from
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    occurrences: Option<usize>,
+    /// associative-recall: ask after every known key, not at the end alone
+    #[arg(long, conflicts_with = "resume")]
+    every: bool,
+    /// Layers
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    layers: Option<usize>,
+    /// Width of the residual stream
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    d_model: Option<usize>,
+    /// States a channel
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    d_state: Option<usize>,
+    /// A head of its own, not the embedding
+    #[arg(long, conflicts_with = "resume")]
+    untied: bool,
+    /// Selectivity off (S4D-real): the baseline that the paper compares with
+    #[arg(long, conflicts_with = "resume")]
+    lti: bool,
+    /// Sequences a step
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    batch: Option<usize>,
+    /// Parts that a step's sequences go through in, one after the other: less memory
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    accumulate: Option<usize>,
+    /// Steps
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    steps: Option<u64>,
+    /// Learning rate after the warm-up
+    #[arg(long, value_name = "RATE", conflicts_with = "resume")]
+    lr: Option<f64>,
+    /// Steps until the learning rate is reached
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    warmup: Option<u64>,
+    /// What the learning rate does after that
+    #[arg(long, value_enum, conflicts_with = "resume")]
+    schedule: Option<ScheduleName>,
+    /// Where a cosine ends, as a part of the learning rate
+    #[arg(long, value_name = "PART", conflicts_with = "resume")]
+    min_lr: Option<f64>,
+    /// AdamW's weight decay, on matrices
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    weight_decay: Option<f32>,
+    /// AdamW's first beta
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    beta1: Option<f32>,
+    /// AdamW's second beta
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    beta2: Option<f32>,
+    /// The largest norm of a gradient; 0 for any
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    clip: Option<f32>,
+    /// Same seed, same run
+    #[arg(long, value_name = "N", default_value = "0", conflicts_with = "resume")]
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TaskName {
+    SelectiveCopying,
+    InductionHeads,
+    AssociativeRecall,
+    Text,
+}
+
+impl TaskName {
+    pub fn kind(self) -> TaskKind {
+        match self {
+            TaskName::SelectiveCopying => TaskKind::SelectiveCopying,
+            TaskName::InductionHeads => TaskKind::InductionHeads,
+            TaskName::AssociativeRecall => TaskKind::AssociativeRecall,
+            TaskName::Text => TaskKind::Text,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    Paper,
+    Tiny,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ScheduleName {
+    Constant,
+    Cosine,
+}
+
+impl Recipe {
+    /// Presets: docs/training.md says where their numbers are from.
+    fn settings(&self, kind: TaskKind) -> Settings {
+        let adam = Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+        let schedule = |peak, warmup, steps, decay| Schedule { peak, warmup, steps, decay, floor: 0.02 };
+        let (shape, batch, schedule) = match kind {
+            TaskKind::SelectiveCopying => (Shape::new(2, 64), 64, schedule(1e-4, 0, 400_000, Decay::Constant)),
+            TaskKind::InductionHeads => (Shape::new(2, 64), 8, schedule(1e-3, 0, 204_800, Decay::Constant)),
+            TaskKind::AssociativeRecall => (Shape::new(2, 64), 64, schedule(1e-3, 100, 20_000, Decay::Cosine)),
+            TaskKind::Text => (Shape::new(8, 256), 32, schedule(2e-3, 100, 725, Decay::Cosine)),
+        };
+        let mut s = Settings {
+            task: Task::paper(kind),
+            shape,
+            batch,
+            accumulate: 1,
+            optimiser: adam,
+            schedule,
+            seed: self.seed,
+        };
+        if self.preset == Preset::Tiny {
+            s.task = match kind {
+                TaskKind::SelectiveCopying => Task::SelectiveCopying { length: 24, memorise: 4, vocab_size: 8 },
+                TaskKind::InductionHeads => Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 },
+                TaskKind::AssociativeRecall => Task::AssociativeRecall { length: 25, vocab_size: 8, every: true },
+                TaskKind::Text => Task::Text { length: 64, vocab_size: 512 },
+            };
+            s.shape = Shape { d_state: 8, ..Shape::new(2, 32) };
+            (s.batch, s.optimiser.weight_decay) = (16, 0.01);
+            s.schedule = Schedule { peak: 8e-3, warmup: 20, steps: 300, decay: Decay::Cosine, floor: 0.02 };
+        }
+        self.change(&mut s);
+        s
+    }
+
+    fn change(&self, s: &mut Settings) {
+        fn set<T: Copy>(to: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *to = value;
+            }
+        }
+        match &mut s.task {
+            Task::SelectiveCopying { length, memorise, vocab_size } => {
+                set(length, self.length);
+                set(memorise, self.memorise);
+                set(vocab_size, self.vocab);
+            }
+            Task::InductionHeads { length, vocab_size, occurrences } => {
+                set(length, self.length);
+                set(vocab_size, self.vocab);
+                set(occurrences, self.occurrences);
+            }
+            Task::AssociativeRecall { length, vocab_size, every } => {
+                set(length, self.length);
+                set(vocab_size, self.vocab);
+                *every |= self.every;
+            }
+            Task::Text { length, vocab_size } => {
+                set(length, self.length);
+                set(vocab_size, self.vocab);
+            }
+        }
+        set(&mut s.shape.n_layer, self.layers);
+        set(&mut s.shape.d_model, self.d_model);
+        set(&mut s.shape.d_state, self.d_state);
+        s.shape.tied &= !self.untied;
+        s.shape.lti |= self.lti;
+        set(&mut s.batch, self.batch);
+        set(&mut s.accumulate, self.accumulate);
+        let schedule = &mut s.schedule;
+        set(&mut schedule.steps, self.steps);
+        set(&mut schedule.peak, self.lr);
+        set(&mut schedule.warmup, self.warmup);
+        set(&mut schedule.floor, self.min_lr);
+        match self.schedule {
+            Some(ScheduleName::Constant) => schedule.decay = Decay::Constant,
+            Some(ScheduleName::Cosine) => schedule.decay = Decay::Cosine,
+            None => {}
+        }
+        set(&mut s.optimiser.weight_decay, self.weight_decay);
+        set(&mut s.optimiser.beta1, self.beta1);
+        set(&mut s.optimiser.beta2, self.beta2);
+        set(&mut s.optimiser.clip, self.clip);
+    }
+}
+
+/// A setting that the library refused, in the words of the command line.
+pub fn setting_error(error: TrainError) -> anyhow::Error {
+    match error {
+        TrainError::Setting { .. } => misuse(format!("--{error}")),
+        other => Error::from(other).into(),
+    }
+}
+
+/// What a run learns from and is validated on.
+struct Material {
+    data: Arc<dyn Data>,
+    validation: Option<TextData>,
+    tokenizer_json: Option<Vec<u8>>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.backend == BackendName::Cpu {
+        return Err(misuse("--backend cpu: training needs a GPU (a software one, such as Mesa's lavapipe, will do)"));
+    }
+    // Everything that can be refused is refused before the folder is touched.
+    let (mut settings, resumed) = match (args.resume, args.task) {
+        (false, Some(task)) => {
+            let busy = ["checkpoint", "best"].iter().find_map(|kind| latest_checkpoint(&args.out, kind));
+            if let Some(busy) = busy {
+                let busy = busy.display();
+                return Err(misuse(format!(
+                    "--out: {busy} is there already: --resume goes on with it, another folder begins anew"
+                )));
+            }
+            (args.recipe.settings(task.kind()), None)
+        }
+        _ => {
+            let settings = read_settings(&args.out).map_err(Error::from)?;
+            let checkpoint = latest_checkpoint(&args.out, "checkpoint")
+                .ok_or_else(|| TrainError::NoCheckpoint { path: args.out.display().to_string() })
+                .map_err(Error::from)?;
+            (settings, Some(checkpoint))
+        }
+    };
+    settings.check().map_err(setting_error)?;
+    let material = args.material(&mut settings, resumed.as_deref())?;
+    let gpu = Gpu::new(&gpu_options(args.backend, args.adapter.as_deref())).await.map_err(Error::from)?;
+    let (trainer, best) = match &resumed {
+        Some(checkpoint) => {
+            let (state, best) = Saved::read(checkpoint).map_err(Error::from)?;
+            (Trainer::resume(&gpu, &settings, material.data.as_ref(), &state)?, best)
+        }
+        None => (Trainer::new(&gpu, &settings, material.data.as_ref())?, None),
+    };
+    if resumed.is_none() {
+        Saved::begin(&args.out, &settings).map_err(Error::from)?;
+    }
+    eprintln!(
+        "mamba-wgpu: {} of {} parameters, step {} of {}, on {}",
+        settings.task.kind(),
+        trainer.parameters().count(),
+        trainer.step(),
+        settings.schedule.steps,
+        describe(&gpu)
+    );
+    let log_path = args.json_log.clone().unwrap_or_else(|| args.out.join("log.jsonl"));
+    let log = Log::open(&log_path, trainer.step())?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    end_on_ctrl_c(cancel.clone())?;
+    Run { args, settings, material, trainer, log, best, validation: None, judge: None, cancel, begin: Instant::now() }
+        .all()
+        .await
+}
+
+impl Args {
+    /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's.
+    fn material(&self, settings: &mut Settings, resumed: Option<&Path>) -> anyhow::Result<Material> {
+        let Task::Text { length, vocab_size } = &mut settings.task else {
+            for (flag, given) in
+                [("text", &self.text), ("validation-text", &self.validation_text), ("tokenizer", &self.tokenizer)]
+            {
+                if given.is_some() {
+                    return Err(misuse(format!("--{flag}: only the task text has one")));
+                }
+            }
+            return Ok(Material { data: Arc::new(settings.task.clone()), validation: None, tokenizer_json: None });
+        };
+        let read = |flag: &str, path: &Path| -> anyhow::Result<String> {
+            let name = format!("--{flag} {}", path.display());
+            let bytes = std::fs::read(path).with_context(|| name.clone())?;
+            String::from_utf8(bytes).map_err(|e| misuse(format!("{name}: not UTF-8 ({})", e.utf8_error())))
+        };
+        let path = self.text.as_deref().ok_or_else(|| misuse("--text is needed for the task text"))?;
+        let text = read("text", path)?;
+        let given = match (&self.tokenizer, resumed) {
+            (Some(path), None) => Some(path.clone()),
+            (Some(_), Some(_)) => return Err(misuse("--tokenizer: a run that is resumed has its own")),
+            (None, Some(checkpoint)) => Some(checkpoint.join("tokenizer.json")),
+            (None, None) => None,
+        };
+        let json = match given {
+            Some(path) => std::fs::read(&path).with_context(|| format!("--tokenizer {}", path.display()))?,
+            None => train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?,
+        };
+        let tokenizer = Tokenizer::from_bytes(&json, usize::MAX).map_err(Error::from)?;
+        if resumed.is_none() {
+            *vocab_size = tokenizer.vocab_size();
+        }
+        let tokenizer = Tokenizer::from_bytes(&json, *vocab_size).map_err(Error::from)?;
+        let tokens = |name: &Path, text: &str| {
+            TextData::new(&name.display().to_string(), text, &tokenizer, *length)
+                .map_err(TrainError::from)
+                .map_err(Error::from)
+        };
+        let data = tokens(path, &text)?;
+        let validation = match &self.validation_text {
+            Some(path) => Some(tokens(path, &read("validation-text", path)?)?),
+            None => None,
+        };
+        eprintln!(
+            "mamba-wgpu: {} tokens to train on, {} to validate on, a vocabulary of {}",
+            data.tokens().len(),
+            validation.as_ref().map_or(0, |v| v.tokens().len()),
+            *vocab_size
+        );
+        Ok(Material { data: Arc::new(data), validation, tokenizer_json: Some(json) })
+    }
+
+    fn every(given: Option<u64>, steps: u64, part: u64) -> u64 {
+        given.unwrap_or((steps / part).max(1))
+    }
+}
+
+/// Batches are made ahead, by another thread.
+fn make_ahead(settings: &Settings, data: &Arc<dyn Data>, first: u64) -> Receiver<Vec<Batch>> {
+    let (sender, receiver) = sync_channel(8);
+    let (settings, data) = (settings.clone(), data.clone());
+    std::thread::spawn(move || {
+        for step in first..=settings.schedule.steps {
+            // Nobody listens any more: the run has ended.
+            if sender.send(Trainer::batches(&settings, data.as_ref(), step)).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+struct Run {
+    args: Args,
+    settings: Settings,
+    material: Material,
+    trainer: Trainer,
+    log: Log,
+    /// The best validation loss.
+    best: Option<f64>,
+    /// The last one.
+    validation: Option<Evaluation>,
+    judge: Option<Tape>,
+    cancel: Arc<AtomicBool>,
+    begin: Instant,
+}
+
+/// Bytes' share of a text's loss.
+fn bits_per_byte(e: &Evaluation, bytes: usize) -> f64 {
+    e.nll_sum / std::f64::consts::LN_2 / bytes.max(1) as f64
+}
+
+/// Windows of validation texts, as `mamba-wgpu score` has them.
+const WINDOW: usize = 1024;
+/// Tokens that are validated together.
+const ROWS: usize = 1 << 16;
+
+impl Run {
+    async fn all(mut self) -> anyhow::Result<ExitCode> {
+        let outcome = self.steps().await;
+        // Whatever ended it: what the log and the curve have is kept.
+        self.log.flush()?;
+        let curve = self.args.plot.clone().unwrap_or_else(|| self.args.out.join("loss.svg"));
+        plot(self.log.lines(), &curve)?;
+        let ended = outcome?;
+        let step = self.trainer.step();
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let validation = self.validation.map(|e| self.describe(&e));
+        if self.args.json {
+            print_json(&json!({
+                "task": self.settings.task.kind(),
+                "steps": step,
+                "loss": self.log.last_loss(),
+                "validation": validation,
+                "best_validation_loss": self.best,
+                "seconds": seconds,
+                "cancelled": ended,
+                "out": self.args.out,
+            }))?;
+        } else {
+            let loss = self.log.last_loss().map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+            print_line(&format!("step {step}{loss}, {seconds:.1} s, in {}", self.args.out.display()))?;
+            if let Some(validation) = validation {
+                print_line(&format!("validation: {validation}"))?;
+            }
+        }
+        Ok(if ended { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    }
+
+    /// All steps; whether Ctrl-C ended them.
+    async fn steps(&mut self) -> anyhow::Result<bool> {
+        let steps = self.settings.schedule.steps;
+        let log_every = self.args.log_every;
+        let validate_every = Args::every(self.args.validate_every, steps, 20);
+        let checkpoint_every = Args::every(self.args.checkpoint_every, steps, 10);
+        let batches = make_ahead(&self.settings, &self.material.data, self.trainer.step() + 1);
+        let bar = Progress::count("training");
+        let tokens_a_step = (self.settings.batch * self.material.data.length()) as f64;
+        let (mut since, mut steps_since) = (Instant::now(), 0u64);
+        while self.trainer.step() < steps && !self.cancel.load(Ordering::Relaxed) {
+            let batch = batches.recv().context("making batches")?;
+            self.trainer.submit(batch)?;
+            steps_since += 1;
+            let step = self.trainer.step();
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            let (validate, save) = (due(validate_every), due(checkpoint_every));
+            let slow = since.elapsed() > Duration::from_millis(500);
+            if !(validate || save || step == steps || due(log_every) || slow || self.trainer.room() == 0) {
+                continue;
+            }
+            let records = self.trainer.records().await?;
+            let rate = steps_since as f64 / since.elapsed().as_secs_f64();
+            for record in &records {
+                if record.step.is_multiple_of(log_every) || record.step == steps || record.step == 1 {
+                    self.log.step(record, rate * tokens_a_step)?;
+                }
+            }
+            if let Some(last) = records.last() {
+                bar.set(step, steps);
+                bar.say(format!("loss {:.4}, {rate:.1} steps/s", last.loss));
+                if (due(log_every) || step == steps) && !bar.shown() {
+                    eprintln!("step {step}: loss {:.4}, norm {:.3}, {rate:.2} steps/s", last.loss, last.gradient_norm);
+                }
+            }
+            if validate || step == steps {
+                self.validate(&bar).await?;
+            }
+            if save || step == steps {
+                self.save().await?;
+            }
+            let reached = self.args.stop_at_accuracy.zip(self.validation);
+            if validate && reached.is_some_and(|(wanted, e)| e.accuracy() >= wanted) {
+                self.save().await?;
+                return Ok(false);
+            }
+            (since, steps_since) = (Instant::now(), 0);
+        }
+        if self.cancel.load(Ordering::Relaxed) && self.trainer.step() < steps {
+            self.trainer.records().await?;
+            self.save().await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Writes a checkpoint and the log up to it.
+    async fn save(&mut self) -> anyhow::Result<()> {
+        let state = self.trainer.state().await?;
+        let tokenizer_json = self.material.tokenizer_json.as_deref();
+        let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
+        self.log.flush()?;
+        saved.write(&self.args.out, "checkpoint").map_err(Error::from)?;
+        remove_old(&self.args.out, "checkpoint", self.args.keep).map_err(Error::from)?;
+        Ok(())
+    }
+
+    /// Looks at data that is not trained on, and keeps the model if it is the best so far.
+    async fn validate(&mut self, bar: &Progress) -> anyhow::Result<()> {
+        let Some(e) = self.judge().await? else { return Ok(()) };
+        let step = self.trainer.step();
+        let text = self.describe(&e);
+        self.log.validation(step, &e, self.material.validation.as_ref().map(|v| bits_per_byte(&e, v.bytes())))?;
+        bar.println(&format!("step {step}: validation {text}"));
+        self.validation = Some(e);
+        if self.best.is_none_or(|best| e.loss() < best) {
+            self.best = Some(e.loss());
+            let state = self.trainer.state().await?;
+            let tokenizer_json = self.material.tokenizer_json.as_deref();
+            let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
+            saved.write(&self.args.out, "best").map_err(Error::from)?;
+            remove_old(&self.args.out, "best", 1).map_err(Error::from)?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self, e: &Evaluation) -> String {
+        match &self.material.validation {
+            Some(text) => {
+                format!("loss {:.4} nats a token, {:.4} bits a byte", e.loss(), bits_per_byte(e, text.bytes()))
+            }
+            None => format!("loss {:.4}, accuracy {:.2}%", e.loss(), 100.0 * e.accuracy()),
+        }
+    }
+
+    /// `None`: there is nothing to validate on.
+    async fn judge(&mut self) -> anyhow::Result<Option<Evaluation>> {
+        let length = self.material.data.length();
+        let micro = self.settings.micro_batch();
+        let text = matches!(self.settings.task, Task::Text { .. });
+        if text && self.material.validation.is_none() {
+            return Ok(None);
+        }
+        let (sequences, length) = match text {
+            true => ((micro * length).div_ceil(WINDOW).max(1), WINDOW),
+            false => ((ROWS / length).clamp(1, self.args.validation_sequences as usize), length),
+        };
+        if self.judge.is_none() {
+            self.judge = Some(self.trainer.evaluation(sequences, length)?);
+        }
+        let mut all = Evaluation::default();
+        let Some(tape) = &self.judge else { return Ok(None) };
+        if let Some(text) = &self.material.validation {
+            let mut at = 0;
+            while let Some(batch) = text.window(0, length, at, sequences) {
+                all.add(&tape.evaluate(&batch).await?);
+                at += sequences;
+            }
+        } else {
+            let mut first = 0;
+            while first < self.args.validation_sequences {
+                let batch = self.settings.task.batch(self.settings.seed, Purpose::Validation, first, sequences);
+                all.add(&tape.evaluate(&batch).await?);
+                first += sequences as u64;
+            }
+        }
+        Ok(Some(all))
+    }
+}

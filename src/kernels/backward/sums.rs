@@ -1,0 +1,174 @@
+//! column_sums.wgsl, sum_partials.wgsl, and the memory that partial sums take.
+
+use crate::gpu::shader::ShaderSpec;
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::reference::backward::TrainScan;
+use crate::reference::ScanShape;
+
+/// What one [`Scratch`] must serve.
+#[derive(Debug, Clone, Copy)]
+pub struct ScratchShape {
+    /// Tokens of all sequences of a micro-batch.
+    pub rows: usize,
+    pub batch: usize,
+    pub d_model: usize,
+    pub d_inner: usize,
+    pub d_state: usize,
+    pub d_conv: usize,
+    pub dt_rank: usize,
+}
+
+/// Partial sums, from one dispatch to the next. All kernels may share one: each uses it only within its own dispatches.
+#[derive(Debug, Clone)]
+pub struct Scratch(Tensor);
+
+/// What matmul_grad may always use: 256 tiles.
+const TILES: usize = 256 * 64 * 64;
+
+impl Scratch {
+    /// # Errors
+    /// Over the adapter's limit a buffer or a binding: a smaller micro-batch needs less.
+    pub fn new(gpu: &Gpu, shape: ScratchShape) -> Result<Self, GpuError> {
+        let ScratchShape { rows, batch, d_model, d_inner, d_state, d_conv, dt_rank } = shape;
+        let l = rows.div_ceil(batch.max(1));
+        let scan = |lti| TrainScan { batch, shape: ScanShape::of_layer(l, d_inner, d_state, dt_rank), lti };
+        let widest = d_model.max(2 * d_inner).max(dt_rank + 2 * d_state);
+        let needs = [
+            TILES,
+            rows + blocks(rows).0 * widest,
+            super::embedding::partials(rows, d_model),
+            super::conv::partials(batch, l, d_inner, d_conv),
+            super::scan::Layout::new(scan(false)).end,
+            super::scan::Layout::new(scan(true)).end,
+        ];
+        let elements = needs.into_iter().max().unwrap_or(TILES);
+        let (bytes, limit) = (4 * elements as u64, gpu.max_binding());
+        if bytes > limit {
+            let (kernel, label) = ("backward".to_owned(), "scratch".to_owned());
+            return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
+        }
+        Ok(Self(Tensor::zeros(gpu, "scratch", elements)?))
+    }
+
+    /// Sets all of it: the checks show that no kernel reads what it has not written.
+    pub(crate) fn fill(&self, gpu: &Gpu, value: f32) {
+        self.0.write(gpu, 0, &vec![value; self.0.elements()]);
+    }
+
+    /// The buffer, if it has this many elements.
+    pub(super) fn room(&self, kernel: &'static str, elements: usize) -> Result<&Tensor, GpuError> {
+        let limit = self.0.elements();
+        if elements > limit {
+            return Err(GpuError::Unsupported { kernel, what: "scratch in elements", value: elements, limit });
+        }
+        Ok(&self.0)
+    }
+
+    pub(super) fn elements(&self) -> usize {
+        self.0.elements()
+    }
+}
+
+/// sum_partials.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Sum {
+    pub parts: u32,
+    pub part_stride: u32,
+    pub offset: u32,
+    pub elements: u32,
+    pub cols: u32,
+    pub row_stride: u32,
+    pub col_stride: u32,
+    pub out_offset: u32,
+}
+
+impl Sum {
+    /// Parts of `elements`, one after the other from `offset` on, to as many in a row.
+    pub fn dense(parts: usize, offset: usize, elements: usize) -> Self {
+        let n = elements as u32;
+        let (parts, offset) = (parts as u32, offset as u32);
+        Self { parts, part_stride: n, offset, elements: n, cols: n.max(1), row_stride: 0, col_stride: 1, out_offset: 0 }
+    }
+}
+
+fn sum_spec(add: bool) -> ShaderSpec {
+    ShaderSpec::new("backward/sum_partials").flag("ADD", add)
+}
+
+fn column_spec(scaled: bool) -> ShaderSpec {
+    ShaderSpec::new("backward/column_sums").flag("SCALED", scaled)
+}
+
+pub(super) fn specs() -> Vec<ShaderSpec> {
+    [false, true].into_iter().flat_map(|on| [sum_spec(on), column_spec(on)]).collect()
+}
+
+pub(super) fn sum_partials(
+    plan: &mut PlanBuilder<'_>,
+    partials: &Tensor,
+    out: &Tensor,
+    sum: Sum,
+    add: bool,
+) -> Result<(), GpuError> {
+    plan.dispatch_flat(sum_spec(add), &sum, &[(1, partials), (2, out)], sum.elements as usize, 64)
+}
+
+/// Rows and columns of a matrix in rows of `stride`.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    pub rows: usize,
+    pub cols: usize,
+    pub stride: usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    stride: u32,
+    block: u32,
+    partials: u32,
+}
+
+/// Blocks of rows, and rows of each.
+fn blocks(rows: usize) -> (usize, usize) {
+    let block = rows.div_ceil(256).max(32);
+    (rows.div_ceil(block), block)
+}
+
+/// out (cols) += the sums of x's columns: a bias's gradient, or with one column a total.
+pub fn column_sums(
+    plan: &mut PlanBuilder<'_>,
+    scratch: &Scratch,
+    x: &Tensor,
+    out: &Tensor,
+    shape: Columns,
+) -> Result<(), GpuError> {
+    columns(plan, scratch, x, None, out, shape)
+}
+
+/// The same; with `scaled` each value times that of `scaled` (rows, cols) and times its row's scale, which scratch begins with.
+pub(super) fn columns(
+    plan: &mut PlanBuilder<'_>,
+    scratch: &Scratch,
+    x: &Tensor,
+    scaled: Option<&Tensor>,
+    out: &Tensor,
+    Columns { rows, cols, stride }: Columns,
+) -> Result<(), GpuError> {
+    let (parts, block) = blocks(rows);
+    let partials = rows;
+    let room = scratch.room("column_sums", partials + parts * cols)?;
+    let params = Params {
+        rows: rows as u32,
+        cols: cols as u32,
+        stride: stride as u32,
+        block: block as u32,
+        partials: partials as u32,
+    };
+    let bindings: Vec<_> = [(1, x), (2, room)].into_iter().chain(scaled.map(|y| (3, y))).collect();
+    plan.dispatch_flat(column_spec(scaled.is_some()), &params, &bindings, parts * cols, 64)?;
+    sum_partials(plan, room, out, Sum::dense(parts, partials, cols), true)
+}

@@ -1,0 +1,24 @@
+//! Training: the model's forward and backward pass as plans of dispatches, AdamW, checkpoints, and what to train on.
+//!
+//! [`Trainer`] does it all on one device, step by step; it neither prints nor blocks. All that decides what a run computes is
+//! in its [`Settings`]: the same settings give the same run, and a run that goes on from a checkpoint is bit for bit
+//! the one that was never interrupted. docs/training.md explains it.
+
+mod error;
+mod parameters;
+pub mod random;
+#[cfg(not(target_arch = "wasm32"))]
+mod saved;
+mod settings;
+mod tape;
+pub mod tasks;
+mod trainer;
+
+pub use error::TrainError;
+pub use parameters::{NamedTensor, Parameters};
+#[cfg(not(target_arch = "wasm32"))]
+pub use saved::{latest_checkpoint, read_settings, remove_old, Saved};
+pub use settings::{Decay, Optimiser, Schedule, Settings, Shape};
+pub use tape::Tape;
+pub use tasks::{Batch, Data, Task, TaskKind, IGNORE};
+pub use trainer::{Evaluation, StepRecord, Trainer, TrainerState};

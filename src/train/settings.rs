@@ -1,0 +1,204 @@
+//! What decides a run: the model's shape, the task, the optimiser, the schedule, the seed.
+
+use super::{Task, TrainError};
+use crate::kernels::AdamW;
+use crate::model::synthetic::Spec;
+use serde::{Deserialize, Serialize};
+
+/// A model's dimensions. The vocabulary is the task's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shape {
+    pub n_layer: usize,
+    pub d_model: usize,
+    pub d_state: usize,
+    pub d_conv: usize,
+    pub expand: usize,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Selectivity off: delta, B and C do not depend on the input (S4D-real), and there is neither x_proj nor dt_proj.weight.
+    pub lti: bool,
+}
+
+impl Shape {
+    pub fn new(n_layer: usize, d_model: usize) -> Self {
+        Self { n_layer, d_model, d_state: 16, d_conv: 4, expand: 2, tied: true, lti: false }
+    }
+
+    /// The same for [`crate::model::synthetic`], with Mamba's initialisation.
+    pub fn spec(&self, vocab_size: usize, seed: u64) -> Spec {
+        Spec {
+            d_inner: self.d_inner(),
+            d_state: self.d_state,
+            d_conv: self.d_conv,
+            tied: self.tied,
+            seed,
+            ..Spec::new(self.n_layer, self.d_model, vocab_size)
+        }
+    }
+
+    pub fn d_inner(&self) -> usize {
+        self.expand * self.d_model
+    }
+
+    /// Rank of the projection that gives delta.
+    pub fn dt_rank(&self) -> usize {
+        self.d_model.div_ceil(16)
+    }
+
+    /// Columns of x_dbl.
+    pub fn x_dbl_width(&self) -> usize {
+        self.dt_rank() + 2 * self.d_state
+    }
+}
+
+/// AdamW and clipping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Optimiser {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    /// On matrices; never on norms, biases, A_log, D and C.
+    pub weight_decay: f32,
+    /// The largest norm of the gradient; 0 for any.
+    pub clip: f32,
+}
+
+impl Optimiser {
+    pub(super) fn kernel(&self) -> AdamW {
+        AdamW {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            max_norm: self.clip,
+        }
+    }
+}
+
+/// What comes after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    Constant,
+    Cosine,
+}
+
+/// The learning rate: a linear warm-up, then constant or half a cosine down to a part of the peak.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    pub peak: f64,
+    /// Steps of warm-up.
+    pub warmup: u64,
+    /// Steps in all.
+    pub steps: u64,
+    pub decay: Decay,
+    /// Where the cosine ends, as a part of the peak.
+    pub floor: f64,
+}
+
+impl Schedule {
+    /// The rate of a step, which are counted from 1.
+    pub fn rate(&self, step: u64) -> f64 {
+        if step <= self.warmup {
+            return self.peak * step as f64 / self.warmup.max(1) as f64;
+        }
+        match self.decay {
+            Decay::Constant => self.peak,
+            Decay::Cosine => {
+                let span = self.steps.saturating_sub(self.warmup).max(1) as f64;
+                let done = ((step - self.warmup) as f64 / span).min(1.0);
+                let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+                self.peak * (self.floor + (1.0 - self.floor) * cosine)
+            }
+        }
+    }
+}
+
+/// All that decides what a run computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub task: Task,
+    pub shape: Shape,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Parts that a step's sequences go through in, one after the other: less memory, the same gradient.
+    pub accumulate: usize,
+    pub optimiser: Optimiser,
+    pub schedule: Schedule,
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Whether such a run can be.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let fail = |what, value: String, expected: &str| {
+            Err(TrainError::Setting { what, value, expected: expected.to_string() })
+        };
+        self.task.check()?;
+        let s = &self.shape;
+        for (what, value) in [
+            ("layers", s.n_layer),
+            ("d-model", s.d_model),
+            ("d-state", s.d_state),
+            ("d-conv", s.d_conv),
+            ("expand", s.expand),
+            ("batch", self.batch),
+            ("accumulate", self.accumulate),
+            ("steps", self.schedule.steps as usize),
+        ] {
+            if value == 0 {
+                return fail(what, value.to_string(), "at least 1");
+            }
+        }
+        if !self.batch.is_multiple_of(self.accumulate) {
+            return fail(
+                "accumulate",
+                self.accumulate.to_string(),
+                &format!("a divisor of the batch of {}", self.batch),
+            );
+        }
+        let o = &self.optimiser;
+        for (what, value, below) in [
+            ("beta1", o.beta1, 1.0),
+            ("beta2", o.beta2, 1.0),
+            ("weight-decay", o.weight_decay, f32::INFINITY),
+            ("clip", o.clip, f32::INFINITY),
+            ("min-lr", self.schedule.floor as f32, f32::INFINITY),
+        ] {
+            if !(0.0..below).contains(&value) {
+                return fail(what, value.to_string(), &format!("at least 0 and below {below}"));
+            }
+        }
+        for (what, value) in [("lr", self.schedule.peak as f32), ("eps", o.eps)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return fail(what, value.to_string(), "above 0");
+            }
+        }
+        Ok(())
+    }
+
+    /// Sequences that go through together.
+    pub fn micro_batch(&self) -> usize {
+        self.batch / self.accumulate.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let s = Schedule { peak: 2e-3, warmup: 100, steps: 725, decay: Decay::Cosine, floor: 0.02 };
+        assert!((s.rate(1) - 2e-5).abs() < 1e-12);
+        assert_eq!(s.rate(100), 2e-3);
+        assert!((s.rate(725) - 4e-5).abs() < 1e-12 && s.rate(900) == s.rate(725));
+        let middle = 2e-3 * (0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * 100.0 / 625.0).cos()));
+        assert!((s.rate(200) - middle).abs() < 1e-12);
+        let flat = Schedule { decay: Decay::Constant, warmup: 0, ..s };
+        assert_eq!((flat.rate(1), flat.rate(725)), (2e-3, 2e-3));
+    }
+}

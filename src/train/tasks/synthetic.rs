@@ -1,0 +1,326 @@
+//! Selective copying, induction heads, associative recall.
+
+use super::{Batch, Data, IGNORE};
+use crate::train::random::{Purpose, Stream};
+use crate::train::TrainError;
+use serde::{Deserialize, Serialize};
+
+/// Names of the tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    SelectiveCopying,
+    InductionHeads,
+    AssociativeRecall,
+    Text,
+}
+
+impl std::fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            TaskKind::SelectiveCopying => "selective-copying",
+            TaskKind::InductionHeads => "induction-heads",
+            TaskKind::AssociativeRecall => "associative-recall",
+            TaskKind::Text => "text",
+        })
+    }
+}
+
+/// A task and its sizes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Task {
+    /// `memorise` data tokens stand at random places among noise (token 0), `length` tokens in all; then come `memorise`
+    /// markers (the last token of the vocabulary), at which the data tokens are wanted in their order. Data tokens are 1 to
+    /// vocab_size - 2. As `torch_copying_data(variable=True)` of state-spaces/s4.
+    SelectiveCopying { length: usize, memorise: usize, vocab_size: usize },
+    /// Random tokens; a special one (the last of the vocabulary) at a random place, followed by some token, and once more at
+    /// the end, where that same token is wanted. With more than two `occurrences` the special token and what follows it come
+    /// in between too, and are asked for there: more to learn from in a sequence.
+    InductionHeads { length: usize, vocab_size: usize, occurrences: usize },
+    /// Pairs of a key and its value, keys chosen again and again, each sequence with values of its own; at the end a key that
+    /// was there before, whose value is wanted. The vocabulary's first half are keys, the second values. `every`: the value is
+    /// wanted after every key that was there before, not at the end alone.
+    AssociativeRecall { length: usize, vocab_size: usize, every: bool },
+    /// Windows of a text ([`super::TextData`]): every next token is wanted.
+    Text { length: usize, vocab_size: usize },
+}
+
+impl Task {
+    /// The task at the paper's sizes.
+    pub fn paper(kind: TaskKind) -> Self {
+        match kind {
+            TaskKind::SelectiveCopying => Task::SelectiveCopying { length: 4096, memorise: 16, vocab_size: 16 },
+            TaskKind::InductionHeads => Task::InductionHeads { length: 256, vocab_size: 16, occurrences: 2 },
+            TaskKind::AssociativeRecall => Task::AssociativeRecall { length: 257, vocab_size: 32, every: false },
+            TaskKind::Text => Task::Text { length: 512, vocab_size: 4096 },
+        }
+    }
+
+    pub fn kind(&self) -> TaskKind {
+        match self {
+            Task::SelectiveCopying { .. } => TaskKind::SelectiveCopying,
+            Task::InductionHeads { .. } => TaskKind::InductionHeads,
+            Task::AssociativeRecall { .. } => TaskKind::AssociativeRecall,
+            Task::Text { .. } => TaskKind::Text,
+        }
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        match *self {
+            Task::SelectiveCopying { vocab_size, .. }
+            | Task::InductionHeads { vocab_size, .. }
+            | Task::AssociativeRecall { vocab_size, .. }
+            | Task::Text { vocab_size, .. } => vocab_size,
+        }
+    }
+
+    /// Tokens up to where the answers begin: what `--length` says.
+    pub fn nominal_length(&self) -> usize {
+        match *self {
+            Task::SelectiveCopying { length, .. }
+            | Task::InductionHeads { length, .. }
+            | Task::AssociativeRecall { length, .. }
+            | Task::Text { length, .. } => length,
+        }
+    }
+
+    /// The same at another length.
+    pub fn with_length(mut self, new: usize) -> Self {
+        match &mut self {
+            Task::SelectiveCopying { length, .. }
+            | Task::InductionHeads { length, .. }
+            | Task::AssociativeRecall { length, .. }
+            | Task::Text { length, .. } => *length = new,
+        }
+        self
+    }
+
+    /// The last position that counts for nothing on the way to the first answer, plus 1: how much of a sequence may be fed
+    /// without looking at what the model says. (For evaluation: only the answers at the end of a sequence are judged.)
+    pub fn prompt(&self) -> usize {
+        match *self {
+            Task::SelectiveCopying { length, .. } => length,
+            Task::InductionHeads { length, .. } | Task::AssociativeRecall { length, .. } => length - 1,
+            Task::Text { .. } => 0,
+        }
+    }
+
+    /// Whether there are such examples.
+    ///
+    /// # Errors
+    /// Sizes with which there are none, and why.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let fail = |what: &'static str, value: usize, expected: String| {
+            Err(TrainError::Setting { what, value: value.to_string(), expected })
+        };
+        match *self {
+            Task::SelectiveCopying { length, memorise, vocab_size } => {
+                if memorise == 0 || memorise > length {
+                    return fail("memorise", memorise, format!("between 1 and the length of {length}"));
+                }
+                if vocab_size < 4 {
+                    return fail("vocab", vocab_size, "at least 4 (noise, two data tokens, a marker)".into());
+                }
+            }
+            Task::InductionHeads { length, vocab_size, occurrences } => {
+                if vocab_size < 3 {
+                    return fail("vocab", vocab_size, "at least 3 (two tokens and the special one)".into());
+                }
+                if occurrences < 2 || 2 * occurrences - 1 > length {
+                    return fail(
+                        "occurrences",
+                        occurrences,
+                        format!("at least 2, and to fit into a length of {length}"),
+                    );
+                }
+            }
+            Task::AssociativeRecall { length, vocab_size, .. } => {
+                if vocab_size < 4 || vocab_size % 2 != 0 {
+                    return fail("vocab", vocab_size, "even and at least 4 (keys and values)".into());
+                }
+                if length < 3 || length % 2 == 0 {
+                    return fail("length", length, "odd and at least 3 (pairs, then a key)".into());
+                }
+            }
+            Task::Text { length, vocab_size } => {
+                if length == 0 {
+                    return fail("length", length, "at least 1".into());
+                }
+                if vocab_size < 2 {
+                    return fail("vocab", vocab_size, "at least 2".into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One example into its places, all zero and [`IGNORE`] before.
+    fn example(&self, random: &mut Stream, tokens: &mut [u32], targets: &mut [u32]) {
+        match *self {
+            Task::SelectiveCopying { length, memorise, vocab_size } => {
+                let places = random.ascending(memorise, length);
+                for (i, place) in places.into_iter().enumerate() {
+                    let token = 1 + random.below(vocab_size - 2) as u32;
+                    tokens[place] = token;
+                    tokens[length + i] = vocab_size as u32 - 1;
+                    targets[length + i] = token;
+                }
+            }
+            Task::InductionHeads { length, vocab_size, occurrences } => {
+                let special = vocab_size as u32 - 1;
+                for token in tokens.iter_mut() {
+                    *token = random.below(vocab_size - 1) as u32;
+                }
+                let answer = random.below(vocab_size - 1) as u32;
+                // Pairs (special, answer) do not overlap: places among what is left when each is one token shorter.
+                let pairs = occurrences - 1;
+                for (i, place) in random.ascending(pairs, length - 1 - pairs).into_iter().enumerate() {
+                    let place = place + i;
+                    tokens[place] = special;
+                    tokens[place + 1] = answer;
+                    if i > 0 {
+                        targets[place] = answer;
+                    }
+                }
+                tokens[length - 1] = special;
+                targets[length - 1] = answer;
+            }
+            Task::AssociativeRecall { length, vocab_size, every } => {
+                let half = vocab_size / 2;
+                let value: Vec<u32> = (0..half).map(|_| (half + random.below(half)) as u32).collect();
+                let mut seen = vec![false; half];
+                for pair in tokens[..length - 1].chunks_exact_mut(2).zip(targets.chunks_exact_mut(2)) {
+                    let (pair, target) = pair;
+                    let key = random.below(half);
+                    pair[0] = key as u32;
+                    pair[1] = value[key];
+                    if every && seen[key] {
+                        target[0] = value[key];
+                    }
+                    seen[key] = true;
+                }
+                // One of the keys that were there, all equally likely.
+                let known: Vec<usize> = (0..half).filter(|&key| seen[key]).collect();
+                let key = known[random.below(known.len())];
+                tokens[length - 1] = key as u32;
+                targets[length - 1] = value[key];
+            }
+            Task::Text { .. } => {}
+        }
+    }
+}
+
+impl Data for Task {
+    fn length(&self) -> usize {
+        match *self {
+            Task::SelectiveCopying { length, memorise, .. } => length + memorise,
+            _ => self.nominal_length(),
+        }
+    }
+
+    fn batch(&self, seed: u64, purpose: Purpose, first: u64, sequences: usize) -> Batch {
+        let length = self.length();
+        let (mut tokens, mut targets) = (vec![0; sequences * length], vec![IGNORE; sequences * length]);
+        let rows = tokens.chunks_exact_mut(length).zip(targets.chunks_exact_mut(length));
+        for (i, (tokens, targets)) in rows.enumerate() {
+            self.example(&mut Stream::new(seed, purpose, first + i as u64), tokens, targets);
+        }
+        Batch::new(sequences, length, tokens, targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(batch: &Batch) -> impl Iterator<Item = (&[u32], &[u32])> {
+        batch.tokens.chunks(batch.length).zip(batch.targets.chunks(batch.length))
+    }
+
+    #[test]
+    fn selective_copying_asks_for_the_data_in_order() {
+        let task = Task::SelectiveCopying { length: 20, memorise: 5, vocab_size: 8 };
+        for (tokens, targets) in rows(&task.batch(3, Purpose::Training, 10, 50)) {
+            let data: Vec<u32> = tokens[..20].iter().copied().filter(|&t| t != 0).collect();
+            assert_eq!(data, targets[20..]);
+            assert!(data.iter().all(|t| (1..7).contains(t)));
+            assert_eq!(tokens[20..], [7; 5]);
+            assert_eq!(targets[..20], [IGNORE; 20]);
+        }
+    }
+
+    #[test]
+    fn induction_heads_asks_for_what_followed() {
+        for occurrences in [2, 4] {
+            let task = Task::InductionHeads { length: 16, vocab_size: 6, occurrences };
+            for (tokens, targets) in rows(&task.batch(3, Purpose::Training, 0, 50)) {
+                let places: Vec<usize> = (0..16).filter(|&i| tokens[i] == 5).collect();
+                assert_eq!(places.len(), occurrences);
+                assert_eq!(places[occurrences - 1], 15);
+                let answer = tokens[places[0] + 1];
+                assert!(answer < 5);
+                for (i, &target) in targets.iter().enumerate() {
+                    let asked = places[1..].contains(&i);
+                    assert_eq!(target, if asked { answer } else { IGNORE });
+                    assert!(!asked || i == 15 || tokens[i + 1] == answer);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn associative_recall_asks_for_a_known_value() {
+        for every in [false, true] {
+            let task = Task::AssociativeRecall { length: 21, vocab_size: 8, every };
+            let batch = task.batch(3, Purpose::Training, 0, 50);
+            for (tokens, targets) in rows(&batch) {
+                for (i, &target) in targets.iter().enumerate().filter(|(_, &t)| t != IGNORE) {
+                    assert!(i == 20 || every);
+                    let before = (0..i).step_by(2).find(|&j| tokens[j] == tokens[i]).unwrap();
+                    assert_eq!(target, tokens[before + 1]);
+                    assert!(target >= 4);
+                }
+            }
+            assert_eq!(batch.counted() > 50, every);
+        }
+    }
+
+    #[test]
+    fn examples_do_not_depend_on_the_batch() {
+        let task = Task::paper(TaskKind::InductionHeads).with_length(32);
+        let (all, later) = (task.batch(1, Purpose::Training, 0, 8), task.batch(1, Purpose::Training, 5, 2));
+        assert_eq!(all.tokens[5 * 32..7 * 32], later.tokens);
+        assert_ne!(all.tokens, task.batch(2, Purpose::Training, 0, 8).tokens);
+        assert_ne!(all.tokens, task.batch(1, Purpose::Validation, 0, 8).tokens);
+    }
+
+    #[test]
+    fn sizes_without_examples_are_refused() {
+        for bad in [
+            Task::SelectiveCopying { length: 4, memorise: 5, vocab_size: 16 },
+            Task::SelectiveCopying { length: 4, memorise: 2, vocab_size: 3 },
+            Task::InductionHeads { length: 3, vocab_size: 16, occurrences: 3 },
+            Task::InductionHeads { length: 30, vocab_size: 2, occurrences: 2 },
+            Task::AssociativeRecall { length: 4, vocab_size: 16, every: false },
+            Task::AssociativeRecall { length: 5, vocab_size: 7, every: false },
+            Task::Text { length: 0, vocab_size: 7 },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+        for kind in [TaskKind::SelectiveCopying, TaskKind::InductionHeads, TaskKind::AssociativeRecall, TaskKind::Text]
+        {
+            Task::paper(kind).check().unwrap();
+        }
+        // The smallest that there are.
+        for task in [
+            Task::SelectiveCopying { length: 1, memorise: 1, vocab_size: 4 },
+            Task::InductionHeads { length: 3, vocab_size: 3, occurrences: 2 },
+            Task::InductionHeads { length: 5, vocab_size: 3, occurrences: 3 },
+            Task::AssociativeRecall { length: 3, vocab_size: 4, every: true },
+        ] {
+            task.check().unwrap();
+            task.batch(1, Purpose::Training, 0, 20);
+        }
+    }
+}

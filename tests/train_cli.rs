@@ -1,0 +1,186 @@
+//! `mamba-wgpu train` and `eval`: what a run leaves, what happens when it is killed, what is refused.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mamba-wgpu");
+
+/// A run of some seconds.
+const TINY: [&str; 20] = [
+    "--task",
+    "induction-heads",
+    "--preset",
+    "tiny",
+    "--length",
+    "12",
+    "--layers",
+    "1",
+    "--d-model",
+    "16",
+    "--d-state",
+    "4",
+    "--batch",
+    "4",
+    "--steps",
+    "24",
+    "--seed",
+    "3",
+    "--log-every",
+    "4",
+];
+
+fn mamba() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env("NO_COLOR", "1");
+    command
+}
+
+fn train(out: &Path, more: &[&str]) -> Value {
+    let done = mamba().arg("train").args(more).arg("--json").arg("--out").arg(out).assert().success();
+    serde_json::from_slice(&done.get_output().stdout).unwrap()
+}
+
+fn steps(log: &Path) -> Vec<(u64, f64)> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter_map(|line| Some((line["step"].as_u64()?, line["loss"].as_f64()?))).collect()
+}
+
+#[test]
+fn a_run_leaves_a_model_a_log_and_a_curve() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let report = train(&out, &[&TINY[..], &["--validation-sequences", "16"]].concat());
+    assert_eq!((&report["steps"], &report["cancelled"]), (&24.into(), &false.into()));
+    assert!(report["loss"].as_f64().unwrap() > 0.0 && report["validation"].is_string());
+    let logged: Vec<u64> = steps(&out.join("log.jsonl")).iter().map(|(step, _)| *step).collect();
+    assert_eq!(logged, [1, 4, 8, 12, 16, 20, 24]);
+    assert!(std::fs::read_to_string(out.join("loss.svg")).unwrap().contains("</svg>"));
+    // Any other command runs the model.
+    let model = out.join("checkpoint-000024");
+    mamba().args(["logits", "--tokens", "1,2,3", "--json", "--model"]).arg(&model).assert().success();
+    let done = mamba()
+        .args(["eval", "--json", "--sequences", "9", "--length", "12,64", "--model"])
+        .arg(&out)
+        .assert()
+        .success();
+    let report: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    let targets: Vec<u64> =
+        report["lengths"].as_array().unwrap().iter().map(|l| l["targets"].as_u64().unwrap()).collect();
+    assert_eq!(targets, [9, 9]);
+    // Another run does not go over this one.
+    let refused = mamba().arg("train").args(TINY).arg("--out").arg(&out).assert().code(2);
+    assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("--resume"));
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_is_the_run_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let every = ["--checkpoint-every", "1", "--validate-every", "0", "--validation-sequences", "4"];
+    train(&whole, &[&TINY[..], &every].concat());
+    let begin = Instant::now();
+    let mut kills = 0;
+    loop {
+        let resume = std::fs::read_dir(&killed).is_ok_and(|mut d| {
+            d.any(|e| {
+                e.is_ok_and(|e| {
+                    e.file_name().to_string_lossy().starts_with("checkpoint-")
+                        && !e.file_name().to_string_lossy().contains("unfinished")
+                })
+            })
+        });
+        let mut command = std::process::Command::new(PROGRAM);
+        command.arg("train").arg("--out").arg(&killed).args(every).stderr(Stdio::null()).stdout(Stdio::null());
+        match resume {
+            true => command.args(["--resume", "--log-every", "4"]),
+            false => command.args(TINY),
+        };
+        let mut child = command.spawn().unwrap();
+        // Somewhere after the first checkpoint or later: later each time, so that it comes to an end.
+        let newest = || std::fs::read_dir(&killed).map_or(0, |d| d.count());
+        let (before, started) = (newest(), Instant::now());
+        let wait = Duration::from_millis(700 + 350 * kills);
+        let ended = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success() || !resume, "{status}");
+                break true;
+            }
+            if started.elapsed() > wait && (newest() != before || kills > 4) {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        };
+        if ended {
+            break;
+        }
+        kills += 1;
+        assert!(begin.elapsed() < Duration::from_secs(240), "{kills} kills");
+    }
+    assert!(kills > 0, "it was never killed");
+    for file in ["checkpoint-000024/model.safetensors", "checkpoint-000024/optimizer.safetensors"] {
+        assert!(std::fs::read(whole.join(file)).unwrap() == std::fs::read(killed.join(file)).unwrap(), "{file}");
+    }
+    let of = |run: &Path| steps(&run.join("log.jsonl"));
+    assert_eq!(of(&whole), of(&killed));
+}
+
+#[test]
+fn a_text_is_learned_with_a_tokenizer_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, out) = (folder.path().join("text.txt"), folder.path().join("run"));
+    std::fs::write(&text, "the cat sat on the mat, and the dog sat on the cat.\n".repeat(60)).unwrap();
+    let recipe =
+        ["--task", "text", "--preset", "tiny", "--vocab", "280", "--length", "16", "--layers", "1", "--d-model", "16"];
+    let recipe =
+        [&recipe[..], &["--batch", "4", "--steps", "20", "--validation-text"], &[text.to_str().unwrap()]].concat();
+    let report = train(&out, &[&recipe[..], &["--text", text.to_str().unwrap()]].concat());
+    assert!(report["validation"].as_str().unwrap().contains("bits a byte"), "{report}");
+    // The library's own score of the model is the validation's.
+    let best = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.to_string_lossy().contains("best-"))
+        .unwrap();
+    let done = mamba()
+        .args(["score", "--json", "--bos", "0", "--model"])
+        .arg(&best)
+        .arg("--text")
+        .arg(&text)
+        .assert()
+        .success();
+    let score: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    let (score, best) = (score["nll_per_token"].as_f64().unwrap(), report["best_validation_loss"].as_f64().unwrap());
+    assert!((score - best).abs() < 1e-3, "{score} and {best}");
+}
+
+#[test]
+fn misuse_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    for (more, words) in [
+        (&["--task", "induction-heads", "--vocab", "2"][..], "--vocab 2"),
+        (&["--task", "induction-heads", "--batch", "8", "--accumulate", "3"], "--accumulate 3"),
+        (&["--task", "associative-recall", "--length", "8"], "--length 8"),
+        (&["--task", "text"], "--text"),
+        (&["--task", "induction-heads", "--text", "x"], "--text"),
+        (&["--task", "induction-heads", "--lr", "0"], "--lr 0"),
+        (&["--task", "induction-heads", "--backend", "cpu"], "--backend cpu"),
+        (&["--resume", "--lr", "1"], "--lr"),
+        (&[], "--task"),
+    ] {
+        let refused = mamba().arg("train").args(more).arg("--out").arg(&out).assert().code(2);
+        let message = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+        assert!(message.contains(words), "{more:?}: {message}");
+        assert!(!out.exists());
+    }
+    for arguments in [["train", "--resume", "--out"], ["eval", "--length=4", "--model"]] {
+        let refused = mamba().args(arguments).arg(&out).assert().failure();
+        assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("run"));
+    }
+}
