@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::bench_report::charts::load_font;
 use anyhow::{anyhow, Context};
 use mamba_wgpu::train::{Evaluation, StepRecord};
 use plotters::prelude::*;
@@ -123,6 +124,7 @@ pub fn plot(lines: &[Line], path: &Path) -> anyhow::Result<()> {
     let end = points().map(|p| p.0).fold(1.0, f64::max);
     let top = points().map(|p| p.1).fold(1e-3, f64::max) * 1.05;
     let mut svg = String::new();
+    load_font()?;
     draw(&mut svg, (end, top), &train, &validation).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     fs::write(path, svg).with_context(|| path.display().to_string())
 }

@@ -64,6 +64,11 @@ impl Series {
     }
 }
 
+/// Gives plotters the font that all charts are labelled in: it asks no system for one.
+pub fn load_font() -> anyhow::Result<()> {
+    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the font cannot be read"))
+}
+
 /// Bars that belong together, under one label.
 struct Group {
     label: String,
@@ -94,7 +99,7 @@ impl Chart {
     where
         B::ErrorType: 'static,
     {
-        register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the font cannot be read"))?;
+        load_font()?;
         let area = backend.into_drawing_area();
         let pen = Pen { area: &area, scale };
         let drawn = match &self.picture {

@@ -1,6 +1,6 @@
 //! `mamba-wgpu bench report`: several adapters' reports as one page.
 
-mod charts;
+pub mod charts;
 mod page;
 
 use std::fs;
