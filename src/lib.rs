@@ -59,6 +59,7 @@ pub mod error;
 pub mod explain;
 pub mod generate;
 pub mod gpu;
+pub mod html;
 pub mod kernels;
 pub mod model;
 pub mod reference;

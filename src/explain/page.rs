@@ -1,6 +1,7 @@
 //! One self-contained page: the data, `view.js` and `view.css` in a template. It makes no request.
 
 use super::Packed;
+use crate::html::escaped;
 
 const TEMPLATE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("view.js");
@@ -36,10 +37,6 @@ fn fill(values: &[(&str, &str)]) -> String {
         }
     }
     out + rest
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

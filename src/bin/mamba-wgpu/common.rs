@@ -113,6 +113,13 @@ pub fn open_model(path: Option<&Path>) -> anyhow::Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// A file's text, which is UTF-8. `name` is what messages call it.
+pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(path).with_context(|| name.to_owned())?;
+    String::from_utf8(bytes)
+        .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.utf8_error().valid_up_to())))
+}
+
 /// The checkpoint's tokenizer.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
     let json = checkpoint.tokenizer_json().ok_or_else(|| {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, page, ExplainOptions, Explanation, LayerExplanation, Packed};
 
-use crate::common::{at_least_one, backend_name, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 
@@ -60,9 +60,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         (Some(text), _) => ("--text".to_owned(), text.clone()),
         (None, Some(path)) => {
             let name = format!("--file {}", path.display());
-            let bytes = fs::read(path).with_context(|| name.clone())?;
-            let text = String::from_utf8(bytes)
-                .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.utf8_error().valid_up_to())))?;
+            let text = read_text(&name, path)?;
             (name, text)
         }
         (None, None) => return Err(misuse("--text or --file is needed")),

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use mamba_wgpu::generate::Tokenizer;
 
-use crate::common::{backend_name, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 
@@ -42,9 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         (Some(text), _) => parse_tokens(text, "--tokens")?,
         (None, Some(path)) => {
             let name = format!("--tokens-file {}", path.display());
-            let bytes = std::fs::read(path).with_context(|| name.clone())?;
-            let text = String::from_utf8(bytes).map_err(|_| misuse(format!("{name}: not a text file")))?;
-            parse_tokens(&text, &name)?
+            parse_tokens(&read_text(&name, path)?, &name)?
         }
         (None, None) => return Err(misuse("--tokens or --tokens-file is needed")),
     };

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use mamba_wgpu::model::{LanguageModel, ModelConfig};
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 
@@ -37,14 +36,12 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = format!("--text {}", args.text.display());
-    let file = std::fs::read(&args.text).with_context(|| name.clone())?;
-    let text = std::str::from_utf8(&file)
-        .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.valid_up_to())))?;
+    let text = read_text(&name, &args.text)?;
     if text.is_empty() {
         return Err(misuse(format!("{name}: the file is empty, there is nothing to score")));
     }
     let checkpoint = args.model.open()?;
-    let tokens = tokenizer(&checkpoint)?.encode(text)?;
+    let tokens = tokenizer(&checkpoint)?.encode(&text)?;
     if tokens.is_empty() {
         return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to score")));
     }
@@ -54,13 +51,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let nll_sum = nll_sum(&model, &stream, args.window).await?;
 
     let nll_per_token = nll_sum / tokens.len() as f64;
-    let bits_per_byte = nll_sum / std::f64::consts::LN_2 / file.len() as f64;
+    let bits_per_byte = nll_sum / std::f64::consts::LN_2 / text.len() as f64;
     if args.json {
         print_json(&json!({
-            "tokens": tokens.len(), "bytes": file.len(), "nll_per_token": nll_per_token, "bits_per_byte": bits_per_byte,
+            "tokens": tokens.len(), "bytes": text.len(), "nll_per_token": nll_per_token, "bits_per_byte": bits_per_byte,
         }))?;
     } else {
-        print_line(&format!("{} tokens, {} bytes, on {}", tokens.len(), file.len(), backend_name(&model)))?;
+        print_line(&format!("{} tokens, {} bytes, on {}", tokens.len(), text.len(), backend_name(&model)))?;
         print_line(&format!("{bits_per_byte:.4} bits a byte, {nll_per_token:.4} nats a token"))?;
     }
     Ok(ExitCode::SUCCESS)

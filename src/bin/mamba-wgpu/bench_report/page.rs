@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use mamba_wgpu::bench::{compare, Report, Row, Suite};
+use mamba_wgpu::html::escaped;
 
 use super::charts::Chart;
 use crate::bench::time;
@@ -23,10 +24,6 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, td:first-child, th.words, td.words { text-align: left; }
 svg { max-width: 100%; height: auto; }
 ";
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 /// What a row says in a cell: its time, and its rate or share.
 fn cell(row: Option<&Row>) -> String {
