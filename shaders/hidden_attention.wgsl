@@ -4,7 +4,8 @@
 // As the mean over a range of channels, of alpha and of |alpha|. Above the diagonal nothing is written.
 // The product grows by a factor a step, from j = i down, as the states' decay does in the scan: exp(A (S_i - S_j)) by running
 // sums S of delta would need an exp of a difference of large numbers, which loses digits.
-// Grid: a workgroup for ROWS neighbouring i; an invocation takes one i and every LANES-th channel, through all j.
+// Grid: a workgroup for ROWS neighbouring i; an invocation takes four i, which share their loads and exponentials, and every LANES-th
+// channel, through all j.
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"
 
@@ -26,11 +27,12 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> attention: array<vec2f>; // (L, L): mean of alpha, mean of |alpha|
 
 const ROWS: u32 = 16u;
-const LANES: u32 = 16u;
+const LANES: u32 = 64u;
 // Steps down in j between barriers.
-const STEPS: u32 = 8u;
+const STEPS: u32 = 4u;
 
-var<workgroup> shares: array<f32, STEPS * ROWS * LANES>; // 8 KiB
+// An invocation's four rows, by step, rows and channel: 16 KiB.
+var<workgroup> shares: array<vec4f, STEPS * 256u>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
@@ -38,25 +40,29 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     // Rows past the end (also those of a grid that spilled into y) have no step to take.
     let last = min(i0 + ROWS, p.l) - 1u;
     let steps = select(0u, last + 1u, i0 < p.l);
-    let i = i0 + lid / LANES;
+    let i = i0 + lid / LANES * 4u + vec4u(0u, 1u, 2u, 3u);
     for (var block = p.first; block < p.end; block += LANES) {
         let d = block + lid % LANES;
-        let on = d < p.end && i < p.l;
-        var r: array<f32, D_STATE>; // C_i and the decay so far
-        for (var n = 0u; n < D_STATE; n++) {
-            if on { r[n] = x_dbl[i * p.x_dbl_stride + p.c_offset + n]; }
+        var r: array<vec4f, D_STATE>; // C_i and the decay so far
+        if d < p.end && steps > 0u {
+            let row = min(i, vec4u(last)) * p.x_dbl_stride + p.c_offset;
+            for (var n = 0u; n < D_STATE; n++) {
+                r[n] = vec4f(x_dbl[row.x + n], x_dbl[row.y + n], x_dbl[row.z + n], x_dbl[row.w + n]);
+            }
         }
         for (var step = 0u; step < steps; step += STEPS) {
             for (var s = 0u; s < STEPS; s++) {
-                var alpha = 0.0;
+                var alpha = vec4f();
                 let j = last - min(step + s, last);
-                if on && step + s <= last && j <= i {
+                let reads = vec4u(j) <= i;
+                if d < p.end && step + s <= last && reads.w {
                     let dt = delta[j * p.d_inner + d];
                     for (var n = 0u; n < D_STATE; n++) {
-                        alpha = fma(r[n], dt * x_dbl[j * p.x_dbl_stride + p.b_offset + n], alpha);
-                        r[n] *= decay(dt * A[d * D_STATE + n]);
+                        alpha = fma(r[n], vec4f(dt * x_dbl[j * p.x_dbl_stride + p.b_offset + n]), alpha);
+                        r[n] *= select(vec4f(1.0), vec4f(decay(dt * A[d * D_STATE + n])), reads);
                     }
                 }
+                // What comes after i is summed up too, and not kept.
                 shares[s * 256u + lid] = alpha;
             }
             workgroupBarrier();
@@ -67,7 +73,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             if s < STEPS && step + s <= last && i0 + row <= last && j <= i0 + row {
                 var sum = vec2f();
                 for (var lane = 0u; lane < LANES; lane++) {
-                    let share = shares[s * 256u + row * LANES + lane];
+                    let share = shares[s * 256u + row / 4u * LANES + lane][row % 4u];
                     sum += vec2f(share, abs(share));
                 }
                 let at = (i0 + row) * p.l + j;

@@ -1,11 +1,15 @@
 //! What the model sees: the hidden attention must give the scan's own output again, on both backends and for every scan.
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
 
 use common::{assert_close, load, Golden, On, SCANS, WHOLE};
 use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, ExplainOptions, Explanation};
-use mamba_wgpu::model::Scan;
+use mamba_wgpu::gpu::selftest::Variant;
+use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::model::{Backend, Scan};
 
 /// Explains a golden checkpoint's first text, with all of its channels.
 async fn explained(golden: &Golden, on: On, scan: Scan) -> Explanation {
@@ -150,5 +154,95 @@ fn only_what_is_wanted_and_clear_refusals() {
             let error = refused(tokens, ExplainOptions { channels: vec![54], ..of() }).await;
             assert_eq!(error, InputError::OutOfRange { what: "channel", value: 54, count: 54 });
         }
+    });
+}
+
+fn program(arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"));
+    command.arg("explain").args(arguments).args(["--backend", "cpu"]).output().unwrap()
+}
+
+/// A paragraph of text that the model was not trained on, and some that must not become markup.
+fn paragraph() -> String {
+    let heldout = std::fs::read_to_string(common::repository("tests/data/austen-4m/heldout.txt")).unwrap();
+    heldout[..300].to_owned() + " </script><b>\"&amp;\" {{DATA}}"
+}
+
+#[test]
+fn the_page_opens_in_a_browser_and_holds_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, html) = (folder.path().join("text.txt"), folder.path().join("page.html"));
+    std::fs::write(&text, paragraph()).unwrap();
+    let arguments = ["--file", text.to_str().unwrap(), "--html", html.to_str().unwrap(), "--channel", "3,511"];
+    let output = program(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(&html).unwrap();
+    let own = page.matches("http://www.w3.org/2000/svg").count();
+    assert!(page.matches("http://").count() == own && !page.contains("https://"), "it needs nothing from anywhere");
+    let (dom, log) = browser::dom(&html);
+    assert!(!log.contains("CONSOLE"), "{log}");
+    // What the script has drawn: a span a token, the maps that there are, the numbers.
+    assert!(dom.contains("<option value=\"511\">channel 511</option>"), "{log}");
+    let strip = dom.split_once("class=\"strip\"").unwrap().1.split_once("</div>").unwrap().0;
+    assert!(strip.matches("<span").count() > 80 && strip.matches("background-color").count() > 80, "{strip}");
+    assert!(strip.contains("&lt;") && !strip.contains("<b>"));
+    let readout = dom.split_once("<dl class=\"readout\"").unwrap().1.split_once("</dl>").unwrap().0;
+    assert!(readout.contains("<dt>|alpha(i, j)|</dt><dd>") && !readout.contains("not a number"), "{readout}");
+    assert_eq!(dom.matches("<polyline points=\"").count(), 3);
+}
+
+#[test]
+fn the_program_prints_numbers_and_refuses_by_flag() {
+    let output = program(&["--text", "Emma Woodhouse, handsome, clever", "--layer", "2,0", "--channel", "9", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let explanation: Explanation = serde_json::from_value(json.clone()).unwrap();
+    let pieces: Vec<&str> = json["pieces"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert_eq!(pieces.concat(), "Emma Woodhouse, handsome, clever");
+    assert_eq!(explanation.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [0, 2]);
+    let l = explanation.tokens.len();
+    assert!(l == pieces.len() && explanation.layers.iter().all(|one| one.attention.len() == l * l));
+    assert!(worst(&explanation) < 1e-3 && explanation.layers[1].channels[0].channel == 9);
+    let forget = &explanation.layers[0].forget;
+    assert!(forget.iter().all(|x| *x > 0.0 && *x < 1.0), "{forget:?}");
+
+    for (arguments, code, says) in [
+        (&["--text", "Emma", "--layer", "8"][..], 2, "--layer 8 is out of range: the model has 8"),
+        (&["--text", "Emma", "--channel", "512"], 2, "--channel 512 is out of range: the model has 512"),
+        (
+            &["--text", "Emma Woodhouse, handsome", "--max-tokens", "2"],
+            2,
+            "at most 2 are explained at once (--max-tokens)",
+        ),
+        (&["--text", ""], 2, "nothing to explain"),
+        (&["--text", "Emma", "--file", "x"], 2, "cannot be used with"),
+        (&[], 2, "required"),
+        (&["--file", "/nowhere/text"], 1, "/nowhere/text"),
+        (&["--text", "Emma", "--html", "/nowhere/page.html"], 1, "/nowhere/page.html"),
+    ] {
+        let output = program(arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(says) && !message.contains("panicked"), "{arguments:?}: {message}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+/// A kernel that computes wrongly is seen by the reproduction, and done without once the self-test has switched it off.
+#[test]
+fn a_spoilt_kernel_is_seen_and_done_without() {
+    pollster::block_on(async {
+        let options = GpuOptions { fault: Some("hidden_attention".into()), ..Default::default() };
+        let gpu = Gpu::new(&options).await.expect("these tests need an adapter (Mesa's lavapipe is one)");
+        let golden = Golden::named("falcon-tied-eps");
+        let model = load(&golden.checkpoint(), &Backend::Gpu(gpu.clone()), Scan::Fused, WHOLE).await;
+        let options = ExplainOptions { channels: vec![1, 39], ..Default::default() };
+        let tokens = &golden.expected.sequences[0].tokens;
+        let spoilt = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+        let error = worst(&spoilt);
+        assert!(error.is_nan() || error > 1e-3, "{error}");
+        gpu.switch_off(Variant::Explain);
+        let right = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+        assert!(worst(&right) < 1e-3, "{}", worst(&right));
     });
 }

@@ -1,5 +1,8 @@
 //! `mamba-wgpu bench report`: the page, its warnings, what it refuses; and that a browser opens it.
 
+#[path = "common/browser.rs"]
+mod browser;
+
 use mamba_wgpu::bench::{compare, Report, Suite};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -28,12 +31,6 @@ fn write(folder: &Path, name: &str, report: &Report) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, serde_json::to_string(report).unwrap()).unwrap();
     path
-}
-
-/// As the page's own tests choose it.
-fn browser() -> String {
-    let known = ["/usr/bin/chromium", "/usr/bin/google-chrome"].into_iter().find(|path| Path::new(path).exists());
-    std::env::var("CHROMIUM").ok().or(known.map(str::to_owned)).expect("no Chromium: run scripts/setup-tests.sh")
 }
 
 fn bench_report(reports: &[&Path], html: &Path) -> Output {
@@ -92,14 +89,36 @@ fn the_page_holds_everything_and_a_browser_opens_it() {
             || html.matches("http://").count() == html.matches("http://www.w3.org/2000/svg").count()
     );
     // The page as the browser understood it.
-    let mut chromium = Command::new(browser());
-    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]);
-    let output = chromium.arg(format!("file://{}", page.display())).output();
-    let output = output.expect("Chromium starts");
-    let (dom, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (dom, log) = browser::dom(&page);
     assert_eq!(dom.matches("<svg").count(), 5, "{log}");
     assert!(dom.contains("different commits") && dom.contains("<h3>decode</h3>"));
     assert!(!log.contains("CONSOLE"), "{log}");
+}
+
+/// Pictures, told from blank ones by their colours, that need no font of the machine's.
+#[test]
+fn charts_as_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = write(folder.path(), "a.json", &record());
+    let (png, svg, page) = (folder.path().join("png"), folder.path().join("svg"), folder.path().join("page.html"));
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"));
+    command.args(["bench", "report"]).arg(&a).arg("--html").arg(&page).arg("--png").arg(&png).arg("--svg").arg(&svg);
+    let output = command.env("FONTCONFIG_FILE", "/dev/null").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for id in ["scan", "decode", "prefill", "share", "roofline"] {
+        let text = std::fs::read_to_string(svg.join(format!("{id}.svg"))).unwrap();
+        assert!(text.contains("<svg") && text.contains("<text"), "{id}");
+        let file = std::io::BufReader::new(std::fs::File::open(png.join(format!("{id}.png"))).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert!(info.width == 1720 && info.height > 100, "{id}: {info:?}");
+        // The first report's colour, the grey of the letters and axes, and white around them.
+        for (what, colour) in [("bars or dots", [0, 158, 115]), ("letters", [128, 128, 128]), ("paper", [255; 3])] {
+            let found = pixels.chunks(3).filter(|pixel| *pixel == colour).count();
+            assert!(found > 50, "{id}: {found} pixels of {what}");
+        }
+    }
 }
 
 #[test]

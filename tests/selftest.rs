@@ -30,6 +30,8 @@ fn a_spoilt_variant_is_found_and_done_without() {
         ("scan_fused_apply", Variant::FusedScan),
         ("scan_fused_reduce", Variant::FusedScan),
         ("discretise", Variant::BlellochScan),
+        ("channel_stats", Variant::Explain),
+        ("hidden_attention", Variant::Explain),
         ("embedding f16", Variant::F16Weights),
         ("matmul q8", Variant::Q8Weights),
         ("matvec q4", Variant::Q4Weights),

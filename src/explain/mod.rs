@@ -18,7 +18,7 @@ mod page;
 
 use crate::error::{InputError, Result};
 use crate::model::{check_tokens, LanguageModel};
-use crate::reference::{silu, ScanShape};
+use crate::reference::{channel_stats, hidden_attention, silu, token_stats, ExplainInput, ScanShape};
 pub use pack::{Packed, PackedChannel, PackedLayer, PackedMap};
 pub use page::page;
 use serde::{Deserialize, Serialize};
@@ -156,15 +156,12 @@ impl ChannelExplanation {
     }
 }
 
-/// A layer's tensors on the host, for the channels that are wanted by themselves.
+/// A layer's tensors on the host.
 pub(crate) struct LayerTensors<'a> {
-    pub u: &'a [f32],      // (L, d_inner)
-    pub delta: &'a [f32],  // (L, d_inner)
-    pub xz: &'a [f32],     // (L, xz_stride)
-    pub d: &'a [f32],      // (d_inner)
-    pub y: &'a [f32],      // (L, d_inner)
-    pub forget: &'a [f32], // (L, d_inner)
-    pub energy: &'a [f32], // (L, d_inner)
+    pub input: ExplainInput<'a, f32>,
+    pub xz: &'a [f32], // (L, xz_stride)
+    pub d: &'a [f32],  // (d_inner)
+    pub y: &'a [f32],  // (L, d_inner)
 }
 
 impl LayerExplanation {
@@ -183,19 +180,42 @@ impl LayerExplanation {
         }
     }
 
-    /// Adds a channel, from `hidden_attention`'s pairs (L, L, 2) of that channel alone.
-    pub(crate) fn push(&mut self, channel: usize, attention: &[f32], t: &LayerTensors<'_>, shape: &ScanShape) {
+    /// All of it by the twins.
+    pub(crate) fn by_twins(layer: usize, t: &LayerTensors<'_>, options: &ExplainOptions, shape: &ScanShape) -> Self {
+        let &ScanShape { l, d_inner, .. } = shape;
+        let (mut forget, mut energy) = (vec![0.0; l * d_inner], vec![0.0; l * d_inner]);
+        let (mut stats, mut attention) = (vec![0.0; 3 * l], vec![0.0; 2 * l * l]);
+        channel_stats(&mut forget, &mut energy, &t.input, shape);
+        token_stats(&mut stats, t.input.delta, &forget, &energy, d_inner);
+        hidden_attention(&mut attention, &t.input, 0..d_inner, shape);
+        let mut explained = Self::new(layer, &stats, &attention);
+        for &channel in &options.channels {
+            hidden_attention(&mut attention, &t.input, channel..channel + 1, shape);
+            explained.push(channel, &attention, t, (&forget, &energy), shape);
+        }
+        explained
+    }
+
+    /// Adds a channel, from `hidden_attention`'s pairs (L, L, 2) of that channel alone and `channel_stats`' results (L, d_inner).
+    pub(crate) fn push(
+        &mut self,
+        channel: usize,
+        attention: &[f32],
+        t: &LayerTensors<'_>,
+        (forget, energy): (&[f32], &[f32]),
+        shape: &ScanShape,
+    ) {
         let column = |values: &[f32], stride: usize, at: usize| -> Vec<f32> {
             values.iter().skip(at).step_by(stride).take(shape.l).copied().collect()
         };
         let of = |values| column(values, shape.d_inner, channel);
         self.channels.push(ChannelExplanation {
             channel,
-            delta: of(t.delta),
-            forget: of(t.forget),
-            state_norm: of(t.energy).into_iter().map(f32::sqrt).collect(),
+            delta: of(t.input.delta),
+            forget: of(forget),
+            state_norm: of(energy).into_iter().map(f32::sqrt).collect(),
             attention: attention.iter().step_by(2).copied().collect(),
-            u: of(t.u),
+            u: of(t.input.u),
             z: column(t.xz, shape.xz_stride, shape.z_offset + channel),
             skip: t.d[channel],
             y: of(t.y),

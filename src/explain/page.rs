@@ -10,7 +10,7 @@ const STYLE: &str = include_str!("view.css");
 pub fn page(packed: &Packed) -> String {
     let title = escaped(&packed.source);
     let facts = format!(
-        "{} tokens, {} of {} layers, {} channels a layer, {} states a channel. Unrolled over time, a layer's scan is attention: \
+        "{title}: {} tokens, {} of {} layers, {} channels a layer, {} states a channel. Unrolled over time, a layer's scan is attention: \
          alpha(i, j) is what token j's input adds to the output at token i. delta is how far a token opens the gate, exp(delta A) \
          what it leaves of the state before it.",
         packed.pieces.len(),
@@ -22,14 +22,7 @@ pub fn page(packed: &Packed) -> String {
     // Strings of a JSON text may hold any character as an escape: without `<` nothing ends the script or begins a comment. Numbers and
     // strings always serialise.
     let data = serde_json::to_string(packed).unwrap_or_default().replace('<', "\\u003c");
-    fill(&[
-        ("TITLE", &title),
-        ("STYLE", STYLE),
-        ("TITLE", &title),
-        ("FACTS", &facts),
-        ("DATA", &data),
-        ("SCRIPT", SCRIPT),
-    ])
+    fill(&[("TITLE", &title), ("STYLE", STYLE), ("FACTS", &facts), ("DATA", &data), ("SCRIPT", SCRIPT)])
 }
 
 /// The template with its places filled, in order: what a value holds is never taken for a place.

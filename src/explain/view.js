@@ -45,8 +45,8 @@ const THEMES = {
   light: { none: [255, 255, 255], most: [6, 78, 72], below: [180, 50, 8], ink: '#5b6675', mark: '#1c2430' },
   dark: { none: [25, 32, 42], most: [94, 234, 212], below: [251, 146, 60], ink: '#9aa6b5', mark: '#ffffff' },
 };
-const dark = matchMedia('(prefers-color-scheme: dark)');
-const theme = () => (dark.matches ? THEMES.dark : THEMES.light);
+const dark = () => matchMedia('(prefers-color-scheme: dark)');
+const theme = () => (dark().matches ? THEMES.dark : THEMES.light);
 /** t from -1 to 1. The root, so that small values are seen beside a few large ones. */
 function colour(t, { none, most, below }) {
   const share = Math.min(1, Math.sqrt(Math.abs(t)));
@@ -272,7 +272,8 @@ export function show(root, data, { channel: compute } = {}) {
     spans.forEach((span, t) => {
       const value = values[t] ?? 0;
       const share = high > low ? (Math.abs(value) - low) / (high - low) : 0;
-      span.style.backgroundColor = `rgb(${(value < 0 ? below : strong).join(' ')} / ${(0.75 * Math.sqrt(Math.max(0, share))).toFixed(3)})`;
+      const tinted = tint === 'reads' ? Math.sqrt(Math.max(0, share)) : share;
+      span.style.backgroundColor = `rgb(${(value < 0 ? below : strong).join(' ')} / ${(0.5 * tinted).toFixed(3)})`;
       span.classList.toggle('reads', t === i);
       span.classList.toggle('read', t === j);
     });
@@ -345,7 +346,7 @@ export function show(root, data, { channel: compute } = {}) {
   };
   canvas.addEventListener('keydown', keys({ ArrowUp: () => [i - 1, j], ArrowDown: () => [i + 1, j], ArrowLeft: () => [i, j - 1], ArrowRight: () => [i, j + 1], Home: () => [i, 0], End: () => [i, i] }));
   strip.addEventListener('keydown', keys({ ArrowLeft: () => [i - 1, j], ArrowRight: () => [i + 1, j], Home: () => [0, j], End: () => [l - 1, j] }));
-  dark.addEventListener('change', draw);
+  dark().addEventListener('change', draw);
   new ResizeObserver(frame).observe(figure);
 
   root.classList.add('explain');

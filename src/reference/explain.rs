@@ -83,10 +83,9 @@ pub fn hidden_attention<T: Real>(
             let width = LANES.min(channels.end - block);
             for (at, decay) in decays.iter_mut().enumerate() {
                 let (j, n) = (at / shape.d_state, at % shape.d_state);
-                for c in 0..width {
-                    let d = block + c;
+                for (d, decay) in (block..block + width).zip(decay) {
                     let x = input.delta[j * shape.d_inner + d] * input.a[d * shape.d_state + n];
-                    decay[c] = x.exp_lane();
+                    *decay = x.exp_lane();
                 }
             }
             for i in first..end {

@@ -1,5 +1,5 @@
-//! The hidden attention and the statistics beside it: lengths around a workgroup's rows (16) and steps (8), channels around its
-//! lanes (16), ranges of channels, and more channels than one dispatch takes.
+//! The hidden attention and the statistics beside it: lengths around a workgroup's rows (16) and steps (4), channels around its
+//! lanes (64), ranges of channels, and more channels than one dispatch takes.
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::gpu::selftest::data::{difference, Random};
@@ -13,11 +13,11 @@ fn explain_equals_its_twins() {
     let mut random = Random(21);
     for (device, gpu) in devices() {
         for d_state in [1, 5, 16, 64] {
-            for (l, d_inner) in [(0, 3), (1, 1), (7, 15), (8, 16), (9, 17), (15, 33), (16, 2), (17, 64), (33, 130)] {
-                for channels in [0..d_inner, d_inner - 1..d_inner, d_inner / 2..(d_inner / 2 + 18).min(d_inner)] {
-                    let case = ExplainCase::random((l, d_inner, d_state), channels, &mut random);
-                    pass(device, explain(gpu, &case, &case.expected()));
-                }
+            for (l, d_inner) in [(0, 3), (1, 1), (3, 15), (4, 16), (5, 17), (15, 63), (16, 64), (17, 65), (33, 130)] {
+                let range =
+                    [0..d_inner, d_inner - 1..d_inner, d_inner / 2..(d_inner / 2 + 18).min(d_inner)][l % 3].clone();
+                let case = ExplainCase::random((l, d_inner, d_state), range, &mut random);
+                pass(device, explain(gpu, &case, &case.expected()));
             }
         }
     }
@@ -63,6 +63,11 @@ fn a_text_of_too_many_rounds_is_an_error() {
     let t = Tensor::zeros(gpu, "t", 1024).unwrap();
     let b = ExplainBuffers { u: &t, delta: &t, a: &t, x_dbl: &t };
     let shape = ScanShape::of_layer(1 << 16, 1, 16, 1);
-    let error = kernels::hidden_attention(&mut PlanBuilder::new(gpu), &b, &t, 0..1, shape).unwrap_err();
-    assert!(matches!(error, GpuError::Unsupported { what: "length", value: 65_536, limit: 3_136, .. }), "{error}");
+    let result = kernels::hidden_attention(&mut PlanBuilder::new(gpu), &b, &t, 0..1, shape);
+    if gpu.adapter_summary().device_type == "Cpu" {
+        let error = result.unwrap_err();
+        assert!(matches!(error, GpuError::Unsupported { what: "length", value: 65_536, limit: 1_804, .. }), "{error}");
+    } else {
+        result.unwrap();
+    }
 }

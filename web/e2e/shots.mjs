@@ -1,4 +1,4 @@
-// node web/e2e/shots.mjs FOLDER: pictures of the page idle, loading, writing and benching, at two widths, light and dark.
+// node web/e2e/shots.mjs FOLDER: pictures of the page idle, loading, writing, benching and explaining, at two widths, light and dark.
 // For people to look at; README's picture is one of them.
 import { readFileSync } from 'node:fs';
 import * as h from './harness.mjs';
@@ -53,6 +53,11 @@ for (const [width, height] of [[1280, 900], [390, 844]]) {
     await shot('benching');
     await page.locator('#bench-save').waitFor();
     await shot('benched');
+    await page.click('#tab-explain');
+    await page.click('#explain-run');
+    await page.locator('#explain-result canvas').waitFor();
+    await page.locator('#explain-result').scrollIntoViewIfNeeded();
+    await shot('explained');
     await context.close();
   }
 }

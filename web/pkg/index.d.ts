@@ -325,7 +325,7 @@ export class Mamba {
   push(tokens: ArrayLike<number>): Promise<void>;
   /** The logits after the last of some tokens, read on their own. */
   logits(tokens: ArrayLike<number>): Promise<Float32Array>;
-  /** What the model sees in a text or tokens, read on their own: for `show` of explain/view.js. */
+  /** What the model sees in a text or tokens, read on their own. */
   explain(text: string | ArrayLike<number>, options?: ExplainOptions): Promise<Explanation>;
   /** Bytes on the device, now and at most; null on the CPU. */
   memory(): Promise<[now: number, most: number] | null>;

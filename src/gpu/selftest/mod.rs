@@ -41,6 +41,8 @@ pub enum Variant {
     BlellochScan,
     /// The fused scan. Instead: the sequential one.
     FusedScan,
+    /// The kernels that explain. Instead: their twins, from tensors read back.
+    Explain,
     /// Activations in f16. Instead: in f32.
     F16Activations,
     /// matmul by cooperative matrices. Instead: by multiply-adds.
@@ -48,7 +50,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 10] = [
+    pub const ALL: [Variant; 11] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -57,6 +59,7 @@ impl Variant {
         Variant::Step,
         Variant::BlellochScan,
         Variant::FusedScan,
+        Variant::Explain,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
     ];
@@ -79,6 +82,7 @@ impl Variant {
             Variant::FusedStep => "kernel by kernel",
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+            Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix => "matmul",
         }
@@ -96,6 +100,7 @@ impl fmt::Display for Variant {
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
+            Variant::Explain => "explaining",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
         })
@@ -257,6 +262,7 @@ impl Check {
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
             _ => None,

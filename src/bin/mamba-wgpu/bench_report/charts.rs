@@ -1,9 +1,11 @@
-//! The charts, as SVG by plotters: bars by shape or model size, and the roofline.
+//! The charts, by plotters, as SVG and PNG: bars by shape or model size, and the roofline.
 
 use anyhow::anyhow;
 use mamba_wgpu::bench::{compare, Report, Row, Suite};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// A chart and where it belongs.
 pub struct Chart {
@@ -12,8 +14,27 @@ pub struct Chart {
     pub title: &'static str,
     /// What the reader is to see in it.
     pub caption: &'static str,
-    pub svg: String,
+    picture: Picture,
 }
+
+/// What is drawn.
+enum Picture {
+    Bars { series: Vec<Series>, groups: Vec<Group>, unit: &'static str },
+    Roofline(Roofline),
+}
+
+/// Where it is drawn, and pixels a unit of length.
+struct Pen<'a, B: DrawingBackend> {
+    area: &'a DrawingArea<B, Shift>,
+    scale: i32,
+}
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// Pixels of a PNG a unit of length.
+const FINE: i32 = 2;
+/// Bitstream Vera Sans, beside its licence: letters look alike, and are there, on every machine.
+const FONT: &[u8] = include_bytes!("font/Vera.ttf");
 
 /// A report's, readable on white and on black; told apart by those who see few colours too (Okabe and Ito). Variants of one report
 /// are shades.
@@ -28,8 +49,6 @@ const COLOURS: [RGBColor; 7] = [
 ];
 const INK: RGBColor = RGBColor(128, 128, 128);
 const WIDTH: u32 = 860;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Where a series comes from: a report, and which of the variants it has.
 #[derive(Clone)]
@@ -52,21 +71,68 @@ struct Group {
     values: Vec<Option<f64>>,
 }
 
-fn draw<F>(height: u32, body: F) -> anyhow::Result<String>
-where
-    F: FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>,
-{
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-        body(&area).map_err(|e| anyhow!("a chart cannot be drawn: {e}"))?;
-        area.present().map_err(|e| anyhow!("a chart cannot be drawn: {e}"))?;
+impl Chart {
+    pub fn svg(&self) -> anyhow::Result<String> {
+        let mut svg = String::new();
+        self.draw(SVGBackend::with_string(&mut svg, (WIDTH, self.picture.height())), 1)?;
+        Ok(svg)
     }
-    Ok(svg)
+
+    /// The same on white, as a PNG file's bytes.
+    pub fn png(&self) -> anyhow::Result<Vec<u8>> {
+        let (width, height) = (WIDTH * FINE as u32, self.picture.height() * FINE as u32);
+        let mut pixels = vec![255; 3 * (width * height) as usize];
+        self.draw(BitMapBackend::with_buffer(&mut pixels, (width, height)), FINE)?;
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header()?.write_image_data(&pixels)?;
+        Ok(bytes)
+    }
+
+    fn draw<B: DrawingBackend>(&self, backend: B, scale: i32) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the font cannot be read"))?;
+        let area = backend.into_drawing_area();
+        let pen = Pen { area: &area, scale };
+        let drawn = match &self.picture {
+            Picture::Bars { series, groups, unit } => bars(&pen, series, groups, unit),
+            Picture::Roofline(roofline) => roofline.draw(&pen),
+        };
+        drawn.map_err(|e| anyhow!("the chart {} cannot be drawn: {e}", self.id))?;
+        area.present().map_err(|e| anyhow!("the chart {} cannot be drawn: {e}", self.id))
+    }
 }
 
-fn text(size: i32) -> TextStyle<'static> {
-    ("sans-serif", size).into_font().color(&INK)
+impl Picture {
+    fn height(&self) -> u32 {
+        match self {
+            Picture::Bars { series, groups, .. } => bars_height(series, groups) as u32,
+            Picture::Roofline(_) => 420,
+        }
+    }
+}
+
+impl<B: DrawingBackend> Pen<'_, B> {
+    fn text(&self, size: i32) -> TextStyle<'static> {
+        ("sans-serif", size * self.scale).into_font().color(&INK)
+    }
+    /// Text whose middle is at y.
+    fn write(&self, text: String, (x, y): (i32, i32), size: i32) -> Drawn
+    where
+        B::ErrorType: 'static,
+    {
+        let style = self.text(size).pos(Pos::new(HPos::Left, VPos::Center));
+        Ok(self.area.draw(&Text::new(text, (x * self.scale, y * self.scale), style))?)
+    }
+    fn fill(&self, corners: [(i32, i32); 2], colour: RGBAColor) -> Drawn
+    where
+        B::ErrorType: 'static,
+    {
+        Ok(self.area.draw(&Rectangle::new(corners.map(|(x, y)| (x * self.scale, y * self.scale)), colour.filled()))?)
+    }
 }
 
 /// Three digits.
@@ -78,14 +144,29 @@ fn short(x: f64) -> String {
     }
 }
 
+const BAR: i32 = 13;
+
+/// Bars of a group that there are.
+fn shown(group: &Group) -> i32 {
+    group.values.iter().flatten().count() as i32
+}
+
+/// Where the first group begins: below the legend.
+fn bars_top(series: &[Series]) -> i32 {
+    20 * series.len() as i32 + 10
+}
+
+fn bars_height(series: &[Series], groups: &[Group]) -> i32 {
+    bars_top(series) + groups.iter().map(|g| shown(g) * BAR + 14).sum::<i32>() + 24
+}
+
 /// Horizontal bars; on a logarithmic scale where they span more than a factor of thirty.
-fn bars(series: &[Series], groups: &[Group], unit: &str) -> anyhow::Result<String> {
-    const BAR: i32 = 13;
+fn bars<B: DrawingBackend>(pen: &Pen<'_, B>, series: &[Series], groups: &[Group], unit: &str) -> Drawn
+where
+    B::ErrorType: 'static,
+{
     const LEFT: i32 = 150;
     const RIGHT: i32 = 90;
-    let legend = 20 * series.len() as i32 + 10;
-    let shown = |g: &Group| g.values.iter().flatten().count() as i32;
-    let height = legend + groups.iter().map(|g| shown(g) * BAR + 14).sum::<i32>() + 24;
     let all = || groups.iter().flat_map(|g| g.values.iter().flatten().copied()).filter(|x| *x > 0.0);
     let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
     let logarithmic = high / low > 30.0;
@@ -93,30 +174,25 @@ fn bars(series: &[Series], groups: &[Group], unit: &str) -> anyhow::Result<Strin
         let share = if logarithmic { 0.05 + 0.95 * (x / low).ln() / (high / low).ln() } else { x / high };
         (share * f64::from(WIDTH as i32 - LEFT - RIGHT)).round() as i32
     };
-    draw(height as u32, |area| {
-        for (i, one) in series.iter().enumerate() {
-            let y = 4 + 20 * i as i32;
-            area.draw(&Rectangle::new([(LEFT, y), (LEFT + 12, y + 12)], one.colour().filled()))?;
-            area.draw(&Text::new(one.name.clone(), (LEFT + 18, y), text(14)))?;
+    for (i, one) in series.iter().enumerate() {
+        let y = 4 + 20 * i as i32;
+        pen.fill([(LEFT, y), (LEFT + 12, y + 12)], one.colour())?;
+        pen.write(one.name.clone(), (LEFT + 18, y + 6), 14)?;
+    }
+    let mut y = bars_top(series);
+    for group in groups {
+        pen.write(group.label.clone(), (4, y + shown(group) * BAR / 2), 13)?;
+        for (i, value) in group.values.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let end = LEFT + length(*value).max(1);
+            pen.fill([(LEFT, y), (end, y + BAR - 2)], series[i].colour())?;
+            pen.write(short(*value), (end + 5, y + BAR / 2 - 1), 12)?;
+            y += BAR;
         }
-        let mut y = legend;
-        for group in groups {
-            let middle = y + (shown(group) * BAR - 14) / 2;
-            area.draw(&Text::new(group.label.clone(), (4, middle), text(13)))?;
-            for (i, value) in group.values.iter().enumerate() {
-                let Some(value) = value else { continue };
-                let end = LEFT + length(*value).max(1);
-                let bar = Rectangle::new([(LEFT, y), (end, y + BAR - 2)], series[i].colour().filled());
-                area.draw(&bar)?;
-                area.draw(&Text::new(short(*value), (end + 5, y - 1), text(12)))?;
-                y += BAR;
-            }
-            y += 14;
-        }
-        let scale = if logarithmic { ", logarithmic" } else { "" };
-        area.draw(&Text::new(format!("{unit}{scale}"), (LEFT, y - 4), text(12)))?;
-        Ok(())
-    })
+        y += 14;
+    }
+    let scale = if logarithmic { ", logarithmic" } else { "" };
+    pen.write(format!("{unit}{scale}"), (LEFT, y + 4), 12)
 }
 
 /// Groups of a suite's rows: by name, a series for each report and variant that `keep` lets through.
@@ -184,63 +260,75 @@ fn tflops(row: &Row) -> Option<f64> {
     Some(2.0 * row.l? as f64 * row.n? as f64 * row.k? as f64 / row.median_us()? / 1e6)
 }
 
-/// Linear layers under each adapter's own ceilings.
-fn roofline(reports: &[Report]) -> anyhow::Result<Option<String>> {
-    let names = compare::names(reports);
-    let points: Vec<Vec<(f64, f64)>> = reports
-        .iter()
-        .map(|r| {
+/// Linear layers under each adapter's own ceilings, by report.
+struct Roofline {
+    names: Vec<String>,
+    /// (operations a byte, TFLOP/s) of each row.
+    points: Vec<Vec<(f64, f64)>>,
+    /// (GB/s, TFLOP/s), where they were measured.
+    ceilings: Vec<Option<(f64, f64)>>,
+}
+
+impl Roofline {
+    fn new(reports: &[Report]) -> Option<Self> {
+        let points = |r: &Report| {
             let rows = r.rows.iter().filter(|row| row.suite == Suite::Matmul && row.skipped.is_none());
             rows.filter_map(|row| Some((intensity(row)?, tflops(row)?))).collect()
-        })
-        .collect();
-    let all = || points.iter().flatten().copied();
-    if all().next().is_none() {
-        return Ok(None);
+        };
+        let roofline = Self {
+            names: compare::names(reports),
+            points: reports.iter().map(points).collect(),
+            ceilings: reports.iter().map(|r| r.ceilings.copy_gbps.zip(r.ceilings.fma_tflops)).collect(),
+        };
+        roofline.points.iter().any(|p| !p.is_empty()).then_some(roofline)
     }
-    let roofs = || reports.iter().filter_map(|r| r.ceilings.fma_tflops);
-    let bounds = |values: &mut dyn Iterator<Item = f64>| {
-        values.fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(x), high.max(x)))
-    };
-    let (x0, x1) = bounds(&mut all().map(|p| p.0));
-    let (y0, y1) = bounds(&mut all().map(|p| p.1).chain(roofs()));
-    let (x, y) = (x0 / 2.0..x1 * 2.0, y0 / 2.0..y1 * 2.0);
-    let svg = draw(420, |area| {
-        let mut chart = ChartBuilder::on(area)
-            .margin(10)
-            .x_label_area_size(40)
-            .y_label_area_size(60)
+
+    fn draw<B: DrawingBackend>(&self, pen: &Pen<'_, B>) -> Drawn
+    where
+        B::ErrorType: 'static,
+    {
+        let scale = pen.scale;
+        let bounds = |values: &mut dyn Iterator<Item = f64>| {
+            values.fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(x), high.max(x)))
+        };
+        let all = || self.points.iter().flatten();
+        let (x0, x1) = bounds(&mut all().map(|p| p.0));
+        let (y0, y1) = bounds(&mut all().map(|p| p.1).chain(self.ceilings.iter().flatten().map(|c| c.1)));
+        let (x, y) = (x0 / 2.0..x1 * 2.0, y0 / 2.0..y1 * 2.0);
+        let mut chart = ChartBuilder::on(pen.area)
+            .margin(10 * scale)
+            .x_label_area_size(40 * scale)
+            .y_label_area_size(60 * scale)
             .build_cartesian_2d(x.clone().log_scale(), y.log_scale())?;
         let mesh = &mut chart.configure_mesh();
-        mesh.disable_mesh().axis_style(INK).label_style(text(12)).axis_desc_style(text(13));
+        mesh.disable_mesh().axis_style(INK).label_style(pen.text(12)).axis_desc_style(pen.text(13));
         mesh.x_desc("operations a byte").y_desc("TFLOP/s").draw()?;
-        for (i, report) in reports.iter().enumerate() {
+        for (i, name) in self.names.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
-            if let (Some(copy), Some(fma)) = (report.ceilings.copy_gbps, report.ceilings.fma_tflops) {
+            if let Some((copy, fma)) = self.ceilings[i] {
                 let corner = (fma * 1e3 / copy).clamp(x.start, x.end);
                 let at = |x: f64| (x, (copy * x / 1e3).min(fma));
-                chart.draw_series(LineSeries::new([x.start, corner, x.end].map(at), colour.stroke_width(2)))?;
+                let line = colour.stroke_width(2 * scale as u32);
+                chart.draw_series(LineSeries::new([x.start, corner, x.end].map(at), line))?;
             }
-            let dots = points[i].iter().map(|p| Circle::new(*p, 4, colour.filled()));
+            let dots = self.points[i].iter().map(|p| Circle::new(*p, 4 * scale, colour.filled()));
             chart
                 .draw_series(dots)?
-                .label(names[i].clone())
-                .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
+                .label(name.clone())
+                .legend(move |(x, y)| Circle::new((x + 8, y), 4 * scale, colour.filled()));
         }
-        chart.configure_series_labels().label_font(text(13)).border_style(INK).draw()?;
+        chart.configure_series_labels().label_font(pen.text(13)).border_style(INK).draw()?;
         Ok(())
-    })?;
-    Ok(Some(svg))
+    }
 }
 
 /// Every chart for which the reports have rows.
-pub fn all(reports: &[Report]) -> anyhow::Result<Vec<Chart>> {
+pub fn all(reports: &[Report]) -> Vec<Chart> {
     let mut charts = Vec::new();
-    let mut add = |id, title, caption, (series, groups): (Vec<Series>, Vec<Group>), unit: &str| -> anyhow::Result<()> {
+    let mut add = |id, title, caption, (series, groups): (Vec<Series>, Vec<Group>), unit| {
         if !groups.is_empty() {
-            charts.push(Chart { id, title, caption, svg: bars(&series, &groups, unit)? });
+            charts.push(Chart { id, title, caption, picture: Picture::Bars { series, groups, unit } });
         }
-        Ok(())
     };
     let micro = |row: &Row| row.median_us();
     let rate = |row: &Row| row.tokens_per_s;
@@ -248,18 +336,18 @@ pub fn all(reports: &[Report]) -> anyhow::Result<Vec<Chart>> {
     let any = |_: &Row| true;
     let whole = |row: &Row| row.variant == "f16" || row.variant == "f32";
     let scan = "The ladder from one token after the other to the fused scan; less is better.";
-    add("scan", "Selective scan", scan, grouped(reports, Suite::Scan, any, micro), "us")?;
+    add("scan", "Selective scan", scan, grouped(reports, Suite::Scan, any, micro), "us");
     let decode = "Tokens a second by model size and weight format; more is better.";
-    add("decode", "Decode", decode, grouped(reports, Suite::Decode, any, rate), "tokens/s")?;
+    add("decode", "Decode", decode, grouped(reports, Suite::Decode, any, rate), "tokens/s");
     let prefill = "Reading a prompt; more is better.";
-    add("prefill", "Prefill", prefill, grouped(reports, Suite::Prefill, whole, rate), "tokens/s")?;
+    add("prefill", "Prefill", prefill, grouped(reports, Suite::Prefill, whole, rate), "tokens/s");
     let shares =
         "Linear layers as a share of what the same adapter copies (matvec) or multiplies in f32 (matmul; cooperative \
                   matrices exceed it).";
-    add("share", "Share of the adapter's own ceilings", shares, grouped(reports, Suite::Matmul, any, share), "%")?;
-    if let Some(svg) = roofline(reports)? {
+    add("share", "Share of the adapter's own ceilings", shares, grouped(reports, Suite::Matmul, any, share), "%");
+    if let Some(roofline) = Roofline::new(reports) {
         let caption = "Linear layers by operations a byte, under each adapter's copy and f32 multiply-add ceilings.";
-        charts.push(Chart { id: "roofline", title: "Roofline", caption, svg });
+        charts.push(Chart { id: "roofline", title: "Roofline", caption, picture: Picture::Roofline(roofline) });
     }
-    Ok(charts)
+    charts
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use charts::Chart;
 use mamba_wgpu::bench::Report;
 
 use crate::output::print_line;
@@ -26,6 +27,24 @@ pub struct Args {
     /// Write each chart as an SVG file into this folder too
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
+    /// Write each chart as a PNG file into this folder too
+    #[arg(long, value_name = "FOLDER")]
+    png: Option<PathBuf>,
+}
+
+/// Writes a file for each chart into a folder.
+fn write_charts(
+    folder: &Path,
+    ending: &str,
+    charts: &[Chart],
+    bytes: impl Fn(&Chart) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    for chart in charts {
+        let path = folder.join(format!("{}.{ending}", chart.id));
+        fs::write(&path, bytes(chart)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<Report> {
@@ -36,15 +55,14 @@ fn read(path: &Path) -> anyhow::Result<Report> {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let reports = args.reports.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let charts = charts::all(&reports)?;
+    let charts = charts::all(&reports);
     if let Some(folder) = &args.svg {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        for chart in &charts {
-            let path = folder.join(format!("{}.svg", chart.id));
-            fs::write(&path, &chart.svg).with_context(|| path.display().to_string())?;
-        }
+        write_charts(folder, "svg", &charts, |chart| Ok(chart.svg()?.into_bytes()))?;
     }
-    fs::write(&args.html, page::html(&reports, &charts)).with_context(|| args.html.display().to_string())?;
+    if let Some(folder) = &args.png {
+        write_charts(folder, "png", &charts, Chart::png)?;
+    }
+    fs::write(&args.html, page::html(&reports, &charts)?).with_context(|| args.html.display().to_string())?;
     print_line(&format!("{}: {} reports, {} charts", args.html.display(), reports.len(), charts.len()))?;
     Ok(ExitCode::SUCCESS)
 }

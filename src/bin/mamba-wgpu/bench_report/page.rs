@@ -89,7 +89,10 @@ fn rows(reports: &[Report], names: &[String]) -> String {
 }
 
 /// The whole page.
-pub fn html(reports: &[Report], charts: &[Chart]) -> String {
+///
+/// # Errors
+/// A chart that plotters cannot draw.
+pub fn html(reports: &[Report], charts: &[Chart]) -> anyhow::Result<String> {
     let names = compare::names(reports);
     let mut adapters: Vec<&str> = reports.iter().map(|r| r.device.adapter.name.as_str()).collect();
     adapters.dedup();
@@ -99,14 +102,14 @@ pub fn html(reports: &[Report], charts: &[Chart]) -> String {
         .iter()
         .map(|c| {
             let (id, title) = (c.id, escaped(c.title));
-            format!(
+            Ok(format!(
                 "<section id={id}><h2>{title}</h2><p class=caption>{}</p><div role=img aria-label=\"{title}\">{}</div></section>",
                 escaped(c.caption),
-                c.svg,
-            )
+                c.svg()?,
+            ))
         })
-        .collect();
-    format!(
+        .collect::<anyhow::Result<_>>()?;
+    Ok(format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>mamba-wgpu: {title}</title><style>{STYLE}</style><h1>mamba-wgpu on {title}</h1>{warnings}{devices}{charts}\
          <h2>All rows</h2><p class=caption>Medians: the device's clock where there is one, else the host's; rates of whole models \
@@ -114,5 +117,5 @@ pub fn html(reports: &[Report], charts: &[Chart]) -> String {
         title = escaped(&adapters.join(", ")),
         devices = devices(reports, &names),
         rows = rows(reports, &names),
-    )
+    ))
 }
