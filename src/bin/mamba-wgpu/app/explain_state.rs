@@ -17,9 +17,10 @@ pub struct Explained {
     pub left_out: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Map {
     /// mean |alpha(i, j)| over channels.
+    #[default]
     Magnitude,
     /// Mean alpha(i, j), of either sign.
     Attention,
@@ -36,8 +37,9 @@ impl Map {
 }
 
 /// What colours the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tint {
+    #[default]
     Delta,
     Forget,
     StateNorm,
@@ -70,18 +72,6 @@ pub struct ExplainState {
     pub tint: Tint,
     /// Token i reads token j; the pair that stays when the pointer leaves.
     pub pinned: (usize, usize),
-}
-
-impl Default for Map {
-    fn default() -> Self {
-        Self::Magnitude
-    }
-}
-
-impl Default for Tint {
-    fn default() -> Self {
-        Self::Delta
-    }
 }
 
 impl ExplainState {

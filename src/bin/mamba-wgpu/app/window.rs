@@ -95,7 +95,7 @@ impl eframe::App for Window {
         ctx.set_theme(theme);
         views::keys(&mut self.state, &ctx);
         let dropped = ctx.input(|input| input.raw.dropped_files.clone());
-        if let Some(path) = dropped.iter().next().map(|file| file.path()) {
+        if let Some(path) = dropped.first().map(|file| file.path()) {
             self.state.dropped(path);
         }
         views::window(&mut self.state, ui);

@@ -73,7 +73,13 @@ fn view(state: &mut ExplainState, ui: &mut Ui) {
     let (i, j) = state.pair(i, j);
     let mut hovered = None;
 
-    if let Some(token) = strip(state, &shown, layer, (i, j), ui) {
+    // A long text scrolls by itself: the map stays in sight.
+    let most = (ui.available_height() * 0.28).max(76.0);
+    let token = ScrollArea::vertical().id_salt("strip").max_height(most).show(ui, |ui| {
+        ui.set_width(ui.available_width());
+        strip(state, &shown, layer, (i, j), ui)
+    });
+    if let Some(token) = token.inner {
         hovered = Some(state.pair(token, j));
     }
     ui.add_space(10.0);

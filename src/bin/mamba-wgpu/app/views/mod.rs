@@ -151,7 +151,7 @@ fn model_menu(state: &mut State, ui: &mut Ui) {
         Model::Loading { source, .. } => short(source),
         Model::Ready(info) => short(&info.source),
     };
-    ui.menu_button(format!("{name}"), |ui| {
+    ui.menu_button(name, |ui| {
         ui.set_min_width(260.0);
         if ui.add(Button::new("Open a folder or file…").shortcut_text(hint(ui, &OPEN))).clicked() {
             state.ask(Browse::ModelFolder);
