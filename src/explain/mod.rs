@@ -250,7 +250,9 @@ mod tests {
         let mut wrong = right.clone();
         wrong.attention[2] = 0.3;
         assert!((wrong.reproduction_error() - 0.1 / 16.5).abs() < 1e-4);
-        for spoil in [|c: &mut ChannelExplanation| c.attention[2] = f32::NAN, |c| c.y[0] = f32::NAN] {
+        for spoil in
+            [|c: &mut ChannelExplanation| c.attention[2] = f32::NAN, |c: &mut ChannelExplanation| c.y[0] = f32::NAN]
+        {
             let mut nan = right.clone();
             spoil(&mut nan);
             assert!(nan.reproduction_error().is_nan());

@@ -49,9 +49,10 @@ pub struct ConvGrads<'a, T> {
 }
 
 /// Through the SiLU (of the sums, computed again) and the convolution. Sequences start from zero states. With
-/// g[t] = grad_u[t] silu'(sum[t]):
+/// g the gradient of the sums:
 ///
 /// ```text
+/// g[t] = grad_u[t] silu'(sum[t])
 /// grad_x[t] = sum_j weight[j] g[t + (d_conv - 1) - j]      grad_weight[j] += sum_t g[t] x[t - (d_conv - 1) + j]
 /// ```
 pub fn conv1d_backward<T: Real>(grads: &mut ConvGrads<T>, grad_u: &[T], input: &ConvInputs<T>, shape: &ConvShape) {
