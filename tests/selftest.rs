@@ -42,10 +42,10 @@ fn a_spoilt_variant_is_found_and_done_without() {
             assert!(report.usable(), "{kernel}: {report:?}");
             let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
             // The fused step's matvec is the same file as the plain one, and quantised weights go through it; f16 activations
-            // go through the fused scan.
+            // and training go through the fused scan.
             let also: &[Variant] = match kernel {
                 "matvec" => &[Variant::FusedStep, Variant::Q8Weights, Variant::Q4Weights],
-                "scan_fused_apply" | "scan_fused_reduce" => &[Variant::F16Activations],
+                "scan_fused_apply" | "scan_fused_reduce" => &[Variant::F16Activations, Variant::Training],
                 _ => &[],
             };
             let mine = |v: Option<Variant>| v.is_some_and(|v| v == variant || also.contains(&v));

@@ -124,6 +124,7 @@ sources![
     "embedding.wgsl",
     "matmul.wgsl",
     "matmul_coop.wgsl",
+    "matmul_split.wgsl",
     "matvec.wgsl",
     "rms_norm.wgsl",
     "sample_draw.wgsl",

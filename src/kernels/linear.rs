@@ -277,6 +277,10 @@ pub(super) fn matmul_coop_spec(
     spec.flag("DIRECT", direct).flag("STRIPS", !direct)
 }
 
+pub(super) fn matmul_split_spec(format: WeightFormat) -> ShaderSpec {
+    ShaderSpec::new("matmul_split").weight(format).cooperative()
+}
+
 /// How matvec is laid out over a matrix: matvec.wgsl.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -401,9 +405,20 @@ fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat),
     whole && coarse && gpu.cooperative() && gpu.allows(Variant::CooperativeMatrix)
 }
 
-/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. For matrices of f16 or coarser, and x or y in f16,
-/// by cooperative matrices where the adapter has them: then fastest into an f32 y of whole [`COOP_TILE`]s of rows, those past the
-/// last token being scratch.
+/// Whether a product of f32 by f32 is for cooperative matrices all the same, each factor as two halves: for more than a few
+/// tokens, and rows that can be read in quads.
+fn splits(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), shape: Linear) -> bool {
+    let plain = numbers == (NumberFormat::F32, NumberFormat::F32);
+    let whole = w.k.is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
+    plain && whole && shape.l > SPLIT_TOKENS && gpu.cooperative() && gpu.allows(Variant::SplitMatrix)
+}
+
+/// Fewer tokens would leave most of [`COOP_TILE`] idle.
+const SPLIT_TOKENS: usize = 48;
+
+/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. By cooperative matrices where the adapter has
+/// them: for matrices of f16 or coarser and x or y in f16, fastest into an f32 y of whole [`COOP_TILE`]s of rows, those past the
+/// last token being scratch; for x and y in f32 (matmul_split) into such a y only, and without bias or softplus.
 pub fn matmul(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -413,11 +428,13 @@ pub fn matmul(
     shape: Linear,
 ) -> Result<(), GpuError> {
     let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
+    let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
+    let whole = whole_rows && w.parts.iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
+    let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
     let (spec, tile) = if cooperates(plan.gpu(), w, numbers, shape) {
-        let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
-        let whole = whole_rows && w.parts.iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
-        let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
         (matmul_coop_spec(w.format, epilogue, numbers, direct), COOP_TILE)
+    } else if direct && splits(plan.gpu(), w, numbers, shape) {
+        (matmul_split_spec(w.format), COOP_TILE)
     } else {
         (matmul_spec(w.format, epilogue, numbers), 64)
     };

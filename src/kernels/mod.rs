@@ -155,6 +155,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             }
             specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
+        specs.push(linear::matmul_split_spec(format));
         for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
             let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
             specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);

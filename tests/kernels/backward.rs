@@ -2,8 +2,11 @@
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::gpu::selftest::backward::{conv, embedding, linear, loss, norm, scan, softplus};
-use mamba_wgpu::gpu::selftest::data::{CheckError, Random};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::gpu::selftest::data::{run, tensor, CheckError, Random};
+use mamba_wgpu::gpu::{Gpu, GpuOptions, PlanBuilder, Tensor};
+use mamba_wgpu::kernels::backward::{column_sums, gradient_of, matmul_grad_w, scan_train};
+use mamba_wgpu::kernels::backward::{Columns, LinearGrad, ScanTape, Scratch, ScratchShape, TrainScan};
+use mamba_wgpu::kernels::{ScanBuffers, ScanShape};
 
 #[test]
 fn matmul_gradients_equal_their_twins() {
@@ -84,6 +87,63 @@ fn scan_gradients_equal_their_twin() {
         pass(device, scan(gpu, 2, (300, 130, 16), false, &mut random));
         pass(device, softplus(gpu, &mut random));
     }
+}
+
+/// As many states as registers are set aside for; the checked device's compiler (lavapipe's) takes minutes over them.
+#[test]
+fn many_states() {
+    let (device, gpu) = &devices()[0];
+    for d_state in [130, 256] {
+        pass(device, scan(gpu, 1, (5, 3, d_state), false, &mut Random(27)));
+    }
+}
+
+/// Sums are made in one order, however the workgroups run: two runs give the same bits.
+#[test]
+fn gradients_are_the_same_bits_every_time() {
+    let (_, gpu) = &devices()[0];
+    let (l, n, k) = (1030, 70, 20);
+    let mut random = Random(28);
+    let (x, grad_y) = (random.vec(l * k, -1.0, 1.0), random.vec(l * n, -1.0, 1.0));
+    let shape = ScratchShape { rows: l, batch: 1, d_model: n, d_inner: n, d_state: 1, d_conv: 1, dt_rank: 1 };
+    let scratch = Scratch::new(gpu, shape).unwrap();
+    let (x, grad_y) = (tensor(gpu, &x).unwrap(), tensor(gpu, &grad_y).unwrap());
+    let once = || {
+        let (w, bias) = (gradient_of(gpu, "w", (n, k)).unwrap(), Tensor::zeros(gpu, "bias", n).unwrap());
+        pollster::block_on(async {
+            run(gpu, |plan| {
+                matmul_grad_w(plan, &scratch, &x, &grad_y, &w, LinearGrad { l, x_stride: k, y_stride: n })?;
+                column_sums(plan, &scratch, &grad_y, &bias, Columns { rows: l, cols: n, stride: n })
+            })
+            .await
+            .unwrap();
+            let (mut values, bias) = (w.parts()[0].tensor.read::<f32>(gpu).await.unwrap(), bias.read::<f32>(gpu).await);
+            values.extend(bias.unwrap());
+            values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        })
+    };
+    let first = once();
+    assert!(first.iter().all(|&bits| bits != 0), "a gradient that was never written");
+    for _ in 0..3 {
+        assert_eq!(once(), first);
+    }
+}
+
+/// Scratch for less than what is asked is an error that says so, and so is a tape.
+#[test]
+fn too_little_scratch_is_an_error() {
+    let (_, gpu) = &devices()[0];
+    let shape = ScratchShape { rows: 1, batch: 1, d_model: 1, d_inner: 1, d_state: 1, d_conv: 1, dt_rank: 1 };
+    let scratch = Scratch::new(gpu, shape).unwrap();
+    let t = Tensor::zeros(gpu, "t", 64).unwrap();
+    let columns = Columns { rows: 1 << 20, cols: 1 << 12, stride: 1 << 12 };
+    let e = column_sums(&mut PlanBuilder::new(gpu), &scratch, &t, &t, columns).unwrap_err();
+    assert!(e.to_string().contains("scratch"), "{e}");
+    let scan = |l| TrainScan { batch: 1, shape: ScanShape::of_layer(l, 4, 4, 1), lti: false };
+    let tape = ScanTape::new(gpu, scan(16)).unwrap();
+    let b = ScanBuffers { u: &t, delta: &t, a: &t, x_dbl: &t, d: &t, xz: &t, ssm_state: &t, y: &t };
+    let e = scan_train(&mut PlanBuilder::new(gpu), &tape, &b, scan(17)).unwrap_err();
+    assert!(e.to_string().contains("tape"), "{e}");
 }
 
 /// A kernel that computes wrongly by one part in a hundred is found: the comparisons can fail.

@@ -64,3 +64,34 @@ pub async fn cooperative(gpu: &Gpu, random: &mut Random) -> Result<(), CheckErro
     }
     Ok(())
 }
+
+/// matmul of f32 by halves (matmul_split) at sizes around its tile (128) and slice (32), in every format, with factors from
+/// subnormal halves to large ones; rows past the last token are scratch.
+pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
+    for format in WeightFormat::ALL {
+        for (l, n, k) in [(49, 128, 4), (128, 256, 64), (130, 128, 100), (257, 384, 516)] {
+            for size in [1e-3, 1.0, 300.0] {
+                let (x_stride, y_stride) = (k + 4, n + 2);
+                let x = random.vec(l * x_stride, -size, size);
+                let w = random.weights(format, (n, k), -1.0, 1.0);
+                let mut want = vec![0.0; l * y_stride];
+                let shape = reference::Linear { l, k, n, x_stride, y_stride };
+                reference::matmul(&mut want, &f64s(&x), &f64s(&w), None, &shape, Epilogue::None);
+
+                let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
+                let tall = l.next_multiple_of(kernels::COOP_TILE);
+                let (tx, ty) = (tensor(gpu, &x)?, tensor(gpu, &vec![0.0; tall * y_stride])?);
+                let shape = kernels::Linear { l, x_stride, y_stride, softplus: false };
+                run(gpu, |plan| kernels::matmul(plan, &tx, &matrix, None, &ty, shape)).await?;
+                let mut got = ty.read::<f32>(gpu).await?;
+                got.truncate(l * y_stride);
+                let what = format!("matmul_split {format:?} {l} x {k} by {n}, x up to {size}");
+                // As any f32 sum of k products of up to `size`, the sums rounded towards zero; and halves below 2^-14 are
+                // off by up to 2^-25.
+                let atol = (2e-6 * size + 3e-8) * (k as f64).sqrt();
+                close(&what, &got, &want, atol, 4e-6)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -45,12 +45,14 @@ pub enum Variant {
     F16Activations,
     /// matmul by cooperative matrices. Instead: by multiply-adds.
     CooperativeMatrix,
+    /// matmul of f32 by cooperative matrices of halves. Instead: by multiply-adds.
+    SplitMatrix,
     /// The kernels that only training needs. Instead: nothing, the device does not train.
     Training,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 11] = [
+    pub const ALL: [Variant; 12] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -61,6 +63,7 @@ impl Variant {
         Variant::FusedScan,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
+        Variant::SplitMatrix,
         Variant::Training,
     ];
 
@@ -83,7 +86,7 @@ impl Variant {
             Variant::Step => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
             Variant::F16Activations => "activations as f32",
-            Variant::CooperativeMatrix => "matmul",
+            Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
             Variant::Training => "no training",
         }
     }
@@ -102,6 +105,7 @@ impl fmt::Display for Variant {
             Variant::FusedScan => "fused scan",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
+            Variant::SplitMatrix => "split f32 matrices",
             Variant::Training => "training",
         })
     }
@@ -171,6 +175,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::AdamW,
         Check::F16Activations,
         Check::CooperativeMatrix,
+        Check::SplitMatrix,
         Check::Gradients,
         Check::ScanGradients,
     ];
@@ -208,6 +213,7 @@ enum Check {
     AdamW,
     F16Activations,
     CooperativeMatrix,
+    SplitMatrix,
     Gradients,
     ScanGradients,
 }
@@ -225,7 +231,7 @@ impl Check {
     fn applies(self, gpu: &Gpu) -> bool {
         match self {
             Check::F16Activations => gpu.shader_f16(),
-            Check::CooperativeMatrix => gpu.cooperative(),
+            Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
             _ => true,
         }
     }
@@ -253,6 +259,7 @@ impl Check {
             Check::AdamW => "train/gradient_norm, train/gradient_clip, train/adamw".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
+            Check::SplitMatrix => "matmul_split".into(),
             Check::Gradients => "training: matmul_grad, rms_norm, cross_entropy, embedding, conv1d".into(),
             Check::ScanGradients => "training: scan_backward".into(),
         }
@@ -270,6 +277,7 @@ impl Check {
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
+            Check::SplitMatrix => Some(Variant::SplitMatrix),
             Check::Gradients | Check::ScanGradients => Some(Variant::Training),
             _ => None,
         }
@@ -331,6 +339,7 @@ impl Check {
                 scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
             }
             Check::CooperativeMatrix => linear::cooperative(gpu, random).await,
+            Check::SplitMatrix => linear::split(gpu, random).await,
             Check::Gradients => {
                 backward::linear(gpu, (520, 67, 70), random).await?;
                 backward::norm(gpu, (40, 257), true, random).await?;

@@ -73,7 +73,7 @@ fn apply_spec(d_state: usize, layout: (usize, usize), lti: bool) -> ShaderSpec {
 pub(super) fn specs() -> Vec<ShaderSpec> {
     let mut specs = Vec::new();
     // Those whose workgroups take most memory among them.
-    for d_state in [1, 5, 16, 28, 32, 64, 128, 256] {
+    for d_state in [1, 5, 16, 28, 64, 256] {
         let layout = Layout::sizes(1024, d_state);
         for lti in [false, true] {
             specs.extend([reduce_spec(d_state, layout, lti), apply_spec(d_state, layout, lti)]);

@@ -35,7 +35,7 @@ impl Workspace {
     pub(super) fn new(model: &GpuModel, l: usize, scan: Option<Scan>, act: NumberFormat) -> Result<Self, GpuError> {
         let (gpu, c) = (&model.gpu, &model.config);
         let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
-        let tall = if act == NumberFormat::F16 { l.next_multiple_of(COOP_TILE) } else { l };
+        let tall = if l > 1 && gpu.cooperative() { l.next_multiple_of(COOP_TILE) } else { l };
         let tiles = |label: &str, width: usize| Tensor::zeros(gpu, label, tall * width);
         let act = |label: &str, width: usize| Tensor::activations(gpu, label, l * width, act);
         Ok(Self {
