@@ -12,6 +12,9 @@ pub enum TrainError {
     /// The loss or a gradient became NaN or infinite. The parameters are those from before the step.
     #[error("step {step}: {what} of `{tensor}` is not finite (loss {loss}); the parameters of step {} are kept", step - 1)]
     NotFinite { step: u64, loss: f32, what: &'static str, tensor: String },
+    /// The self-test found the gradients wrong on this device.
+    #[error("this device computes gradients wrongly (`mamba-wgpu doctor` says which): it cannot train")]
+    Unfit,
     /// Batches of other shapes than the trainer was made for.
     #[error("{what}: {got}, the trainer was made for {expected}")]
     BatchShape { what: &'static str, got: usize, expected: usize },

@@ -5,6 +5,7 @@ use super::random::Purpose;
 use super::tasks::{Batch, Data};
 use super::{Settings, Tape, TrainError};
 use crate::error::Result;
+use crate::gpu::selftest::Variant;
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{Step, StepTensors};
 use std::collections::VecDeque;
@@ -108,6 +109,9 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::resume`].
     pub fn with_parameters(gpu: &Gpu, settings: &Settings, length: usize, tensors: &[NamedTensor]) -> Result<Self> {
+        if !gpu.allows(Variant::Training) {
+            return Err(TrainError::Unfit.into());
+        }
         let parameters = Parameters::new(gpu, &settings.shape, settings.task.vocab_size(), tensors)?;
         let zeros = |label: &str, elements| Tensor::zeros(gpu, label, elements);
         let (step_values, loss_sum) = (zeros("step", Step::ELEMENTS)?, zeros("loss", 1)?);

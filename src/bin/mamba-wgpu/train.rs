@@ -20,7 +20,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{describe, end_on_ctrl_c, gpu_options, BackendName};
+use crate::common::{describe, end_on_ctrl_c, gpu_options, read_text, BackendName};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -361,9 +361,7 @@ impl Args {
             return Ok(Material { data: Arc::new(settings.task.clone()), validation: None, tokenizer_json: None });
         };
         let read = |flag: &str, path: &Path| -> anyhow::Result<String> {
-            let name = format!("--{flag} {}", path.display());
-            let bytes = std::fs::read(path).with_context(|| name.clone())?;
-            String::from_utf8(bytes).map_err(|e| misuse(format!("{name}: not UTF-8 ({})", e.utf8_error())))
+            read_text(&format!("--{flag} {}", path.display()), path)
         };
         let path = self.text.as_deref().ok_or_else(|| misuse("--text is needed for the task text"))?;
         let text = read("text", path)?;
@@ -557,7 +555,8 @@ impl Run {
         self.log.validation(step, &e, self.material.validation.as_ref().map(|v| bits_per_byte(&e, v.bytes())))?;
         bar.println(&format!("step {step}: validation {text}"));
         self.validation = Some(e);
-        if self.best.is_none_or(|best| e.loss() < best) {
+        // Of equals the later one: a loss that has become zero goes on hiding what is still being learnt.
+        if self.best.is_none_or(|best| e.loss() <= best) {
             self.best = Some(e.loss());
             let state = self.trainer.state().await?;
             let tokenizer_json = self.material.tokenizer_json.as_deref();
