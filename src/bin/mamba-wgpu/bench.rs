@@ -11,11 +11,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use clap::ValueEnum;
 use mamba_wgpu::bench::{self, Options, Report, Row, Shapes, Spread, Suite};
-use mamba_wgpu::gpu::Gpu;
-use mamba_wgpu::Error;
 
 use crate::bench_report;
-use crate::common::{at_least_one, end_on_ctrl_c, gpu_options, BackendName};
+use crate::common::{at_least_one, end_on_ctrl_c, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_line, Progress};
 
@@ -34,12 +32,8 @@ pub struct Args {
     /// Write everything to this file, as one JSON object
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Which API to reach the GPU through
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
-    backend: BackendName,
-    /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
     sizes: Vec<String>,
@@ -80,16 +74,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(Command::Report(args)) = &args.command {
         return bench_report::run(args);
     }
-    if args.backend == BackendName::Cpu {
-        return Err(misuse("--backend cpu: there is no GPU to measure"));
-    }
+    args.gpu.check("there is no GPU to measure")?;
     let cancel = Arc::new(AtomicBool::new(false));
     let options = args.options(cancel.clone())?;
     if let Some(path) = &args.json {
         // A path that cannot be written is found out before the measuring, and an older report stays until it is over.
         OpenOptions::new().append(true).create(true).open(path).with_context(|| path.display().to_string())?;
     }
-    let gpu = Gpu::new(&gpu_options(args.backend, args.adapter.as_deref())).await.map_err(Error::from)?;
+    let gpu = args.gpu.open().await?;
     end_on_ctrl_c(cancel)?;
     let bar = Progress::count("measuring");
     let report = bench::run(&gpu, &options, &mut |now| {

@@ -45,6 +45,31 @@ pub struct BackendArgs {
     pub activations: WeightsName,
 }
 
+/// Which GPU, for what runs on nothing else.
+#[derive(Debug, clap::Args)]
+pub struct GpuArgs {
+    /// Which API to reach the GPU through
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    backend: BackendName,
+    /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+}
+
+impl GpuArgs {
+    /// Refuses `--backend cpu`, before anything is done. `why` is what messages say.
+    pub fn check(&self, why: &str) -> anyhow::Result<()> {
+        match self.backend {
+            BackendName::Cpu => Err(misuse(format!("--backend cpu: {why}"))),
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn open(&self) -> anyhow::Result<Gpu> {
+        Ok(Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
     Auto,

@@ -16,7 +16,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, end_on_ctrl_c, gpu_options, BackendName};
+use crate::common::{at_least_one, describe, end_on_ctrl_c, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train::{setting_error, TaskName};
@@ -45,12 +45,8 @@ pub struct Args {
     /// Other sequences than those of another seed
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
-    /// Which kind of GPU to use
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
-    backend: BackendName,
-    /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Print one JSON object: task, step, lengths (length, sequences, targets, correct, accuracy, loss, seconds)
     #[arg(long)]
     json: bool,
@@ -89,9 +85,7 @@ fn at_length(task: &Task, length: usize) -> Task {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.backend == BackendName::Cpu {
-        return Err(misuse("--backend cpu: evaluation needs a GPU (a software one, such as Mesa's lavapipe, will do)"));
-    }
+    args.gpu.check("evaluation needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
     let path = checkpoint(&args.model)
         .ok_or_else(|| TrainError::NoCheckpoint { path: args.model.display().to_string() })
         .map_err(Error::from)?;
@@ -113,7 +107,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tasks: Vec<Task> = lengths.iter().map(|&length| at_length(&settings.task, length)).collect();
     tasks.iter().try_for_each(Task::check).map_err(setting_error)?;
 
-    let gpu = Gpu::new(&gpu_options(args.backend, args.adapter.as_deref())).await.map_err(Error::from)?;
+    let gpu = args.gpu.open().await?;
     let tensors = Saved::read_parameters(&path).map_err(Error::from)?;
     let parameters = Parameters::new(&gpu, &settings.shape, settings.task.vocab_size(), &tensors)?;
     let cancel = Arc::new(AtomicBool::new(false));

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
@@ -20,7 +19,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{describe, end_on_ctrl_c, gpu_options, read_text, BackendName};
+use crate::common::{describe, end_on_ctrl_c, read_text, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -76,12 +75,8 @@ pub struct Args {
     /// Where the loss curve goes, as SVG [default: loss.svg in --out]
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Which kind of GPU to use
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
-    backend: BackendName,
-    /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
-    #[arg(long, value_name = "NAME|INDEX")]
-    adapter: Option<String>,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Print one JSON object at the end: steps, loss, validation, seconds
     #[arg(long)]
     json: bool,
@@ -294,9 +289,7 @@ struct Material {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.backend == BackendName::Cpu {
-        return Err(misuse("--backend cpu: training needs a GPU (a software one, such as Mesa's lavapipe, will do)"));
-    }
+    args.gpu.check("training needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
     // Everything that can be refused is refused before the folder is touched.
     let (mut settings, resumed) = match (args.resume, args.task) {
         (false, Some(task)) => {
@@ -319,7 +312,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     settings.check().map_err(setting_error)?;
     let material = args.material(&mut settings, resumed.as_deref())?;
-    let gpu = Gpu::new(&gpu_options(args.backend, args.adapter.as_deref())).await.map_err(Error::from)?;
+    let gpu = args.gpu.open().await?;
     let (trainer, best) = match &resumed {
         Some(checkpoint) => {
             let (state, best) = Saved::read(checkpoint).map_err(Error::from)?;
