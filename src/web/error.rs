@@ -54,7 +54,7 @@ fn code(error: &Error) -> &'static str {
             _ => "gpu-fault",
         },
         Error::Generate(GenerateError::BadTokenizer { .. }) => "bad-tokenizer",
-        // Nothing here quantises or trains.
-        Error::Generate(_) | Error::Input(_) | Error::Quantise(_) | Error::Train(_) => "options",
+        // Nothing here quantises.
+        Error::Generate(_) | Error::Input(_) | Error::Quantise(_) => "options",
     }
 }
