@@ -531,13 +531,17 @@ impl Run {
 
     /// Writes a checkpoint and the log up to it.
     async fn save(&mut self) -> anyhow::Result<()> {
+        self.log.flush()?;
+        self.write("checkpoint", self.args.keep).await
+    }
+
+    /// Writes the model as it is now, and keeps the newest `keep` of its kind.
+    async fn write(&mut self, kind: &str, keep: usize) -> anyhow::Result<()> {
         let state = self.trainer.state().await?;
         let tokenizer_json = self.material.tokenizer_json.as_deref();
         let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
-        self.log.flush()?;
-        saved.write(&self.args.out, "checkpoint").map_err(Error::from)?;
-        remove_old(&self.args.out, "checkpoint", self.args.keep).map_err(Error::from)?;
-        Ok(())
+        saved.write(&self.args.out, kind).map_err(Error::from)?;
+        Ok(remove_old(&self.args.out, kind, keep).map_err(Error::from)?)
     }
 
     /// Looks at data that is not trained on, and keeps the model if it is the best so far.
@@ -551,11 +555,7 @@ impl Run {
         // Of equals the later one: a loss that has become zero goes on hiding what is still being learnt.
         if self.best.is_none_or(|best| e.loss() <= best) {
             self.best = Some(e.loss());
-            let state = self.trainer.state().await?;
-            let tokenizer_json = self.material.tokenizer_json.as_deref();
-            let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
-            saved.write(&self.args.out, "best").map_err(Error::from)?;
-            remove_old(&self.args.out, "best", 1).map_err(Error::from)?;
+            self.write("best", 1).await?;
         }
         Ok(())
     }
