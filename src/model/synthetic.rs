@@ -1,6 +1,6 @@
 //! Random models of any size, to test and measure with: initialised as mamba-ssm does, so that activations stay sane.
 //!
-//! `A_log = ln(1 .. d_state)`, `D = 1`, dt biases such that softplus gives delta log-uniform in 0.001 to 0.1, norms 1,
+//! `A_log = ln(1 .. d_state)`, `D = 1`, dt biases such that softplus gives delta log-uniform in dt_min to dt_max, norms 1,
 //! linear layers uniform within +-1/sqrt(inputs) (out_proj's divided by sqrt(n_layer)), the embedding normal with a deviation
 //! of 0.02. Names are Hugging Face's. The same [`Spec`] and seed give the same bytes on every machine.
 
@@ -23,6 +23,9 @@ pub struct Spec {
     pub d_state: usize,
     pub d_conv: usize,
     pub dt_rank: usize,
+    /// delta begins log-uniform between these (mamba-ssm's `dt_min` and `dt_max`).
+    pub dt_min: f64,
+    pub dt_max: f64,
     pub vocab_size: usize,
     /// Without a head of its own.
     pub tied: bool,
@@ -47,7 +50,8 @@ enum Init {
     Normal(f32),
     /// ln(1 .. columns) in every row.
     ALog,
-    DtBias,
+    /// Such that softplus gives a delta that is log-uniform between these.
+    DtBias(f64, f64),
 }
 
 /// A tensor to be written.
@@ -68,6 +72,8 @@ impl Spec {
             d_state: 16,
             d_conv: 4,
             dt_rank: d_model.div_ceil(16),
+            dt_min: 0.001,
+            dt_max: 0.1,
             vocab_size,
             tied: true,
             use_bias: false,
@@ -192,7 +198,7 @@ impl Spec {
             }
             layer("mixer.x_proj.weight", &[dt_rank + 2 * d_state, d_inner], linear(d_inner));
             layer("mixer.dt_proj.weight", &[d_inner, dt_rank], linear(dt_rank));
-            layer("mixer.dt_proj.bias", &[d_inner], Init::DtBias);
+            layer("mixer.dt_proj.bias", &[d_inner], Init::DtBias(self.dt_min, self.dt_max));
             layer("mixer.A_log", &[d_inner, d_state], Init::ALog);
             layer("mixer.D", &[d_inner], Init::Constant(1.0));
             layer("mixer.out_proj.weight", &[d_model, d_inner], out_proj);
@@ -243,9 +249,9 @@ impl Init {
             Init::Uniform(bound) => (2.0 * random.uniform() - 1.0) * bound,
             Init::Normal(deviation) => random.normal() * deviation,
             Init::ALog => ((column + 1) as f32).ln(),
-            Init::DtBias => {
-                // delta is log-uniform in 0.001 ..= 0.1; its inverse softplus is delta + ln(1 - exp(-delta)).
-                let delta = (0.001f32.ln() + random.uniform() * 100f32.ln()).exp();
+            Init::DtBias(min, max) => {
+                let delta = ((min as f32).ln() + random.uniform() * ((max / min) as f32).ln()).exp();
+                // Inverse softplus.
                 delta + (-(-delta).exp_m1()).ln()
             }
         }
@@ -306,9 +312,11 @@ mod tests {
     #[test]
     fn dt_bias_is_the_inverse_of_softplus() {
         let mut random = SplitMix64(1);
-        for _ in 0..1000 {
-            let delta = Init::DtBias.value(0, &mut random).exp().ln_1p();
-            assert!((0.00099..0.101).contains(&delta), "{delta}");
+        for (min, max) in [(1e-3, 1e-1), (1e-8, 1e-6), (0.5, 5.0)] {
+            for _ in 0..1000 {
+                let delta = f64::from(Init::DtBias(min, max).value(0, &mut random).exp().ln_1p());
+                assert!((0.99 * min..1.01 * max).contains(&delta), "{delta}");
+            }
         }
     }
 }

@@ -17,11 +17,34 @@ pub struct Shape {
     pub tied: bool,
     /// Selectivity off: delta, B and C do not depend on the input (S4D-real), and there is neither x_proj nor dt_proj.weight.
     pub lti: bool,
+    /// delta begins log-uniform between these.
+    #[serde(default = "dt_min")]
+    pub dt_min: f64,
+    #[serde(default = "dt_max")]
+    pub dt_max: f64,
+}
+
+/// Mamba's.
+fn dt_min() -> f64 {
+    0.001
+}
+fn dt_max() -> f64 {
+    0.1
 }
 
 impl Shape {
     pub fn new(n_layer: usize, d_model: usize) -> Self {
-        Self { n_layer, d_model, d_state: 16, d_conv: 4, expand: 2, tied: true, lti: false }
+        Self {
+            n_layer,
+            d_model,
+            d_state: 16,
+            d_conv: 4,
+            expand: 2,
+            tied: true,
+            lti: false,
+            dt_min: dt_min(),
+            dt_max: dt_max(),
+        }
     }
 
     /// The same for [`crate::model::synthetic`], with Mamba's initialisation.
@@ -30,6 +53,8 @@ impl Shape {
             d_inner: self.d_inner(),
             d_state: self.d_state,
             d_conv: self.d_conv,
+            dt_min: self.dt_min,
+            dt_max: self.dt_max,
             tied: self.tied,
             seed,
             ..Spec::new(self.n_layer, self.d_model, vocab_size)
@@ -172,10 +197,18 @@ impl Settings {
                 return fail(what, value.to_string(), &format!("at least 0 and below {below}"));
             }
         }
-        for (what, value) in [("lr", self.schedule.peak as f32), ("eps", o.eps)] {
+        for (what, value) in [
+            ("lr", self.schedule.peak as f32),
+            ("eps", o.eps),
+            ("dt-min", s.dt_min as f32),
+            ("dt-max", s.dt_max as f32),
+        ] {
             if !(value > 0.0 && value.is_finite()) {
                 return fail(what, value.to_string(), "above 0");
             }
+        }
+        if s.dt_min > s.dt_max {
+            return fail("dt-min", s.dt_min.to_string(), &format!("at most dt-max, {}", s.dt_max));
         }
         Ok(())
     }

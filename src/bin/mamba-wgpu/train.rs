@@ -118,6 +118,12 @@ struct Recipe {
     /// Selectivity off (S4D-real): the baseline that the paper compares with
     #[arg(long, conflicts_with = "resume")]
     lti: bool,
+    /// The smallest delta that a channel begins with; a long memory wants a small one [default: 0.001]
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    dt_min: Option<f64>,
+    /// The largest [default: 0.1]
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    dt_max: Option<f64>,
     /// Sequences a step
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     batch: Option<usize>,
@@ -148,6 +154,9 @@ struct Recipe {
     /// AdamW's second beta
     #[arg(long, value_name = "X", conflicts_with = "resume")]
     beta2: Option<f32>,
+    /// AdamW's epsilon
+    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    eps: Option<f32>,
     /// The largest norm of a gradient; 0 for any
     #[arg(long, value_name = "X", conflicts_with = "resume")]
     clip: Option<f32>,
@@ -254,6 +263,8 @@ impl Recipe {
         set(&mut s.shape.d_state, self.d_state);
         s.shape.tied &= !self.untied;
         s.shape.lti |= self.lti;
+        set(&mut s.shape.dt_min, self.dt_min);
+        set(&mut s.shape.dt_max, self.dt_max);
         set(&mut s.batch, self.batch);
         set(&mut s.accumulate, self.accumulate);
         let schedule = &mut s.schedule;
@@ -269,6 +280,7 @@ impl Recipe {
         set(&mut s.optimiser.weight_decay, self.weight_decay);
         set(&mut s.optimiser.beta1, self.beta1);
         set(&mut s.optimiser.beta2, self.beta2);
+        set(&mut s.optimiser.eps, self.eps);
         set(&mut s.optimiser.clip, self.clip);
     }
 }

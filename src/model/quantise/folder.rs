@@ -2,7 +2,7 @@
 
 use super::{quantise, Progress, QuantiseError, Summary};
 use crate::model::synthetic::Spec;
-use crate::model::{Checkpoint, Dtype};
+use crate::model::Checkpoint;
 use crate::reference::Quant;
 use std::{
     fs, io,
@@ -88,18 +88,14 @@ fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
     let first = weights.layers.first();
     let spec = Spec {
         arch: c.arch,
-        n_layer: c.n_layer,
-        d_model: c.d_model,
         d_inner: c.d_inner,
         d_state: c.d_state,
         d_conv: c.d_conv,
         dt_rank: c.dt_rank,
-        vocab_size: c.vocab_size,
         tied: c.tie_embeddings,
         use_bias: first.is_some_and(|layer| layer.in_proj_bias.is_some()),
         use_conv_bias: first.is_some_and(|layer| layer.conv1d_bias.is_some()),
-        dtype: Dtype::F32,
-        seed: 0,
+        ..Spec::new(c.n_layer, c.d_model, c.vocab_size)
     };
     spec.config_json().into_bytes()
 }
