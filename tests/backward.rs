@@ -106,12 +106,18 @@ fn norm<T: Real>(name: &str, tolerance: f64) {
     g.holds("grad_weight", &added::<T>(grad_weight), tolerance);
 }
 
+/// The goldens of cross_entropy, and what their labels are smoothed by.
+const LOSSES: [(&str, f32); 2] = [("cross_entropy", 0.0), ("cross_entropy_smoothed", 0.125)];
+
 fn loss<T: Real>(tolerance: f64) {
-    let g = Golden::read("cross_entropy");
-    let (mut logits, mut nll) = (g.get::<T>("logits"), vec![T::nan(); g.size("rows")]);
-    cross_entropy(&mut logits, &mut nll, &g.tokens("targets"), g.get::<T>("scale")[0], g.size("vocab_size"));
-    g.holds("nll", &nll, tolerance);
-    g.holds("grad_logits", &logits, tolerance);
+    for (name, label_smoothing) in LOSSES {
+        let g = Golden::read(name);
+        let shape = CrossEntropy { rows: g.size("rows"), vocab_size: g.size("vocab_size"), label_smoothing };
+        let (mut logits, mut nll) = (g.get::<T>("logits"), vec![T::nan(); shape.rows]);
+        cross_entropy(&mut logits, &mut nll, &g.tokens("targets"), g.get::<T>("scale")[0], shape);
+        g.holds("nll", &nll, tolerance);
+        g.holds("grad_logits", &logits, tolerance);
+    }
 }
 
 fn embedding<T: Real>(tolerance: f64) {
@@ -361,12 +367,15 @@ fn twins_equal_their_finite_differences() {
         finite(&format!("{name} x"), &mut x, &g.get::<f64>("grad_x"), |x| loss(x, &fixed));
         finite(&format!("{name} weight"), &mut weight, &g.get::<f64>("grad_weight"), |w| loss(&x, w));
     }
-    let g = Golden::read("cross_entropy");
-    let (targets, scale) = (g.tokens("targets"), g.get::<f64>("scale")[0]);
-    let loss = |x: &[f64]| {
-        let mut nll = vec![0.0; targets.len()];
-        cross_entropy(&mut x.to_vec(), &mut nll, &targets, scale, g.size("vocab_size"));
-        [scale * nll.iter().sum::<f64>()]
-    };
-    finite("logits", &mut g.get::<f64>("logits"), &g.get::<f64>("grad_logits"), loss);
+    for (name, label_smoothing) in LOSSES {
+        let g = Golden::read(name);
+        let (targets, scale) = (g.tokens("targets"), g.get::<f64>("scale")[0]);
+        let shape = CrossEntropy { rows: targets.len(), vocab_size: g.size("vocab_size"), label_smoothing };
+        let loss = |x: &[f64]| {
+            let mut nll = vec![0.0; targets.len()];
+            cross_entropy(&mut x.to_vec(), &mut nll, &targets, scale, shape);
+            [scale * nll.iter().sum::<f64>()]
+        };
+        finite("logits", &mut g.get::<f64>("logits"), &g.get::<f64>("grad_logits"), loss);
+    }
 }

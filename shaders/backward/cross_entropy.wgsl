@@ -1,11 +1,13 @@
 // The loss of every row and, in the logits' own memory, its gradient:
-//   nll = log sum exp(logits) - logits[target],   logits = scale (softmax(logits) - onehot(target))
+//   nll = log sum exp(logits) - sum(wanted logits),   logits = scale (softmax(logits) - wanted)
+//   wanted = (1 - label_smoothing) onehot(target) + label_smoothing / vocab_size
 // A row whose target is IGNORE has neither. Grid: a workgroup a row.
 #include "shared/reduce.wgsl"
 
 struct Params {
     rows: u32,
     vocab_size: u32,
+    label_smoothing: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> logits: array<f32>; // (rows, vocab_size)
@@ -25,14 +27,22 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     for (var i = lid; i < n; i += WG) { top = max(top, logits[base + i]); }
     top = workgroup_max(lid, top);
     var sum = 0.0;
-    for (var i = lid; i < n; i += WG) { sum += exp(logits[base + i] - top); }
+    var below = 0.0; // how far logits lie below the largest, all together
+    for (var i = lid; i < n; i += WG) {
+        let v = logits[base + i] - top;
+        sum += exp(v);
+        below += v;
+    }
     sum = workgroup_sum(lid, sum);
+    below = workgroup_sum(lid, below);
+    let share = p.label_smoothing / f32(p.vocab_size);
+    let hot = 1.0 - p.label_smoothing;
     let counts = target_token != IGNORE;
     for (var i = lid; i < n; i += WG) {
         let v = logits[base + i];
         // The invocation that holds the target's logit knows it before it is overwritten.
-        if i == target_token { nll[row] = log(sum) + top - v; }
-        let gradient = scale[0] * (exp(v - top) / sum - select(0.0, 1.0, i == target_token));
+        if i == target_token { nll[row] = log(sum) - hot * (v - top) - share * below; }
+        let gradient = scale[0] * (exp(v - top) / sum - select(0.0, hot, i == target_token) - share);
         logits[base + i] = select(0.0, gradient, counts);
     }
     if lid == 0u && row < p.rows && !counts { nll[row] = 0.0; }

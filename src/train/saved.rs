@@ -258,6 +258,7 @@ mod tests {
             shape: Shape { d_state: 4, ..Shape::new(1, 8) },
             batch: 2,
             accumulate: 1,
+            label_smoothing: 0.0,
             optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 },
             schedule: Schedule { peak: 1e-3, warmup: 0, steps: 10, decay: Decay::Constant, floor: 0.0 },
             seed: 1,

@@ -148,6 +148,10 @@ pub struct Settings {
     pub batch: usize,
     /// Parts that a step's sequences go through in, one after the other: less memory, the same gradient.
     pub accumulate: usize,
+    /// The part of the wanted probability that the loss spreads over the whole vocabulary; 0 for none. With one, answers that are
+    /// right already go on being learnt until they are right to the same degree everywhere. Validation knows nothing of it.
+    #[serde(default)]
+    pub label_smoothing: f32,
     pub optimiser: Optimiser,
     pub schedule: Schedule,
     pub seed: u64,
@@ -191,6 +195,7 @@ impl Settings {
             ("beta2", o.beta2, 1.0),
             ("weight-decay", o.weight_decay, f32::INFINITY),
             ("clip", o.clip, f32::INFINITY),
+            ("label-smoothing", self.label_smoothing, 1.0),
             ("min-lr", self.schedule.floor as f32, f32::INFINITY),
         ] {
             if !(0.0..below).contains(&value) {

@@ -9,8 +9,8 @@ use super::TrainError;
 use crate::error::{InputError, Result};
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::backward::{
-    self as grads, Columns, Conv1dGrads, LinearGrad, RmsNormGrads, ScanGrads, ScanTape, Scratch, ScratchShape,
-    TrainScan,
+    self as grads, Columns, Conv1dGrads, CrossEntropy, LinearGrad, RmsNormGrads, ScanGrads, ScanTape, Scratch,
+    ScratchShape, TrainScan,
 };
 use crate::kernels::{self, Conv1d, ConvShape, Linear, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, WeightMatrix};
 
@@ -106,6 +106,16 @@ struct Back {
     order: Tensor, // u32 (rows): positions sorted by token
 }
 
+/// What a batch's loss is taken with.
+#[derive(Clone, Copy)]
+pub(super) struct Loss<'a> {
+    /// (1): what each target's gradient counts.
+    pub scale: &'a Tensor,
+    /// (1), added to: the sum of nll.
+    pub sum: &'a Tensor,
+    pub label_smoothing: f32,
+}
+
 /// The plans and buffers for batches of one shape.
 pub struct Tape {
     gpu: Gpu,
@@ -138,16 +148,14 @@ fn aligned(elements: usize) -> usize {
 }
 
 impl Tape {
-    /// For training on micro-batches of `sequences` x `length`: `loss_scale` (1) is what each token's gradient counts, `loss_sum` (1)
-    /// gets the sum of nll.
+    /// For training on micro-batches of `sequences` x `length`.
     pub(super) fn training(
         gpu: &Gpu,
         parameters: &Parameters,
         (sequences, length): (usize, usize),
-        loss_scale: &Tensor,
-        loss_sum: &Tensor,
+        loss: Loss<'_>,
     ) -> Result<Self> {
-        Self::build(gpu, parameters, (sequences, length), Some((loss_scale, loss_sum)))
+        Self::build(gpu, parameters, (sequences, length), Some(loss))
     }
 
     /// For looking at what the model says of batches of `sequences` x `length`: nothing is kept for a way back.
@@ -162,7 +170,7 @@ impl Tape {
         gpu: &Gpu,
         parameters: &Parameters,
         (sequences, length): (usize, usize),
-        loss: Option<(&Tensor, &Tensor)>,
+        loss: Option<Loss<'_>>,
     ) -> Result<Self> {
         let (shape, vocab_size) = (parameters.shape(), parameters.vocab_size());
         let (rows, d_model, d_inner) = (sequences * length, shape.d_model, shape.d_inner());
@@ -398,19 +406,15 @@ impl Tape {
     }
 
     /// From `normed_f` to the loss and back to all gradients.
-    fn backward_plan(
-        &self,
-        model: &Model,
-        grad: &Model,
-        parameters: &Parameters,
-        (loss_scale, loss_sum): (&Tensor, &Tensor),
-    ) -> Result<Plan> {
+    fn backward_plan(&self, model: &Model, grad: &Model, parameters: &Parameters, loss: Loss<'_>) -> Result<Plan> {
         let mut plan = PlanBuilder::new(&self.gpu);
         let Some(b) = &self.back else { return Ok(plan.finish()?) };
         for (at, rows) in self.blocks() {
             self.head(&mut plan, model, (at, rows))?;
             let (targets, nll) = (self.targets.slice(at, rows), self.nll.slice(at, rows));
-            grads::cross_entropy(&mut plan, &self.logits, &targets, loss_scale, &nll, rows, self.vocab_size)?;
+            let Loss { label_smoothing, .. } = loss;
+            let entropy = CrossEntropy { rows, vocab_size: self.vocab_size, label_smoothing };
+            grads::cross_entropy(&mut plan, &self.logits, &targets, loss.scale, &nll, entropy)?;
             let shape = LinearGrad { l: rows, x_stride: self.d_model, y_stride: self.vocab_size };
             let block = |tensor: &Tensor| tensor.slice(at * self.d_model, rows * self.d_model);
             let grad_normed = block(&b.normed);
@@ -418,7 +422,7 @@ impl Tape {
             grads::matmul_grad_w(&mut plan, &b.scratch, &block(&self.normed_f), &self.logits, &grad.head, shape)?;
         }
         let columns = Columns { rows: self.rows(), cols: 1, stride: 1 };
-        grads::column_sums(&mut plan, &b.scratch, &self.nll, loss_sum, columns)?;
+        grads::column_sums(&mut plan, &b.scratch, &self.nll, loss.sum, columns)?;
         let norm = RmsNormGrads {
             x: &self.sum_f,
             weight: &model.norm_f,

@@ -2,6 +2,7 @@
 
 use super::parameters::{initial, NamedTensor, Parameters, Side};
 use super::random::Purpose;
+use super::tape::Loss;
 use super::tasks::{Batch, Data};
 use super::{Settings, Tape, TrainError};
 use crate::error::Result;
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 pub struct StepRecord {
     /// Counted from 1.
     pub step: u64,
-    /// Nats a target, over the step's batch, before the step.
+    /// Nats a target, over the step's batch, before the step; with smoothed labels, what those come to.
     pub loss: f32,
     /// Of the whole gradient, before clipping.
     pub gradient_norm: f32,
@@ -117,7 +118,8 @@ impl Trainer {
         let (step_values, loss_sum) = (zeros("step", Step::ELEMENTS)?, zeros("loss", 1)?);
         let (clip, record) = (zeros("clip", 2)?, zeros("record", 2 * SLOTS)?);
         let partials = zeros("partials", parameters.partial_sums())?;
-        let tape = Tape::training(gpu, &parameters, (settings.micro_batch(), length), &step_values, &loss_sum)?;
+        let loss = Loss { scale: &step_values, sum: &loss_sum, label_smoothing: settings.label_smoothing };
+        let tape = Tape::training(gpu, &parameters, (settings.micro_batch(), length), loss)?;
         let mut plan = PlanBuilder::new(gpu);
         let shared =
             StepTensors { step: &step_values, clip: &clip, loss_sum: &loss_sum, record: &record, partials: &partials };

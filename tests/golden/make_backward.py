@@ -82,14 +82,15 @@ def rms_norm(seed, rows, d, eps):
     return case
 
 
-def cross_entropy(seed, rows, vocab_size, ignored):
+def cross_entropy(seed, rows, vocab_size, ignored, smoothing=0.0):
     case = Case(seed, rows=rows, vocab_size=vocab_size)
     logits = case.input("logits", rows, vocab_size, low=-8, high=8)
     targets = torch.randint(vocab_size, (rows,), generator=case.random)
     targets[ignored] = -1
     case.integers("targets", targets)
-    loss = F.cross_entropy(logits, targets, ignore_index=-1)
-    case.tensors["nll"] = F.cross_entropy(logits.detach(), targets, ignore_index=-1, reduction="none")
+    kind = {"ignore_index": -1, "label_smoothing": smoothing}
+    loss = F.cross_entropy(logits, targets, **kind)
+    case.tensors["nll"] = F.cross_entropy(logits.detach(), targets, reduction="none", **kind)
     case.tensors["scale"] = torch.tensor([1.0 / int((targets >= 0).sum())], dtype=torch.float64)
     case.backward(loss)
     return case
@@ -140,6 +141,7 @@ def cases():
     yield "rms_norm", rms_norm(2, 5, 37, 1e-5)
     yield "rms_norm_eps", rms_norm(3, 3, 8, 0.5)
     yield "cross_entropy", cross_entropy(4, 7, 23, [2, 6])
+    yield "cross_entropy_smoothed", cross_entropy(12, 7, 23, [0, 5], 0.125)
     yield "embedding", embedding(5, 11, 6, 40)
     yield "conv1d", conv1d(6, 2, 19, 5, 4, True)
     yield "conv1d_no_bias", conv1d(7, 3, 6, 4, 3, False)

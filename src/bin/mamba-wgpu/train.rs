@@ -130,6 +130,9 @@ struct Recipe {
     /// Parts that a step's sequences go through in, one after the other: less memory
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     accumulate: Option<usize>,
+    /// The part of the wanted probability that the loss spreads over the vocabulary
+    #[arg(long, value_name = "PART", conflicts_with = "resume")]
+    label_smoothing: Option<f32>,
     /// Steps
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     steps: Option<u64>,
@@ -212,6 +215,7 @@ impl Recipe {
             shape,
             batch,
             accumulate: 1,
+            label_smoothing: 0.0,
             optimiser: adam,
             schedule,
             seed: self.seed,
@@ -267,6 +271,7 @@ impl Recipe {
         set(&mut s.shape.dt_max, self.dt_max);
         set(&mut s.batch, self.batch);
         set(&mut s.accumulate, self.accumulate);
+        set(&mut s.label_smoothing, self.label_smoothing);
         let schedule = &mut s.schedule;
         set(&mut schedule.steps, self.steps);
         set(&mut schedule.peak, self.lr);

@@ -5,7 +5,7 @@ use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, Tensor};
 use crate::kernels::backward::{self as kernels, Columns, LinearGrad, Scratch, ScratchShape};
 use crate::kernels::{conv1d_batch, conv1d_state_batch, Conv1d, ConvShape, RmsNorm, ScanBuffers, WeightMatrix};
-use crate::reference::backward::{self as reference, ConvGrads, ConvInputs, TrainScan, IGNORE};
+use crate::reference::backward::{self as reference, ConvGrads, ConvInputs, CrossEntropy, TrainScan, IGNORE};
 use crate::reference::{Linear, ScanInput, ScanShape};
 
 /// Relative to the largest value of an array, and to each: sums of some hundred products in f32.
@@ -114,16 +114,17 @@ pub async fn norm(gpu: &Gpu, (rows, d): (usize, usize), add: bool, random: &mut 
     holds(gpu, &format!("{what}: weight"), &tgw, &want_weight).await
 }
 
-/// cross_entropy, every third target ignored.
+/// cross_entropy, every third target ignored, labels smoothed where there are many rows.
 pub async fn loss(gpu: &Gpu, (rows, vocab_size): (usize, usize), random: &mut Random) -> Result<(), CheckError> {
-    let what = format!("cross_entropy rows {rows} vocab_size {vocab_size}");
+    let shape = CrossEntropy { rows, vocab_size, label_smoothing: if rows > 4 { 0.25 } else { 0.0 } };
+    let what = format!("cross_entropy {shape:?}");
     let (logits, mut targets) = (random.vec(rows * vocab_size, -9.0, 9.0), random.tokens(rows, vocab_size));
     targets.iter_mut().skip(2).step_by(3).for_each(|t| *t = IGNORE);
     let (mut want, mut nll) = (f64s(&logits), vec![0.0; rows]);
-    reference::cross_entropy(&mut want, &mut nll, &targets, 0.125, vocab_size);
+    reference::cross_entropy(&mut want, &mut nll, &targets, 0.125, shape);
     let (tl, tn, ts) = (tensor(gpu, &logits)?, poisoned(gpu, rows)?, tensor(gpu, &[0.125])?);
     let tt = Tensor::new(gpu, "targets", &targets)?;
-    run(gpu, |plan| kernels::cross_entropy(plan, &tl, &tt, &ts, &tn, rows, vocab_size)).await?;
+    run(gpu, |plan| kernels::cross_entropy(plan, &tl, &tt, &ts, &tn, shape)).await?;
     holds(gpu, &format!("{what}: nll"), &tn, &nll).await?;
     holds(gpu, &format!("{what}: logits"), &tl, &want).await
 }

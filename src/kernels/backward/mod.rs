@@ -13,7 +13,7 @@ mod scan;
 mod sums;
 
 pub use super::conv1d::{conv1d_batch, conv1d_state_batch};
-pub use crate::reference::backward::{token_order, TrainScan, IGNORE};
+pub use crate::reference::backward::{token_order, CrossEntropy, TrainScan, IGNORE};
 pub use conv::{conv1d_backward, Conv1dGrads};
 pub use embedding::embedding_backward;
 pub use linear::{gradient_of, matmul_grad_w, matmul_grad_x, LinearGrad};
