@@ -1,4 +1,5 @@
-//! Twins of `shaders/backward/matmul_grad.wgsl` and `shaders/backward/column_sums.wgsl`.
+//! Twins of `shaders/backward/matmul_grad.wgsl` (and `matmul_grad_split.wgsl`), `shaders/backward/largest.wgsl` and
+//! `shaders/backward/column_sums.wgsl`.
 
 use crate::reference::{Linear, Real};
 
@@ -37,4 +38,10 @@ pub fn column_sums<T: Real>(out: &mut [T], x: &[T], rows: usize, stride: usize) 
         let x = &x[t * stride..];
         out.iter_mut().zip(x).for_each(|(out, &x)| *out += x);
     }
+}
+
+/// The largest |x| of the first `cols` columns of x (rows, stride); 0 of nothing.
+pub fn largest<T: Real>(x: &[T], rows: usize, cols: usize, stride: usize) -> T {
+    let values = (0..rows).flat_map(|t| &x[t * stride..][..cols]);
+    values.fold(T::zero(), |most, x| most.max(x.abs()))
 }
