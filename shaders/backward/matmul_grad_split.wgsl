@@ -3,7 +3,7 @@
 // subgroups of 32.
 // Gradients may be of any size, f16 may not. So grad_y is multiplied by a power of two, one for all of it, that brings its largest
 // value (backward/largest.wgsl) to 2^14 or just above, and sums are divided by it: both exact. What is 2^-28 of the largest is still a
-// normal f16; below, values are off by up to 2^-40 of the largest. x and w are taken as they are, as forwards.
+// normal f16; below, values are off by up to 2^-39 of it. x and w are taken as they are, as forwards.
 // Grid: as matmul_grad, in tiles of 128 x 128; a workgroup of eight subgroups, each with a 64 x 32 piece as 4 x 2 matrices twice,
 // those of hi hi and of the rest. Slices of 32 terms, the next one read before the barrier. Both operands lie in workgroup memory
 // as they do in storage, no transposing: a matrix is loaded by rows or by columns.
