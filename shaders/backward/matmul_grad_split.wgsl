@@ -2,7 +2,7 @@
 // halves (shared/halves.wgsl), three products, their sums in f32. A native variant, for adapters that offer 16 x 16 x 16 with
 // subgroups of 32.
 // Gradients may be of any size, f16 may not. So grad_y is multiplied by a power of two, one for all of it, that brings its largest
-// value (backward/largest.wgsl) to 2^14 or just above, and sums are divided by it: both exact. What is 2^-28 of the largest is still a
+// value (backward/largest.wgsl) into 2^14 to 2^15, and sums are divided by it: both exact. What is 2^-28 of the largest is still a
 // normal f16; below, values are off by up to 2^-39 of it. x and w are taken as they are, as forwards.
 // Grid: as matmul_grad, in tiles of 128 x 128; a workgroup of eight subgroups, each with a 64 x 32 piece as 4 x 2 matrices twice,
 // those of hi hi and of the rest. Slices of 32 terms, the next one read before the barrier. Both operands lie in workgroup memory
@@ -26,7 +26,7 @@ const SLICE: u32 = 32u;
 const ALONG: u32 = SLICE / 4u + 2u; // a row's terms
 const ACROSS: u32 = TILE / 4u + 2u; // a term's rows or columns
 const B_QUADS: u32 = SLICE * ACROSS;
-const LOADS: u32 = 4u; // quads of each operand that an invocation brings a slice: of w and x, and of grad_y without X, every eighth term's
+const LOADS: u32 = 4u; // quads of each operand that an invocation brings a slice
 #if X
 const A_QUADS: u32 = TILE * ALONG;
 const ROW_STEP: u32 = 32u;
@@ -41,6 +41,7 @@ var<workgroup> a_hi: array<vec4<f16>, A_QUADS>; // X: (rows, terms); otherwise (
 var<workgroup> a_lo: array<vec4<f16>, A_QUADS>;
 var<workgroup> b_hi: array<vec4<f16>, B_QUADS>; // (terms, columns)
 var<workgroup> b_lo: array<vec4<f16>, B_QUADS>;
+var<workgroup> strips: array<f32, 2048>;        // a 16 x 16 matrix of each subgroup
 
 // Where the quads of a row and term lie there.
 fn a_at(row: u32, term: u32) -> u32 {
@@ -70,24 +71,6 @@ fn read_b(col: u32, term: u32, end: u32) -> vec4f {
     let stride = p.b_stride / 4u;
 #endif
     return select(vec4f(), b[term * stride + min(col, p.cols - 4u) / 4u], term < end);
-}
-
-// Whether the result's edge goes through the 16 x 16 values from here on, so that they cannot be stored at once.
-fn cut(row: u32, col: u32) -> bool {
-    return row < p.rows && col < p.cols && (row + 16u > p.rows || col + 16u > p.cols);
-}
-
-// An invocation's value of those in reduce_scratch.
-fn store_cut(row0: u32, col0: u32, lid: u32, out0: u32, stride: u32) {
-    let row = row0 + lid / 16u;
-    let col = col0 + lid % 16u;
-    if cut(row0, col0) && row < p.rows && col < p.cols {
-#if ADD
-        out[out0 + row * stride + col] += reduce_scratch[lid];
-#else
-        out[out0 + row * stride + col] = reduce_scratch[lid];
-#endif
-    }
 }
 
 @compute @workgroup_size(WG)
@@ -174,34 +157,43 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #endif
 #repeat r 4
 #repeat c 2
-    let row_${r}_${c} = tile_row + row0 + 16u * ${r}u;
-    let col_${r}_${c} = tile_col + col0 + 16u * ${c}u;
     let total_${r}_${c} = unscale * sum_${r}_${c} + (unscale / LOW) * low_${r}_${c};
-    if row_${r}_${c} + 16u <= p.rows && col_${r}_${c} + 16u <= p.cols {
-        let to = out0 + row_${r}_${c} * stride + col_${r}_${c};
-#if ADD
-        coopStoreT(total_${r}_${c} + coopLoadT<coop_mat16x16<f32, C>>(&out[to], stride), &out[to], stride);
-#else
-        coopStoreT(total_${r}_${c}, &out[to], stride);
-#endif
-    }
 #end
 #end
-    // What the result's edge cuts, 16 x 16 values at a time through workgroup memory, subgroup by subgroup.
-    let last_row = tile_row + TILE > p.rows && p.rows % 16u > 0u;
-    let last_col = tile_col + TILE > p.cols && p.cols % 16u > 0u;
-    if last_row || last_col {
-        for (var s = 0u; s < WG / 32u; s++) {
+    // All of the workgroup goes one way or the other (naga sees that of &, not of &&).
+    if (tile_row + TILE <= p.rows) & (tile_col + TILE <= p.cols) {
+        let piece = out0 + (tile_row + row0) * stride + tile_col + col0;
 #repeat r 4
 #repeat c 2
-            if subgroup == s && cut(row_${r}_${c}, col_${r}_${c}) {
-                coopStoreT(total_${r}_${c}, &reduce_scratch[0], 16u);
+        let to_${r}_${c} = piece + 16u * ${r}u * stride + 16u * ${c}u;
+#if ADD
+        let there_${r}_${c} = coopLoadT<coop_mat16x16<f32, C>>(&out[to_${r}_${c}], stride);
+        coopStoreT(there_${r}_${c} + total_${r}_${c}, &out[to_${r}_${c}], stride);
+#else
+        coopStoreT(total_${r}_${c}, &out[to_${r}_${c}], stride);
+#endif
+#end
+#end
+    } else {
+        // Through workgroup memory, where each invocation finds its own and leaves out what is past the edge.
+        let strip = subgroup * 256u;
+#repeat r 4
+#repeat c 2
+        coopStoreT(total_${r}_${c}, &strips[strip], 16u);
+        workgroupBarrier();
+        for (var i = lid % 32u; i < 256u; i += 32u) {
+            let row = tile_row + row0 + 16u * ${r}u + i / 16u;
+            let col = tile_col + col0 + 16u * ${c}u + i % 16u;
+            if row < p.rows && col < p.cols {
+#if ADD
+                out[out0 + row * stride + col] += strips[strip + i];
+#else
+                out[out0 + row * stride + col] = strips[strip + i];
+#endif
             }
-            workgroupBarrier();
-            store_cut(tile_row + s / 4u * 64u + 16u * ${r}u, tile_col + s % 4u * 32u + 16u * ${c}u, lid, out0, stride);
-            workgroupBarrier();
-#end
-#end
         }
+        workgroupBarrier();
+#end
+#end
     }
 }
