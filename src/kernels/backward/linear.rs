@@ -266,3 +266,25 @@ fn grad_w(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_cut_where_tiles_are_few_and_parts_pay() {
+        let parts = |rows: usize, cols: usize, terms, room| {
+            Way::Halves.parts(rows.div_ceil(128) * cols.div_ceil(128), terms, rows * cols, room)
+        };
+        // x_proj's grad_w is 12 tiles over 2,048 tokens; grad_x a sum of 80 terms; a head's grad_w more tiles than enough.
+        assert!((4..=8).contains(&parts(80, 1536, 2048, 100)));
+        assert_eq!(parts(2048, 1536, 80, 100), 1);
+        assert_eq!(parts(50_280, 768, 1280, 100), 1);
+        // A block of a head's grad_x: 60 tiles, a long sum. No more parts than scratch has room for.
+        assert_eq!(parts(1280, 768, 50_280, 100), 2);
+        assert_eq!(parts(1280, 768, 50_280, 1), 1);
+        assert_eq!((parts(80, 1536, 2048, 3), parts(80, 1536, 2048, 0)), (3, 1));
+        let adds = |tiles, terms, room| Way::MultiplyAdds.parts(tiles, terms, 4096 * tiles, room);
+        assert_eq!((adds(2, 1024, 100), adds(2, 100, 100), adds(200, 1 << 20, 100), adds(2, 1024, 3)), (4, 1, 1, 3));
+    }
+}
