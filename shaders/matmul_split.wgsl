@@ -1,9 +1,9 @@
-// y = x w^T as matmul.wgsl, in f32 by cooperative matrices of f16: each factor v is split into hi, the nearest f16, and lo, what
-// is left times 1024, and hi hi + (hi lo + lo hi) / 1024 is summed in f32. What is dropped, lo lo, is 2^-22 of a product. A
-// native variant, for adapters that offer 16 x 16 x 16 with subgroups of 32. Factors above 65,504 become infinite, not wrong.
+// y = x w^T as matmul.wgsl, in f32 by cooperative matrices of f16: each factor in two halves (shared/halves.wgsl), three products,
+// their sums in f32. A native variant, for adapters that offer 16 x 16 x 16 with subgroups of 32.
 // Grid: a workgroup of eight subgroups a tile of 128 tokens (y) by 128 outputs (x); a subgroup keeps a 64 x 32 piece as 4 x 2
 // matrices twice, those of hi hi and of the rest. Slices of 32 along k, the next one read before the barrier, as in matmul_coop.
 // y has rows for whole tiles, n is whole tiles, there is no epilogue: sums are stored as they are.
+#include "shared/halves.wgsl"
 #include "shared/linear.wgsl"
 #include "${weight}"
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;      // (L, x_stride / 4), x_stride and k multiples of 4
@@ -14,7 +14,6 @@ const SLICE: u32 = 8u;         // quads along k
 const PITCH: u32 = SLICE + 2u; // two more, so that neighbouring rows lie in different banks
 const THREADS: u32 = 256u;
 const LOADS: u32 = TILE * SLICE / THREADS;
-const LOW: f32 = 1024.0;       // lo's factor, so that it is no subnormal
 
 var<workgroup> x_hi: array<vec4<f16>, TILE * PITCH>; // tokens
 var<workgroup> x_lo: array<vec4<f16>, TILE * PITCH>;
@@ -27,11 +26,6 @@ fn read_x(t: u32, q: u32) -> vec4f {
 }
 fn read_w(j: u32, q: u32) -> vec4f {
     return weight4(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
-}
-
-// The nearest value with f16's eleven bits, by its bits: compilers may take f32(f16(v)) for v.
-fn high(v: vec4f) -> vec4f {
-    return bitcast<vec4f>((bitcast<vec4u>(v) + vec4u(0x1000u)) & vec4u(0xffffe000u));
 }
 
 @compute @workgroup_size(THREADS)

@@ -26,6 +26,13 @@ fn small() -> Shapes {
         prefill: vec![20],
         long: Some(("tiny".into(), 70)),
         decode: (5, 8),
+        scan_backward: vec![(64, 40)],
+        matmul_grad: vec![[70, 64, 48]],
+        conv1d_backward: vec![(64, 40)],
+        rms_norm_backward: vec![(48, 40)],
+        cross_entropy: vec![(300, 7)],
+        adamw: vec![1000],
+        training: vec![("small".into(), Spec::new(1, 16, 40), [2, 20])],
     }
 }
 
@@ -67,14 +74,15 @@ fn every_suite_measures_on_this_adapter() {
     sound(&report);
     let suites: Vec<Suite> = report.rows.iter().map(|row| row.suite).collect();
     let count = |suite| suites.iter().filter(|s| **s == suite).count();
-    assert_eq!(Suite::ALL.map(count), [2, 4, 7, 4, 3, 4]);
-    assert_eq!(seen, vec![24; 24]);
+    assert_eq!(Suite::ALL.map(count), [2, 4, 7, 4, 3, 4, 8, 2]);
+    assert_eq!(seen, vec![34; 34]);
     for row in &report.rows {
         let lacks_f16 = row.variant.contains("activations f16") && !gpu.shader_f16();
         assert_eq!(row.skipped.is_some(), lacks_f16, "{row:?}");
-        let timed = !lacks_f16 && gpu.adapter_summary().timestamp_query;
+        // Of a step of training there is the wall time alone.
+        let timed = !lacks_f16 && row.suite != Suite::Training && gpu.adapter_summary().timestamp_query;
         assert_eq!(row.gpu_us.is_some(), timed, "{row:?}");
-        assert_eq!(row.memory_bytes.is_some(), row.suite == Suite::Prefill, "{row:?}");
+        assert_eq!(row.memory_bytes.is_some(), [Suite::Prefill, Suite::Training].contains(&row.suite), "{row:?}");
     }
     assert!(report.ceilings.copy_gbps.is_some() && report.ceilings.fma_tflops.is_some());
     assert_eq!((report.date.as_str(), report.interrupted), ("2026-11-24T12:00:00Z", false));

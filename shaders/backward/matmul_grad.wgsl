@@ -5,17 +5,7 @@
 // result is one part of PARTIAL sums, which sum_partials adds up. A workgroup is 8 x 8 invocations; each keeps two by two squares of
 // 4 x 4 in registers. Operands pass through workgroup memory in slices of 16 along the sum, as quads across it: four reads there
 // feed 64 multiply-adds. The next slice is read from memory before this one is multiplied.
-struct Params {
-    rows: u32,       // of the result: tokens, or n
-    cols: u32,       // of the result: k
-    sum: u32,        // terms of the sum: n, or tokens
-    run: u32,        // terms of one part, a multiple of 16
-    y_stride: u32,
-    y_offset: u32,   // column of grad_y where this part of w begins
-    b_stride: u32,   // quads of a row of w, or x_stride
-    out_stride: u32,
-}
-@group(0) @binding(0) var<uniform> p: Params;
+#include "shared/matmul_grad.wgsl"
 @group(0) @binding(1) var<storage, read> grad_y: array<f32>; // (L, y_stride)
 #if X
 @group(0) @binding(2) var<storage, read> w: array<vec4f>;    // (n, b_stride)

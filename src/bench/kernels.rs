@@ -11,7 +11,7 @@ use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, SampleBuff
 use crate::model::{Dtype, Scan};
 
 /// Repeats of a kernel at most.
-const REPEATS: usize = 30;
+pub(super) const REPEATS: usize = 30;
 /// Values before they repeat; a prime, so that neighbouring rows differ.
 const PERIOD: usize = 65_537;
 
@@ -21,7 +21,7 @@ fn values(low: f32, high: f32) -> Vec<f32> {
 }
 
 /// A tensor of values over (low, high), repeated by copies on the device: hundreds of megabytes need no upload.
-fn filled(gpu: &Gpu, label: &str, elements: usize, range: (f32, f32)) -> Result<Tensor, GpuError> {
+pub(super) fn filled(gpu: &Gpu, label: &str, elements: usize, range: (f32, f32)) -> Result<Tensor, GpuError> {
     activations(gpu, label, elements, range, NumberFormat::F32)
 }
 

@@ -3,7 +3,7 @@
 use super::report::{Row, Spread};
 use super::Suite;
 use crate::error::Result;
-use crate::gpu::{Gpu, Plan, Timer, Timing};
+use crate::gpu::{Gpu, Plan, Tensor, Timer, Timing};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -154,9 +154,26 @@ impl Samples {
 
 /// Runs a plan as often as its row's time allows.
 pub(super) async fn repeat(clock: &Clock, gpu: &Gpu, plan: &Plan, most: usize, row: &mut Row) -> Result<()> {
+    repeat_restored(clock, gpu, plan, &[], most, row).await
+}
+
+/// The same for a plan that writes over what it reads: before every run each second tensor is again what the first one is.
+pub(super) async fn repeat_restored(
+    clock: &Clock,
+    gpu: &Gpu,
+    plan: &Plan,
+    restore: &[(&Tensor, &Tensor)],
+    most: usize,
+    row: &mut Row,
+) -> Result<()> {
     let timer = Timer::new(gpu);
     let mut samples = clock.samples(most);
     while samples.more() {
+        if !restore.is_empty() {
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            restore.iter().for_each(|(from, to)| from.copy_to(&mut encoder, to));
+            gpu.submit_and_wait(encoder.finish()).await?;
+        }
         samples.push(timer.run(plan).await?);
     }
     samples.finish(row);

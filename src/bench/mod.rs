@@ -14,21 +14,28 @@
 //! repeats while that lasts, and is left out, with a reason, where earlier rows of its kind tell that one run would take
 //! far longer. On a slow adapter the report has fewer numbers, never an error.
 //!
-//! - `suite`: shapes and options; which rows there are.
+//! - `suite`: options, and the loop over the rows; `shapes`: sizes; `jobs`: which rows there are.
 //! - `measure`: the stopwatch, the time limit, what is known of the device's speed.
-//! - `kernels`, `models`: one row each of kernels and of whole models.
+//! - `kernels`, `models`: one row each of kernels and of whole models; `backward`, `training`: of what only training needs.
 //! - [`compare`]: reports side by side.
 //! - [`report`]: rows and what they were measured on, to and from JSON.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod backward;
 pub mod compare;
+mod jobs;
 mod kernels;
 mod measure;
 mod models;
 pub mod report;
+mod shapes;
 mod suite;
+#[cfg(not(target_arch = "wasm32"))]
+mod training;
 
 pub use report::{Ceilings, Device, Report, Row, Spread};
-pub use suite::{run, Options, Progress, Shapes, Suite};
+pub use shapes::Shapes;
+pub use suite::{run, Options, Progress, Suite};
 
 /// The commit that this crate was built from, or "unknown".
 pub const COMMIT: &str = match option_env!("MAMBA_WGPU_COMMIT") {

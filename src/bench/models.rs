@@ -30,10 +30,14 @@ impl Model {
     /// Operations of the linear layers for a prompt, the head for its last token: what bounds a prefill from below.
     pub fn prefill_flops(&self, tokens: usize) -> f64 {
         let s = &self.spec;
-        let x_dbl = s.dt_rank + 2 * s.d_state;
-        let layer = s.d_inner * (2 * s.d_model + x_dbl + s.dt_rank + s.d_model);
-        2.0 * (tokens as f64 * (s.n_layer * layer) as f64 + (s.vocab_size * s.d_model) as f64)
+        2.0 * (tokens as f64 * multiply_adds(s) as f64 + (s.vocab_size * s.d_model) as f64)
     }
+}
+
+/// Of all linear layers for a token, without the head.
+pub(super) fn multiply_adds(s: &Spec) -> usize {
+    let x_dbl = s.dt_rank + 2 * s.d_state;
+    s.n_layer * s.d_inner * (2 * s.d_model + x_dbl + s.dt_rank + s.d_model)
 }
 
 /// A model on the device, with one session to read and write texts.

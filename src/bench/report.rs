@@ -105,11 +105,12 @@ impl Spread {
 pub struct Row {
     pub suite: Suite,
     /// Within the suite: `copy`, `fma`; `1536x2048`; `matmul 512x3072x768`, `matvec 3072x768`; `of 50280`; a
-    /// model's size.
+    /// model's size; a kernel and its sizes; a model's size, sequences and their tokens.
     pub name: String,
-    /// A scan's rung, how a token is chosen, or how weights are held; and "activations f16" where those are.
+    /// A scan's rung, how a token is chosen, or how weights are held; and "activations f16" where those are, "adamw" where a step
+    /// of training includes it.
     pub variant: String,
-    /// Tokens: of a scan, a matmul, a prompt; of a decode, those generated in each repeat.
+    /// Tokens: of a scan, a matmul, a prompt, a step of training; of a decode, those generated in each repeat.
     pub l: Option<usize>,
     /// Outputs and inputs of a linear layer; outputs alone: tokens to choose from.
     pub n: Option<usize>,
@@ -131,7 +132,7 @@ pub struct Row {
     pub share_of_copy: Option<f64>,
     pub share_of_fma: Option<f64>,
     pub tokens_per_s: Option<f64>,
-    /// Bytes of buffers on the device after a prompt: weights, activations of a chunk, state.
+    /// Bytes of buffers on the device after a prompt: weights, activations of a chunk, state; or after a step of training.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
     /// Why nothing was measured; null where something was.

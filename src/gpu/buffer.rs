@@ -76,6 +76,12 @@ impl Tensor {
         }
     }
 
+    /// Records a copy to a tensor of the same length in another buffer; both begin and end with whole words.
+    pub fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, to: &Tensor) {
+        debug_assert_eq!(self.bytes, to.bytes, "{}: copy to another length", self.label());
+        encoder.copy_buffer_to_buffer(self.buffer(), self.offset, to.buffer(), to.offset, self.bytes);
+    }
+
     /// A view of `elements` 32-bit values from element `at` on. To be bound, `at` must be a multiple of 64 (256 bytes).
     pub fn slice(&self, at: usize, elements: usize) -> Self {
         debug_assert!((at + elements) as u64 * 4 <= self.bytes, "{}: view outside", self.label());

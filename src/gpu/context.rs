@@ -88,10 +88,10 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
-/// Workgroup memory that matmul_coop.wgsl takes, and some.
-const COOPERATIVE_STORAGE: u32 = 40 << 10;
+/// Workgroup memory that the kernels with cooperative matrices take at most, matmul_grad_split.wgsl 46 KiB.
+const COOPERATIVE_STORAGE: u32 = 48 << 10;
 
-/// Whether an adapter has what matmul_coop.wgsl needs.
+/// Whether an adapter has what those kernels need.
 fn cooperative(adapter: &wgpu::Adapter, summary: &AdapterSummary) -> bool {
     use wgpu::CooperativeScalarType::{F16, F32};
     let fits = |p: &wgpu::CooperativeMatrixProperties| {
@@ -145,8 +145,8 @@ impl Gpu {
             required_features: features,
             required_limits: limits,
             experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-                // SAFETY: the one experimental feature asked for is used by one kernel, matmul_coop, which the self-test
-                // compares with its twin.
+                // SAFETY: the one experimental feature asked for is used by three kernels, matmul_coop, matmul_split and
+                // matmul_grad_split, which the self-test compares with their twins.
                 unsafe { wgpu::ExperimentalFeatures::enabled() }
             } else {
                 wgpu::ExperimentalFeatures::disabled()
@@ -227,7 +227,7 @@ impl Gpu {
     pub fn shader_f16(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
     }
-    /// Whether matmul_coop.wgsl runs: f16 matrices of 16 x 16 x 16 with sums in f32, subgroups of 32.
+    /// Whether matmul_coop.wgsl and the like run: f16 matrices of 16 x 16 x 16 with sums in f32, subgroups of 32.
     pub fn cooperative(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
     }

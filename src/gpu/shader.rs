@@ -114,7 +114,11 @@ sources![
     #[cfg(not(target_arch = "wasm32"))]
     "backward/embedding_backward.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
+    "backward/largest.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
     "backward/matmul_grad.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "backward/matmul_grad_split.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "backward/pointwise.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
@@ -160,8 +164,11 @@ sources![
     "shared/coop_q8.wgsl",
     "shared/gate.wgsl",
     "shared/grid.wgsl",
+    "shared/halves.wgsl",
     "shared/linear.wgsl",
     "shared/math.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "shared/matmul_grad.wgsl",
     "shared/ordered.wgsl",
     "shared/reduce.wgsl",
     "shared/sample.wgsl",

@@ -9,8 +9,8 @@ use super::TrainError;
 use crate::error::{InputError, Result};
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::backward::{
-    self as grads, Columns, Conv1dGrads, CrossEntropy, LinearGrad, RmsNormGrads, ScanGrads, ScanTape, Scratch,
-    ScratchShape, TrainScan,
+    self as grads, Columns, Conv1dGrads, CrossEntropy, LinearGrad, MatmulGrads, RmsNormGrads, ScanGrads, ScanTape,
+    Scratch, ScratchShape, TrainScan,
 };
 use crate::kernels::{self, Conv1d, ConvShape, Linear, RmsNorm, SampleBuffers, ScanBuffers, ScanShape, WeightMatrix};
 
@@ -418,8 +418,14 @@ impl Tape {
             let shape = LinearGrad { l: rows, x_stride: self.d_model, y_stride: self.vocab_size };
             let block = |tensor: &Tensor| tensor.slice(at * self.d_model, rows * self.d_model);
             let grad_normed = block(&b.normed);
-            grads::matmul_grad_x(&mut plan, &b.scratch, &self.logits, &model.head, &grad_normed, shape, false)?;
-            grads::matmul_grad_w(&mut plan, &b.scratch, &block(&self.normed_f), &self.logits, &grad.head, shape)?;
+            let head = MatmulGrads {
+                x: &block(&self.normed_f),
+                w: &model.head,
+                grad_y: &self.logits,
+                grad_x: &grad_normed,
+                grad_w: &grad.head,
+            };
+            grads::matmul_grad(&mut plan, &b.scratch, &head, shape, false)?;
         }
         let columns = Columns { rows: self.rows(), cols: 1, stride: 1 };
         grads::column_sums(&mut plan, &b.scratch, &self.nll, loss.sum, columns)?;
@@ -453,9 +459,9 @@ impl Tape {
         let linear = |x_stride, y_stride| LinearGrad { l: self.rows(), x_stride, y_stride };
 
         // hidden = y out_proj^T: the stream's gradient is hidden's too.
-        let shape = linear(d_inner, self.d_model);
-        grads::matmul_grad_w(plan, &b.scratch, &k.y, &b.residual, &grad.out_proj, shape)?;
-        grads::matmul_grad_x(plan, &b.scratch, &b.residual, &layer.out_proj, &b.y, shape, false)?;
+        let out_proj =
+            MatmulGrads { x: &k.y, w: &layer.out_proj, grad_y: &b.residual, grad_x: &b.y, grad_w: &grad.out_proj };
+        grads::matmul_grad(plan, &b.scratch, &out_proj, linear(d_inner, self.d_model), false)?;
 
         let states = self.states_of(i);
         let scan = ScanGrads {
@@ -479,12 +485,10 @@ impl Tape {
         if let (Some(x_proj), Some(dt_proj), Some(grad_x), Some(grad_dt)) =
             (&layer.x_proj, &layer.dt_proj, &grad.x_proj, &grad.dt_proj)
         {
-            let shape = linear(width, d_inner);
-            grads::matmul_grad_w(plan, &b.scratch, &k.x_dbl, &k.delta, grad_dt, shape)?;
-            grads::matmul_grad_x(plan, &b.scratch, &k.delta, dt_proj, &b.x_dbl, shape, false)?;
-            let shape = linear(d_inner, width);
-            grads::matmul_grad_w(plan, &b.scratch, &k.u, &b.x_dbl, grad_x, shape)?;
-            grads::matmul_grad_x(plan, &b.scratch, &b.x_dbl, x_proj, &b.y, shape, true)?;
+            let dt = MatmulGrads { x: &k.x_dbl, w: dt_proj, grad_y: &k.delta, grad_x: &b.x_dbl, grad_w: grad_dt };
+            grads::matmul_grad(plan, &b.scratch, &dt, linear(width, d_inner), false)?;
+            let x = MatmulGrads { x: &k.u, w: x_proj, grad_y: &b.x_dbl, grad_x: &b.y, grad_w: grad_x };
+            grads::matmul_grad(plan, &b.scratch, &x, linear(d_inner, width), true)?;
         }
         let conv = Conv1dGrads {
             xz: &k.xz,
@@ -497,9 +501,9 @@ impl Tape {
         };
         grads::conv1d_backward(plan, &b.scratch, &conv, self.sequences, self.conv_shape(parameters))?;
 
-        let shape = linear(self.d_model, 2 * d_inner);
-        grads::matmul_grad_w(plan, &b.scratch, &k.normed, &b.xz, &grad.in_proj, shape)?;
-        grads::matmul_grad_x(plan, &b.scratch, &b.xz, &layer.in_proj, &b.normed, shape, false)?;
+        let in_proj =
+            MatmulGrads { x: &k.normed, w: &layer.in_proj, grad_y: &b.xz, grad_x: &b.normed, grad_w: &grad.in_proj };
+        grads::matmul_grad(plan, &b.scratch, &in_proj, linear(self.d_model, 2 * d_inner), false)?;
         let norm = RmsNormGrads {
             x: &k.sum,
             weight: &layer.norm,

@@ -190,6 +190,17 @@ impl Trainer {
         Ok(self.gpu.check()?)
     }
 
+    /// Goes through the next step's batches, there and back, and leaves it at that: the gradients are there, the parameters as
+    /// they were.
+    ///
+    /// # Errors
+    /// Batches of other shapes; the device's.
+    pub async fn differentiate(&self, batches: &[Batch]) -> Result<()> {
+        self.run(self.step + 1, batches, false)?;
+        let encoder = self.gpu.device().create_command_encoder(&Default::default());
+        Ok(self.gpu.submit_and_wait(encoder.finish()).await?)
+    }
+
     fn run(&self, step: u64, batches: &[Batch], optimise: bool) -> Result<()> {
         let (o, t) = (&self.settings.optimiser, step.min(i32::MAX as u64) as i32);
         let counted: usize = batches.iter().map(Batch::counted).sum();

@@ -1,7 +1,7 @@
 //! The kernels of training: sizes around their tiles, blocks and chunks, several sequences, long sums.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::backward::{conv, embedding, linear, loss, norm, scan, softplus};
+use mamba_wgpu::gpu::selftest::backward::{conv, embedding, largest, linear, loss, norm, scan, softplus, split};
 use mamba_wgpu::gpu::selftest::data::{run, tensor, CheckError, Random};
 use mamba_wgpu::gpu::{Gpu, GpuOptions, PlanBuilder, Tensor};
 use mamba_wgpu::kernels::backward::{column_sums, gradient_of, matmul_grad_w, scan_train};
@@ -16,6 +16,32 @@ fn matmul_gradients_equal_their_twins() {
         let sizes = [(1, 1, 1), (3, 5, 7), (16, 64, 17), (65, 63, 64), (64, 66, 129), (0, 5, 4)];
         for sizes in sizes.into_iter().chain([(20, 48, 530), (1030, 9, 20), (520, 67, 600)]) {
             pass(device, linear(gpu, sizes, &mut random));
+        }
+    }
+}
+
+/// By halves, where the adapter has cooperative matrices; it is then what plans consist of.
+#[test]
+fn matmul_gradients_by_halves_equal_their_twins() {
+    let mut random = Random(29);
+    for (device, gpu) in devices().iter().filter(|(_, gpu)| gpu.cooperative()) {
+        pass(device, split(gpu, &mut random));
+        let shape = ScratchShape { rows: 64, batch: 1, d_model: 64, d_inner: 64, d_state: 1, d_conv: 1, dt_rank: 1 };
+        let (scratch, x) = (Scratch::new(gpu, shape).unwrap(), Tensor::zeros(gpu, "x", 64 * 64).unwrap());
+        let w = gradient_of(gpu, "w", (64, 64)).unwrap();
+        let mut plan = PlanBuilder::new(gpu);
+        matmul_grad_w(&mut plan, &scratch, &x, &x, &w, LinearGrad { l: 64, x_stride: 64, y_stride: 64 }).unwrap();
+        let plan = plan.finish().unwrap();
+        assert!(plan.labels().iter().any(|label| label.contains("matmul_grad_split")), "{:?}", plan.labels());
+    }
+}
+
+#[test]
+fn largest_values_equal_their_twin() {
+    let mut random = Random(30);
+    for (device, gpu) in devices() {
+        for sizes in [(1, 4, 8), (3, 12, 20), (70, 252, 256), (300, 4096, 4104), (0, 4, 8)] {
+            pass(device, largest(gpu, sizes, &mut random));
         }
     }
 }

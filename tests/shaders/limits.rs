@@ -12,7 +12,7 @@ const INVOCATIONS: u32 = 256; // maxComputeInvocationsPerWorkgroup
 const SIZE_XYZ: [u32; 3] = [256, 256, 64]; // maxComputeWorkgroupSizeX, Y, Z
 
 /// Cooperative matrices are a native variant, for adapters that have this much (gpu/context.rs asks for it).
-const COOPERATIVE_MEMORY: u32 = 40 << 10;
+const COOPERATIVE_MEMORY: u32 = 48 << 10;
 
 pub fn workgroup_memory(variant: &ShaderVariant) -> u32 {
     if variant.needs.cooperative_matrix {

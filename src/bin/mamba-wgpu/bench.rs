@@ -62,6 +62,10 @@ enum What {
     Prefill,
     /// Writing tokens
     Decode,
+    /// The kernels that only training needs
+    Backward,
+    /// Whole steps of training
+    Training,
     All,
 }
 
@@ -115,6 +119,8 @@ impl Args {
                 What::Sampling => vec![Suite::Sampling],
                 What::Prefill => vec![Suite::Prefill],
                 What::Decode => vec![Suite::Decode],
+                What::Backward => vec![Suite::Backward],
+                What::Training => vec![Suite::Training],
                 What::All => Suite::ALL.to_vec(),
             },
             shapes,

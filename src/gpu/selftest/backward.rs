@@ -46,42 +46,124 @@ fn between(x: &[f32], stride: usize, cols: usize) -> Vec<u32> {
     x.chunks(stride).flat_map(|row| row.iter().skip(cols).map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
 }
 
-/// matmul_grad_x (set and added), matmul_grad_w and column_sums of one linear layer.
-pub async fn linear(gpu: &Gpu, (l, k, n): (usize, usize, usize), random: &mut Random) -> Result<(), CheckError> {
-    let what = format!("matmul_grad l {l} k {k} n {n}");
-    let (x_stride, y_stride) = (k + 3, n + 2);
+/// Rows of `stride`, of which the first `cols` count: each is near, by its own largest value or `floor`.
+fn rows_near(
+    what: &str,
+    (got, want): (&[f32], &[f64]),
+    (cols, stride): (usize, usize),
+    floor: f64,
+) -> Result<(), CheckError> {
+    for (i, (got, want)) in got.chunks(stride.max(1)).zip(want.chunks(stride.max(1))).enumerate() {
+        let scale = want.iter().take(cols).fold(floor, |m, x| m.max(x.abs()));
+        close(&format!("{what}, row {i}"), &got[..cols], &want[..cols], TOLERANCE * scale, TOLERANCE)?;
+    }
+    Ok(())
+}
+
+/// matmul_grad_x, and matmul_grad with grad_x added to, of a linear layer whose grad_y is of the size `size`.
+async fn products(
+    gpu: &Gpu,
+    what: &str,
+    shape: Linear,
+    (grad_y, size): (&[f32], f64),
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    let Linear { l, k, n, x_stride, y_stride } = shape;
     let (x, w) = (random.vec(l * x_stride, -1.0, 1.0), random.vec(n * k, -1.0, 1.0));
-    let (grad_y, before) = (random.vec(l * y_stride, -1.0, 1.0), random.vec(l * x_stride, -1.0, 1.0));
-    let (grad_w, grad_bias) = (random.vec(n * k, -1.0, 1.0), random.vec(n, -1.0, 1.0));
+    // As small as a row of the result may be.
+    let least = 1e-6 * size;
+    let (before, grad_w) = (random.vec(l * x_stride, -least, least), random.vec(n * k, -least, least));
     let scratch = scratch(gpu, sizes(l, 1, n.max(k), 1, 1))?;
-    let (tx, tg) = (tensor(gpu, &x)?, tensor(gpu, &grad_y)?);
+    let (tx, tg) = (tensor(gpu, &x)?, tensor(gpu, grad_y)?);
     let tw = WeightMatrix::new(gpu, "w", (n, k), WeightFormat::F32, &w)?;
-    let shape = Linear { l, k, n, x_stride, y_stride };
+    let out_w = WeightMatrix::new(gpu, "grad_w", (n, k), WeightFormat::F32, &grad_w)?;
     let grads = LinearGrad { l, x_stride, y_stride };
     for add in [false, true] {
         let mut want = f64s(&before);
-        reference::matmul_grad_x(&mut want, &f64s(&grad_y), &f64s(&w), &shape, add);
+        reference::matmul_grad_x(&mut want, &f64s(grad_y), &f64s(&w), &shape, add);
         let out = tensor(gpu, &before)?;
-        run(gpu, |plan| kernels::matmul_grad_x(plan, &scratch, &tg, &tw, &out, grads, add)).await?;
+        run(gpu, |plan| {
+            let tensors = kernels::MatmulGrads { x: &tx, w: &tw, grad_y: &tg, grad_x: &out, grad_w: &out_w };
+            match add {
+                false => kernels::matmul_grad_x(plan, &scratch, &tg, &tw, &out, grads, false),
+                true => kernels::matmul_grad(plan, &scratch, &tensors, grads, true),
+            }
+        })
+        .await?;
         let got = out.read::<f32>(gpu).await?;
-        near(&format!("{what}: x, add {add}"), &got, &want)?;
+        rows_near(&format!("{what}: x, add {add}"), (&got, &want), (k, x_stride), least)?;
         equal(&format!("{what}: behind x"), &between(&got, x_stride, k), &between(&before, x_stride, k))?;
     }
-    let (mut want_w, mut want_bias) = (f64s(&grad_w), f64s(&grad_bias));
-    reference::matmul_grad_w(&mut want_w, &f64s(&x), &f64s(&grad_y), &shape);
-    reference::column_sums(&mut want_bias, &f64s(&grad_y), l, y_stride);
-    let out_w = WeightMatrix::new(gpu, "grad_w", (n, k), WeightFormat::F32, &grad_w)?;
-    let out_bias = tensor(gpu, &grad_bias)?;
-    run(gpu, |plan| {
-        kernels::matmul_grad_w(plan, &scratch, &tx, &tg, &out_w, grads)?;
-        kernels::column_sums(plan, &scratch, &tg, &out_bias, Columns { rows: l, cols: n, stride: y_stride })
-    })
-    .await?;
-    near(&format!("{what}: w"), &matrix(gpu, &out_w).await?, &want_w)?;
+    let mut want_w = f64s(&grad_w);
+    reference::matmul_grad_w(&mut want_w, &f64s(&x), &f64s(grad_y), &shape);
+    rows_near(&format!("{what}: w"), (&matrix(gpu, &out_w).await?, &want_w), (k, k), least)?;
     let padded = out_w.parts()[0].tensor.read::<f32>(gpu).await?;
     let behind = between(&padded, 4 * out_w.k4(), k);
-    equal(&format!("{what}: behind w"), &behind, &vec![0; behind.len()])?;
+    equal(&format!("{what}: behind w"), &behind, &vec![0; behind.len()])
+}
+
+/// matmul_grad, matmul_grad_x and column_sums of one linear layer, by multiply-adds: its rows are no whole quads.
+pub async fn linear(gpu: &Gpu, (l, k, n): (usize, usize, usize), random: &mut Random) -> Result<(), CheckError> {
+    let what = format!("matmul_grad l {l} k {k} n {n}");
+    // Never both multiples of four.
+    let y_stride = n + if n.is_multiple_of(2) { 3 } else { 2 };
+    let shape = Linear { l, k, n, x_stride: k + 3, y_stride };
+    let (grad_y, grad_bias) = (random.vec(l * y_stride, -1.0, 1.0), random.vec(n, -1.0, 1.0));
+    products(gpu, &what, shape, (&grad_y, 1.0), random).await?;
+    let mut want_bias = f64s(&grad_bias);
+    reference::column_sums(&mut want_bias, &f64s(&grad_y), l, y_stride);
+    let scratch = scratch(gpu, sizes(l, 1, n.max(k), 1, 1))?;
+    let (tg, out_bias) = (tensor(gpu, &grad_y)?, tensor(gpu, &grad_bias)?);
+    let columns = Columns { rows: l, cols: n, stride: y_stride };
+    run(gpu, |plan| kernels::column_sums(plan, &scratch, &tg, &out_bias, columns)).await?;
     holds(gpu, &format!("{what}: bias"), &out_bias, &want_bias).await
+}
+
+/// matmul_grad by halves, where the adapter has cooperative matrices, at sizes around its tile (128), slice (32) and piece (16), with
+/// sums in parts; grad_y far below what f16 holds, in its middle, and above; all of one size, and with every third row and
+/// column a thousandth of the others: those must be as good by their own size.
+pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
+    for (l, k, n) in [(33, 36, 32), (128, 128, 128), (130, 132, 100), (64, 260, 516), (1030, 48, 80), (150, 32, 1100)] {
+        for (size, mixed) in [(1e-10, true), (1.0, false), (1.0, true), (1e4, true)] {
+            let (x_stride, y_stride) = (k + 4, n + 8);
+            let what = format!("matmul_grad_split l {l} k {k} n {n}, gradients up to {size}, mixed {mixed}");
+            let mut grad_y = random.vec(l * y_stride, -size, size);
+            for (i, g) in grad_y.iter_mut().enumerate().filter(|_| mixed) {
+                let small = [i / y_stride, i % y_stride].into_iter().filter(|i| i % 3 == 1).count();
+                *g *= 1e-3f32.powi(small as i32);
+            }
+            let shape = Linear { l, k, n, x_stride, y_stride };
+            products(gpu, &what, shape, (&grad_y, size), random).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The partial maxima of rows with gaps and without.
+pub async fn largest(
+    gpu: &Gpu,
+    (rows, cols, stride): (usize, usize, usize),
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    for stride in [stride, cols] {
+        let mut x = random.vec(rows * stride, -1.0, 1.0);
+        // The largest in the last place that counts; behind it what must not.
+        if let Some(last) = x.len().checked_sub(stride) {
+            x[last + cols - 1] = -3.0;
+            x[last + cols..].fill(7.0);
+        }
+        let (scratch, tx) = (scratch(gpu, sizes(1, 1, 1, 1, 1))?, tensor(gpu, &x)?);
+        run(gpu, |plan| kernels::largest(plan, &scratch, &tx, Columns { rows, cols, stride })).await?;
+        let parts = scratch.partial_maxima().read::<f32>(gpu).await?;
+        equal("partial maxima that are none", &[parts.iter().filter(|x| x.is_nan()).count()], &[0])?;
+        let got = parts.iter().copied().fold(0.0, f32::max);
+        equal(
+            &format!("largest rows {rows} cols {cols} stride {stride}"),
+            &[got],
+            &[reference::largest(&x, rows, cols, stride)],
+        )?;
+    }
+    Ok(())
 }
 
 /// rms_norm_train and rms_norm_backward.

@@ -53,12 +53,14 @@ pub enum Variant {
     CooperativeMatrix,
     /// matmul of f32 by cooperative matrices of halves. Instead: by multiply-adds.
     SplitMatrix,
+    /// matmul_grad by cooperative matrices of halves. Instead: by multiply-adds.
+    SplitGradients,
     /// The kernels that only training needs. Instead: nothing, the device does not train.
     Training,
 }
 
 impl Variant {
-    pub const ALL: [Variant; 13] = [
+    pub const ALL: [Variant; 14] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -71,6 +73,7 @@ impl Variant {
         Variant::F16Activations,
         Variant::CooperativeMatrix,
         Variant::SplitMatrix,
+        Variant::SplitGradients,
         Variant::Training,
     ];
 
@@ -95,6 +98,7 @@ impl Variant {
             Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
+            Variant::SplitGradients => "matmul_grad",
             Variant::Training => "no training",
         }
     }
@@ -115,6 +119,7 @@ impl fmt::Display for Variant {
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
             Variant::SplitMatrix => "split f32 matrices",
+            Variant::SplitGradients => "split f32 gradients",
             Variant::Training => "training",
         })
     }
@@ -186,6 +191,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::CooperativeMatrix,
         Check::SplitMatrix,
         Check::AdamW,
+        Check::SplitGradients,
         Check::Gradients,
         Check::ScanGradients,
     ];
@@ -228,6 +234,7 @@ enum Check {
     CooperativeMatrix,
     SplitMatrix,
     AdamW,
+    SplitGradients,
     Gradients,
     ScanGradients,
 }
@@ -246,6 +253,7 @@ impl Check {
         match self {
             Check::F16Activations => gpu.shader_f16(),
             Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
+            Check::SplitGradients => TRAINS && gpu.cooperative(),
             Check::AdamW | Check::Gradients | Check::ScanGradients => TRAINS,
             _ => true,
         }
@@ -276,7 +284,8 @@ impl Check {
             Check::CooperativeMatrix => "matmul_coop".into(),
             Check::SplitMatrix => "matmul_split".into(),
             Check::AdamW => "train/gradient_norm, train/gradient_clip, train/adamw".into(),
-            Check::Gradients => "training: matmul_grad, rms_norm, cross_entropy, embedding, conv1d".into(),
+            Check::SplitGradients => "training: matmul_grad_split".into(),
+            Check::Gradients => "training: matmul_grad, largest, rms_norm, cross_entropy, embedding, conv1d".into(),
             Check::ScanGradients => "training: scan_backward".into(),
         }
     }
@@ -295,6 +304,7 @@ impl Check {
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
             Check::SplitMatrix => Some(Variant::SplitMatrix),
+            Check::SplitGradients => Some(Variant::SplitGradients),
             Check::AdamW | Check::Gradients | Check::ScanGradients => Some(Variant::Training),
             _ => None,
         }
@@ -365,7 +375,10 @@ impl Check {
                 Ok(())
             }
             #[cfg(not(target_arch = "wasm32"))]
+            Check::SplitGradients => backward::split(gpu, random).await,
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Gradients => {
+                backward::largest(gpu, (70, 12, 20), random).await?;
                 backward::linear(gpu, (520, 67, 70), random).await?;
                 backward::norm(gpu, (40, 257), true, random).await?;
                 backward::loss(gpu, (4, 300), random).await?;
@@ -385,7 +398,7 @@ impl Check {
                 optimiser::frozen(gpu, 1000, random).await
             }
             #[cfg(target_arch = "wasm32")]
-            Check::AdamW | Check::Gradients | Check::ScanGradients => Ok(()), // does not apply
+            Check::AdamW | Check::SplitGradients | Check::Gradients | Check::ScanGradients => Ok(()), // does not apply
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {

@@ -16,12 +16,12 @@ pub use super::conv1d::{conv1d_batch, conv1d_state_batch};
 pub use crate::reference::backward::{token_order, CrossEntropy, TrainScan, IGNORE};
 pub use conv::{conv1d_backward, Conv1dGrads};
 pub use embedding::embedding_backward;
-pub use linear::{gradient_of, matmul_grad_w, matmul_grad_x, LinearGrad};
+pub use linear::{gradient_of, matmul_grad, matmul_grad_w, matmul_grad_x, LinearGrad, MatmulGrads};
 pub use loss::cross_entropy;
 pub use norm::{rms_norm_backward, rms_norm_train, RmsNormGrads};
 pub use pointwise::{negative_exp, softplus};
 pub use scan::{scan_backward, scan_train, ScanGrads, ScanTape};
-pub use sums::{column_sums, Columns, Scratch, ScratchShape};
+pub use sums::{column_sums, largest, Columns, Scratch, ScratchShape};
 
 use crate::gpu::shader::ShaderSpec;
 

@@ -1,4 +1,4 @@
-//! column_sums.wgsl, sum_partials.wgsl, and the memory that partial sums take.
+//! column_sums.wgsl, sum_partials.wgsl, largest.wgsl, and the memory that partial sums take.
 
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -20,7 +20,11 @@ pub struct ScratchShape {
 
 /// Partial sums, from one dispatch to the next. All kernels may share one: each uses it only within its own dispatches.
 #[derive(Debug, Clone)]
-pub struct Scratch(Tensor);
+pub struct Scratch {
+    sums: Tensor,
+    /// Partial maxima, beside the sums that they are read with: one buffer is not bound for both.
+    largest: Tensor,
+}
 
 /// What matmul_grad may always use: 256 tiles.
 const TILES: usize = 256 * 64 * 64;
@@ -47,25 +51,33 @@ impl Scratch {
             let (kernel, label) = ("backward".to_owned(), "scratch".to_owned());
             return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
         }
-        Ok(Self(Tensor::zeros(gpu, "scratch", elements)?))
+        let sums = Tensor::zeros(gpu, "scratch", elements)?;
+        Ok(Self { sums, largest: Tensor::zeros(gpu, "largest", LARGEST_GROUPS as usize)? })
     }
 
     /// Sets all of it: the checks show that no kernel reads what it has not written.
     pub(crate) fn fill(&self, gpu: &Gpu, value: f32) {
-        self.0.write(gpu, 0, &vec![value; self.0.elements()]);
+        for tensor in [&self.sums, &self.largest] {
+            tensor.write(gpu, 0, &vec![value; tensor.elements()]);
+        }
+    }
+
+    /// What [`largest`] leaves: the largest of these is that of all.
+    pub fn partial_maxima(&self) -> &Tensor {
+        &self.largest
     }
 
     /// The buffer, if it has this many elements.
     pub(super) fn room(&self, kernel: &'static str, elements: usize) -> Result<&Tensor, GpuError> {
-        let limit = self.0.elements();
+        let limit = self.sums.elements();
         if elements > limit {
             return Err(GpuError::Unsupported { kernel, what: "scratch in elements", value: elements, limit });
         }
-        Ok(&self.0)
+        Ok(&self.sums)
     }
 
     pub(super) fn elements(&self) -> usize {
-        self.0.elements()
+        self.sums.elements()
     }
 }
 
@@ -101,7 +113,7 @@ fn column_spec(scaled: bool) -> ShaderSpec {
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
-    [false, true].into_iter().flat_map(|on| [sum_spec(on), column_spec(on)]).collect()
+    [false, true].into_iter().flat_map(|on| [sum_spec(on), column_spec(on)]).chain([largest_spec()]).collect()
 }
 
 pub(super) fn sum_partials(
@@ -171,4 +183,29 @@ pub(super) fn columns(
     let bindings: Vec<_> = [(1, x), (2, room)].into_iter().chain(scaled.map(|y| (3, y))).collect();
     plan.dispatch_flat(column_spec(scaled.is_some()), &params, &bindings, parts * cols, 64)?;
     sum_partials(plan, room, out, Sum::dense(parts, partials, cols), true)
+}
+
+/// Workgroups of largest.wgsl, and invocations of one; as many partial maxima as an invocation each of a workgroup reads.
+pub(super) const LARGEST_GROUPS: u32 = 256;
+
+fn largest_spec() -> ShaderSpec {
+    ShaderSpec::new("backward/largest").constant("WG", LARGEST_GROUPS).constant("GROUPS", LARGEST_GROUPS)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct LargestParams {
+    rows: u32,
+    cols: u32,
+    stride: u32,
+}
+
+/// The largest |x|, in parts: [`Scratch::partial_maxima`], which no other kernel writes to. `cols` and `stride` are multiples of 4.
+pub fn largest(plan: &mut PlanBuilder<'_>, scratch: &Scratch, x: &Tensor, shape: Columns) -> Result<(), GpuError> {
+    let Columns { rows, cols, stride } = shape;
+    // Without gaps between rows all is one.
+    let (rows, cols) = if cols == stride { (rows.min(1), rows * cols) } else { (rows, cols) };
+    let params = LargestParams { rows: rows as u32, cols: (cols / 4) as u32, stride: (stride / 4) as u32 };
+    let bindings = [(1, x), (2, &scratch.largest)];
+    plan.dispatch(largest_spec(), &params, &bindings, [u64::from(LARGEST_GROUPS), 1])
 }

@@ -1,4 +1,5 @@
-//! Twins of `shaders/backward/matmul_grad.wgsl` and `shaders/backward/column_sums.wgsl`.
+//! Twins of `shaders/backward/matmul_grad.wgsl` (and `matmul_grad_split.wgsl`), `shaders/backward/largest.wgsl` and
+//! `shaders/backward/column_sums.wgsl`.
 
 use crate::reference::{Linear, Real};
 
@@ -36,5 +37,76 @@ pub fn column_sums<T: Real>(out: &mut [T], x: &[T], rows: usize, stride: usize) 
     for t in 0..rows {
         let x = &x[t * stride..];
         out.iter_mut().zip(x).for_each(|(out, &x)| *out += x);
+    }
+}
+
+/// The largest |x| of the first `cols` columns of x (rows, stride); 0 of nothing.
+pub fn largest<T: Real>(x: &[T], rows: usize, cols: usize, stride: usize) -> T {
+    let values = (0..rows).flat_map(|t| &x[t * stride..][..cols]);
+    values.fold(T::zero(), |most, x| most.max(x.abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    /// shared/halves.wgsl: the nearest f16 and what is left times 1024, as f64.
+    fn halves(x: f32) -> (f64, f64) {
+        let high = f32::from_bits(x.to_bits().wrapping_add(0x1000) & 0xffff_e000);
+        (f16::from_f32(high).to_f64(), f16::from_f32((x - high) * 1024.0).to_f64())
+    }
+
+    /// matmul_grad_split.wgsl: the scale for a largest value, and what undoes it.
+    fn scales(largest: f32) -> (f32, f32) {
+        let exponent = (largest.to_bits() >> 23).clamp(41, 254);
+        (f32::from_bits((268 - exponent) << 23), f32::from_bits((exponent - 14) << 23))
+    }
+
+    /// A sum as that kernel makes it, but for the rounding of its sums.
+    fn by_halves(grad_y: &[f32], x: &[f32], largest: f32) -> f64 {
+        let (scale, unscale) = scales(largest);
+        let products = grad_y.iter().zip(x).map(|(&g, &x)| {
+            let ((g_hi, g_lo), (x_hi, x_lo)) = (halves(g * scale), halves(x));
+            g_hi * x_hi + (g_hi * x_lo + g_lo * x_hi) / 1024.0
+        });
+        products.sum::<f64>() * f64::from(unscale)
+    }
+
+    fn values(n: usize, size: f32, step: f64) -> Vec<f32> {
+        (1..=n).map(|i| size * (2.0 * (i as f64 * step).fract() - 1.0) as f32).collect()
+    }
+
+    #[test]
+    fn the_scale_brings_any_largest_value_where_f16_has_all_its_bits() {
+        for largest in [1e-25f32, 1e-10, 0.9999, 1.0, 3.0, 65504.0, 1e38] {
+            let (scale, unscale) = scales(largest);
+            assert!((16384.0..32768.0).contains(&(largest * scale)), "{largest}");
+            assert_eq!(largest * scale * unscale, largest);
+        }
+        // Smaller still they are scaled as far as f32 goes back, and nothing of nothing is nothing.
+        let (scale, unscale) = scales(0.0);
+        assert_eq!((scale, unscale, scales(1e-40).0), (2f32.powi(100), 2f32.powi(-100), scale));
+        // What is not finite stays so.
+        for bad in [f32::INFINITY, f32::NAN] {
+            assert!(!by_halves(&[bad, 1.0], &[1.0, 1.0], bad).is_finite());
+        }
+    }
+
+    #[test]
+    fn sums_by_halves_are_as_good_as_those_in_f32_whatever_their_size() {
+        let x = values(3000, 1.0, 0.618_033_988_749_895);
+        for size in [1e-25f32, 1e-10, 1.0, 1e4, 1e30] {
+            for (row, bound) in [(1.0f32, 1e-6), (1e-3, 1e-6), (1e-6, 1e-6), (1e-8, 2e-4)] {
+                // A row so much smaller than the tensor's largest value.
+                let grad_y = values(3000, size * row, 0.754_877_666_246_693);
+                let want: f64 = grad_y.iter().zip(&x).map(|(&g, &x)| f64::from(g) * f64::from(x)).sum();
+                let got = by_halves(&grad_y, &x, size);
+                let scale = f64::from(size * row) * 3000f64.sqrt() / 3.0;
+                assert!((got - want).abs() <= bound * scale, "{size} {row}: {got} instead of {want}");
+            }
+        }
+        // The test can fail: without the scale nothing of 1e-10 is left.
+        assert_eq!(by_halves(&[1e-10], &[1.0], 2f32.powi(14)), 0.0);
     }
 }

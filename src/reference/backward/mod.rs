@@ -13,7 +13,7 @@ mod scan;
 
 pub use conv::{conv1d_backward, conv1d_batch, conv1d_state_batch, ConvGrads, ConvInputs};
 pub use embedding::{embedding_backward, token_order};
-pub use linear::{column_sums, matmul_grad_w, matmul_grad_x};
+pub use linear::{column_sums, largest, matmul_grad_w, matmul_grad_x};
 pub use loss::{cross_entropy, CrossEntropy, IGNORE};
 pub use norm::{rms_norm_backward, rms_norm_train};
 pub use pointwise::{negative_exp, silu_and_slope, softplus_slope};

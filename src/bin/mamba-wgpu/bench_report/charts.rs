@@ -346,6 +346,10 @@ pub fn all(reports: &[Report]) -> Vec<Chart> {
     add("decode", "Decode", decode, grouped(reports, Suite::Decode, any, rate), "tokens/s");
     let prefill = "Reading a prompt; more is better.";
     add("prefill", "Prefill", prefill, grouped(reports, Suite::Prefill, whole, rate), "tokens/s");
+    let backward = "The kernels that only training needs; less is better.";
+    add("backward", "Gradients", backward, grouped(reports, Suite::Backward, any, micro), "us");
+    let training = "Tokens a second of whole steps of training, with AdamW and without; more is better.";
+    add("training", "Training", training, grouped(reports, Suite::Training, any, rate), "tokens/s");
     let shares =
         "Linear layers as a share of what the same adapter copies (matvec) or multiplies in f32 (matmul; cooperative \
                   matrices exceed it).";

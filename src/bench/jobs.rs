@@ -1,0 +1,255 @@
+//! The rows: what each measures, and of whose speed that can be foreseen.
+
+use super::kernels;
+use super::measure::Kind;
+use super::models::Model;
+use super::report::Row;
+use super::suite::{Options, Suite};
+#[cfg(not(target_arch = "wasm32"))]
+use super::{backward, training};
+use crate::generate::SamplingParams;
+use crate::gpu::shader::NumberFormat;
+use crate::kernels::ScanShape;
+use crate::model::synthetic::Spec;
+use crate::model::{Dtype, Scan};
+
+/// What a row measures.
+#[derive(Debug, Clone)]
+pub(super) enum Job {
+    Copy {
+        bytes: u64,
+    },
+    Fma,
+    Scan {
+        rung: Scan,
+        act: NumberFormat,
+        shape: ScanShape,
+    },
+    /// `l` None: a matvec.
+    Linear {
+        l: Option<usize>,
+        n: usize,
+        k: usize,
+        dtype: Dtype,
+        act: NumberFormat,
+    },
+    Sample {
+        vocab_size: usize,
+        variant: &'static str,
+        params: SamplingParams,
+    },
+    Prefill {
+        model: Model,
+        tokens: usize,
+    },
+    Decode {
+        model: Model,
+        prompt: usize,
+        tokens: usize,
+    },
+    #[cfg(not(target_arch = "wasm32"))]
+    Backward(backward::Kernel),
+    #[cfg(not(target_arch = "wasm32"))]
+    Training(training::Training),
+}
+
+/// The ways to choose a token that are measured.
+fn samplers() -> [(&'static str, SamplingParams); 4] {
+    let greedy = SamplingParams::default();
+    let plain = SamplingParams { temperature: 0.8, ..greedy };
+    [
+        ("greedy", greedy),
+        ("plain", plain),
+        ("top-k 40", SamplingParams { top_k: 40, ..plain }),
+        ("top-p 0.95", SamplingParams { top_p: 0.95, ..plain }),
+    ]
+}
+
+/// The speed of a single token, by which a model's first row is foreseen.
+pub(super) fn one_token(dtype: Dtype) -> String {
+    format!("one token {dtype}")
+}
+
+/// "f16", "f16, activations f16"; f32 goes without saying.
+fn with_activations(variant: &str, act: NumberFormat) -> String {
+    match act {
+        NumberFormat::F32 => variant.to_owned(),
+        NumberFormat::F16 => format!("{variant}, activations f16"),
+    }
+}
+
+impl Job {
+    pub fn row(&self, chunk: usize) -> Row {
+        match self {
+            Job::Copy { .. } => Row::new(Suite::Ceilings, "copy", "f32"),
+            Job::Fma => Row::new(Suite::Ceilings, "fma", "f32"),
+            Job::Scan { rung, act, shape } => Row {
+                l: Some(shape.l),
+                d_inner: Some(shape.d_inner),
+                d_state: Some(shape.d_state),
+                ..Row::new(
+                    Suite::Scan,
+                    format!("{}x{}", shape.d_inner, shape.l),
+                    with_activations(&rung.to_string(), *act),
+                )
+            },
+            Job::Linear { l, n, k, dtype, act } => {
+                let name = match l {
+                    Some(l) => format!("matmul {l}x{n}x{k}"),
+                    None => format!("matvec {n}x{k}"),
+                };
+                let l = Some(l.unwrap_or(1));
+                Row {
+                    l,
+                    n: Some(*n),
+                    k: Some(*k),
+                    ..Row::new(Suite::Matmul, name, with_activations(&dtype.to_string(), *act))
+                }
+            }
+            Job::Sample { vocab_size, variant, .. } => {
+                Row { n: Some(*vocab_size), ..Row::new(Suite::Sampling, format!("of {vocab_size}"), *variant) }
+            }
+            Job::Prefill { model, tokens } => {
+                let (l, chunk) = (Some(*tokens), Some(chunk));
+                Row { l, chunk, ..Row::new(Suite::Prefill, &model.name, model.spec.dtype.to_string()) }
+            }
+            Job::Decode { model, tokens, .. } => {
+                Row { l: Some(*tokens), ..Row::new(Suite::Decode, &model.name, model.spec.dtype.to_string()) }
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Backward(kernel) => kernel.row(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Training(training) => training.row(),
+        }
+    }
+
+    /// Bytes that must move, and operations, in what the row's times are of.
+    pub fn work(&self) -> (Option<f64>, Option<f64>) {
+        match self {
+            Job::Copy { .. } | Job::Fma => (None, None), // settled by measuring
+            Job::Scan { shape, act, .. } => {
+                let (wide, narrow) = (4 * shape.l * shape.d_inner, 2 * shape.l * shape.d_state);
+                (Some((act.bytes() * wide + 4 * narrow) as f64), None)
+            }
+            Job::Linear { l: Some(l), n, k, .. } => (None, Some(2.0 * *l as f64 * (n * k) as f64)),
+            Job::Linear { l: None, n, k, dtype, .. } => (Some((n * dtype.row_bytes(*k)) as f64), None),
+            Job::Sample { vocab_size, .. } => (Some(4.0 * *vocab_size as f64), None),
+            Job::Prefill { model, tokens } => (None, Some(model.prefill_flops(*tokens))),
+            Job::Decode { model, .. } => (Some(model.bytes() as f64), None),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Backward(kernel) => kernel.work(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Training(training) => (None, Some(training.flops())),
+        }
+    }
+
+    /// Whose speed tells this one's, the best teller first; the first is its own.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let kind = |suite, variant: &str| (suite, variant.to_owned());
+        match self {
+            Job::Copy { .. } => vec![kind(Suite::Ceilings, "copy")],
+            Job::Fma => vec![kind(Suite::Ceilings, "fma")],
+            Job::Scan { rung, .. } => vec![kind(Suite::Scan, &rung.to_string()), kind(Suite::Ceilings, "copy")],
+            Job::Linear { l: Some(_), dtype, act, .. } => {
+                vec![
+                    kind(Suite::Matmul, &format!("matmul {}", with_activations(&dtype.to_string(), *act))),
+                    kind(Suite::Ceilings, "fma"),
+                ]
+            }
+            Job::Linear { l: None, dtype, .. } => {
+                vec![kind(Suite::Matmul, &format!("matvec {dtype}")), kind(Suite::Ceilings, "copy")]
+            }
+            Job::Sample { variant, .. } => vec![kind(Suite::Sampling, variant)],
+            Job::Prefill { model, .. } => {
+                let dtype = model.spec.dtype;
+                let (own, near) = (kind(Suite::Prefill, &dtype.to_string()), format!("matmul {dtype}"));
+                vec![own, kind(Suite::Matmul, &near), kind(Suite::Prefill, &one_token(dtype))]
+            }
+            Job::Decode { model, .. } => {
+                let dtype = model.spec.dtype;
+                let (own, near) = (kind(Suite::Decode, &dtype.to_string()), format!("matvec {dtype}"));
+                vec![own, kind(Suite::Matmul, &near), kind(Suite::Decode, &one_token(dtype))]
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Backward(kernel) => kernel.kinds(),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Training(training) => training.kinds(),
+        }
+    }
+
+    /// What the row needs the adapter to hold activations in.
+    pub fn activations(&self) -> NumberFormat {
+        match self {
+            Job::Scan { act, .. } | Job::Linear { act, .. } => *act,
+            _ => NumberFormat::F32,
+        }
+    }
+
+    pub fn model(&self) -> Option<&Model> {
+        match self {
+            Job::Prefill { model, .. } | Job::Decode { model, .. } => Some(model),
+            _ => None,
+        }
+    }
+
+    pub fn all(options: &Options) -> Vec<Self> {
+        let shapes = &options.shapes;
+        let wanted = |suite| options.suites.contains(&suite);
+        let mut jobs = vec![Job::Copy { bytes: shapes.copy_bytes }, Job::Fma];
+        if wanted(Suite::Scan) {
+            for &(d_inner, l) in &shapes.scan {
+                let shape = kernels::scan_shape(l, d_inner, shapes.d_state);
+                jobs.extend(Scan::ALL.map(|rung| Job::Scan { rung, act: NumberFormat::F32, shape }));
+                jobs.push(Job::Scan { rung: Scan::Fused, act: NumberFormat::F16, shape });
+            }
+        }
+        if wanted(Suite::Matmul) {
+            let act = NumberFormat::F32;
+            for dtype in [Dtype::F32, Dtype::F16] {
+                jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
+                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
+            }
+            let (dtype, act) = (Dtype::F16, NumberFormat::F16);
+            jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
+            for dtype in [Dtype::Q8, Dtype::Q4] {
+                let act = NumberFormat::F32;
+                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
+            }
+        }
+        if wanted(Suite::Sampling) {
+            for &vocab_size in &shapes.sampling {
+                jobs.extend(samplers().map(|(variant, params)| Job::Sample { vocab_size, variant, params }));
+            }
+        }
+        for (name, spec) in &shapes.models {
+            for dtype in [Dtype::F16, Dtype::Q8, Dtype::Q4, Dtype::F32] {
+                let quantised = matches!(dtype, Dtype::Q8 | Dtype::Q4);
+                let model = Model { name: name.clone(), spec: Spec { dtype, ..spec.clone() } };
+                if wanted(Suite::Prefill) && !quantised {
+                    let prefill = |&tokens: &usize| Job::Prefill { model: model.clone(), tokens };
+                    jobs.extend(shapes.prefill.iter().map(prefill));
+                    let long = shapes.long.iter().filter(|(of, _)| of == name && dtype == Dtype::F16);
+                    jobs.extend(long.map(|(_, tokens)| prefill(tokens)));
+                }
+                if wanted(Suite::Decode) {
+                    let (prompt, tokens) = shapes.decode;
+                    jobs.push(Job::Decode { model, prompt, tokens });
+                }
+            }
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if wanted(Suite::Backward) {
+            jobs.extend(backward::kernels(shapes).into_iter().map(Job::Backward));
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if wanted(Suite::Training) {
+            for (name, spec, [sequences, length]) in &shapes.training {
+                jobs.extend([false, true].map(|adamw| {
+                    let (name, spec, sequences, length) = (name.clone(), spec.clone(), *sequences, *length);
+                    Job::Training(training::Training { name, spec, sequences, length, adamw })
+                }));
+            }
+        }
+        jobs
+    }
+}

@@ -1,0 +1,85 @@
+//! The sizes that are measured.
+
+use crate::model::synthetic::Spec;
+
+/// The sizes measured. The default is what docs and records compare.
+#[derive(Debug, Clone)]
+pub struct Shapes {
+    /// Bytes of the buffer that is copied, or what the device's limits allow of it.
+    pub copy_bytes: u64,
+    /// (d_inner, L)
+    pub scan: Vec<(usize, usize)>,
+    pub d_state: usize,
+    /// (L, outputs, inputs)
+    pub matmul: Vec<[usize; 3]>,
+    /// (outputs, inputs)
+    pub matvec: Vec<[usize; 2]>,
+    /// Tokens of the vocabulary to choose from.
+    pub sampling: Vec<usize>,
+    /// By name; their `dtype` is of no matter, each is measured in f16 and f32.
+    pub models: Vec<(String, Spec)>,
+    /// Lengths of prompts to read.
+    pub prefill: Vec<usize>,
+    /// A length beyond what is usual, for one model in f16: time a token and memory should not depend on it.
+    pub long: Option<(String, usize)>,
+    /// Length of the prompt before decoding, and tokens then decoded.
+    pub decode: (usize, usize),
+    /// (d_inner, L), small ones first: by them slow adapters know when to stop.
+    pub scan_backward: Vec<(usize, usize)>,
+    /// (L, outputs, inputs)
+    pub matmul_grad: Vec<[usize; 3]>,
+    /// (d_inner, L)
+    pub conv1d_backward: Vec<(usize, usize)>,
+    /// (d_model, L)
+    pub rms_norm_backward: Vec<(usize, usize)>,
+    /// (vocab_size, L)
+    pub cross_entropy: Vec<(usize, usize)>,
+    /// Parameters, a multiple of 4.
+    pub adamw: Vec<usize>,
+    /// By name: models, sequences of a step and tokens of each.
+    pub training: Vec<(String, Spec, [usize; 2])>,
+}
+
+impl Default for Shapes {
+    fn default() -> Self {
+        Self {
+            copy_bytes: 256 << 20,
+            scan: vec![(1536, 512), (1536, 2048), (1536, 8192), (5120, 2048), (5120, 8192), (1536, 65_536)],
+            d_state: 16,
+            matmul: vec![[512, 3072, 768], [2048, 8192, 2048], [2048, 4096, 4096]],
+            matvec: vec![[3072, 768], [8192, 2048], [10_240, 2560], [50_280, 2560]],
+            sampling: vec![50_280],
+            models: Self::MODELS.iter().filter_map(|name| Some((name.to_string(), Spec::preset(name)?))).collect(),
+            prefill: vec![512, 2048, 8192],
+            long: Some(("130m".into(), 1 << 20)),
+            decode: (100, 64),
+            scan_backward: vec![(1536, 512), (1536, 2048), (1536, 8192), (5120, 2048), (5120, 8192)],
+            // 130m's x_proj, dt_proj, out_proj, in_proj and a block of its head; a layer of 1.4b.
+            matmul_grad: vec![
+                [2048, 80, 1536],
+                [2048, 1536, 48],
+                [2048, 768, 1536],
+                [2048, 3072, 768],
+                [1280, 50_280, 768],
+                [2048, 8192, 2048],
+            ],
+            conv1d_backward: vec![(1536, 2048), (5120, 8192)],
+            rms_norm_backward: vec![(768, 2048), (2560, 8192)],
+            cross_entropy: vec![(50_280, 1280)],
+            adamw: vec![129_135_360],
+            training: Self::training(),
+        }
+    }
+}
+
+impl Shapes {
+    /// The published sizes.
+    pub const MODELS: [&'static str; 5] = ["130m", "370m", "790m", "1.4b", "2.8b"];
+
+    /// What any adapter trains in moments, and the smallest published size.
+    fn training() -> Vec<(String, Spec, [usize; 2])> {
+        let small = ("small".to_owned(), Spec::new(2, 64, 256), [4, 64]);
+        let published = Spec::preset("130m").map(|spec| ("130m".to_owned(), spec, [1, 2048]));
+        [small].into_iter().chain(published).collect()
+    }
+}

@@ -1,0 +1,134 @@
+//! Whole steps of training, of models with Mamba's initialisation on tokens that mean nothing.
+
+use super::backward::Kernel;
+use super::measure::{Clock, Kind};
+use super::models::multiply_adds;
+use super::report::{rounded, Row};
+use super::Suite;
+use crate::error::Result;
+use crate::gpu::{Gpu, Timing};
+use crate::model::synthetic::Spec;
+use crate::train::random::Purpose;
+use crate::train::{Batch, Data, Decay, Optimiser, Schedule, Settings, Shape, Task, Trainer};
+use web_time::Instant;
+
+/// Repeats of a step at most.
+const STEPS: usize = 10;
+/// Tokens of the product that tells how long a step takes, where nothing else does.
+const TRIAL_TOKENS: usize = 256;
+
+/// A model and what goes through it in a step.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Training {
+    pub name: String,
+    pub spec: Spec,
+    pub sequences: usize,
+    pub length: usize,
+    /// AdamW too; without it the step ends with the gradients.
+    pub adamw: bool,
+}
+
+impl Training {
+    fn tokens(&self) -> usize {
+        self.sequences * self.length
+    }
+
+    pub fn row(&self) -> Row {
+        let name = format!("{} {}x{}", self.name, self.sequences, self.length);
+        let variant = if self.adamw { "f32, adamw" } else { "f32" };
+        Row { l: Some(self.tokens()), ..Row::new(Suite::Training, name, variant) }
+    }
+
+    /// Operations of the linear layers: forwards once, backwards twice, the head for every token.
+    pub fn flops(&self) -> f64 {
+        let s = &self.spec;
+        6.0 * self.tokens() as f64 * (multiply_adds(s) + s.vocab_size * s.d_model) as f64
+    }
+
+    /// Whose speed tells this one's, the best teller first; the first is its own.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = vec![(Suite::Training, self.name.clone())];
+        kinds.extend(self.trial().kinds().into_iter().take(1));
+        kinds
+    }
+
+    /// A product by which the first step is foreseen.
+    pub fn trial(&self) -> Kernel {
+        Kernel::MatmulGrad { x: true, l: TRIAL_TOKENS, n: 2 * self.spec.d_inner, k: self.spec.d_model }
+    }
+
+    fn settings(&self) -> Settings {
+        let s = &self.spec;
+        let expand = s.d_inner / s.d_model.max(1);
+        let (d_state, d_conv, tied) = (s.d_state, s.d_conv, s.tied);
+        Settings {
+            task: Task::Text { length: self.length, vocab_size: s.vocab_size },
+            shape: Shape { d_state, d_conv, expand, tied, ..Shape::new(s.n_layer, s.d_model) },
+            batch: self.sequences,
+            accumulate: 1,
+            label_smoothing: 0.0,
+            optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 },
+            schedule: Schedule { peak: 1e-4, warmup: 0, steps: u64::MAX, decay: Decay::Constant, floor: 0.0 },
+            seed: s.seed,
+        }
+    }
+}
+
+/// Tokens as a prompt's in the other rows; wanted is each one's successor.
+struct Numbers {
+    length: usize,
+    vocab_size: usize,
+}
+
+impl Data for Numbers {
+    fn length(&self) -> usize {
+        self.length
+    }
+    fn batch(&self, _: u64, _: Purpose, first: u64, sequences: usize) -> Batch {
+        let token = |i: usize| (i * 7919 % self.vocab_size.max(1)) as u32;
+        let first = first as usize * self.length;
+        let all = first..first + sequences * self.length;
+        let targets = all.clone().map(|i| token(i + 1)).collect();
+        Batch::new(sequences, self.length, all.map(token).collect(), targets)
+    }
+}
+
+/// A model that is being trained, with what its steps need. Rows of one model stand beside each other.
+pub(super) struct Trained {
+    of: Training,
+    data: Numbers,
+    trainer: Trainer,
+}
+
+impl Trained {
+    pub fn new(gpu: &Gpu, training: &Training) -> Result<Self> {
+        let data = Numbers { length: training.length, vocab_size: training.spec.vocab_size };
+        let trainer = Trainer::new(gpu, &training.settings(), &data)?;
+        Ok(Self { of: training.clone(), data, trainer })
+    }
+
+    pub fn is(&self, training: &Training) -> bool {
+        self.of == Training { adamw: self.of.adamw, ..training.clone() }
+    }
+
+    /// Steps, from the batch on the host until the loss or the gradients are there.
+    pub async fn measure(&mut self, clock: &Clock, training: &Training, row: &mut Row) -> Result<()> {
+        let mut samples = clock.samples(STEPS);
+        while samples.more() {
+            let step = self.trainer.step() + 1;
+            let batches = Trainer::batches(self.trainer.settings(), &self.data, step);
+            let start = Instant::now();
+            if training.adamw {
+                self.trainer.submit(batches)?;
+                self.trainer.records().await?;
+            } else {
+                self.trainer.differentiate(&batches).await?;
+            }
+            samples.push(Timing { gpu_ns: None, wall_ns: start.elapsed().as_secs_f64() * 1e9 });
+        }
+        samples.finish(row);
+        row.tokens_per_s = row.wall_us.map(|wall| rounded(training.tokens() as f64 / wall.median * 1e6));
+        row.memory_bytes = Some(self.trainer.gpu().memory_bytes().0);
+        Ok(())
+    }
+}
