@@ -48,7 +48,6 @@ pub fn largest<T: Real>(x: &[T], rows: usize, cols: usize, stride: usize) -> T {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use half::f16;
 
     /// shared/halves.wgsl: the nearest f16 and what is left times 1024, as f64.
