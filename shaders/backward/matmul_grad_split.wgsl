@@ -1,9 +1,9 @@
 // The gradients of y = x w^T as matmul_grad.wgsl, in f32 by cooperative matrices of f16, as matmul_split.wgsl: each factor in two
 // halves (shared/halves.wgsl), three products, their sums in f32. A native variant, for adapters that offer 16 x 16 x 16 with
 // subgroups of 32.
-// Gradients may be of any size, f16 may not. So grad_y is multiplied by a power of two, one for all of it, that brings its largest
-// value (backward/largest.wgsl) into 2^14 to 2^15, and sums are divided by it: both exact. What is 2^-28 of the largest is still a
-// normal f16; below, values are off by up to 2^-39 of it. x and w are taken as they are, as forwards.
+// Gradients and activations may be of any size, f16 may not. So grad_y is multiplied by a power of two, one for all of it, that brings
+// its largest value (backward/largest.wgsl) into 2^14 to 2^15, so is x by one of its own, and sums are divided by them: all exact.
+// What is 2^-28 of the largest is still a normal f16; below, values are off by up to 2^-39 of it. w is taken as it is, as forwards.
 // Grid: as matmul_grad, in tiles of 128 x 128; a workgroup of eight subgroups, each with a 64 x 32 piece as 4 x 2 matrices twice,
 // those of hi hi and of the rest. Slices of 32 terms, the next one read before the barrier. Both operands lie in workgroup memory
 // as they do in storage, no transposing: a matrix is loaded by rows or by columns.
@@ -18,7 +18,7 @@
 @group(0) @binding(2) var<storage, read> b: array<vec4f>;       // x (L, b_stride / 4)
 #endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>; // (rows, out_stride), or partial sums (parts, rows, cols)
-@group(0) @binding(4) var<storage, read> largest: array<f32>;   // (WG) partial maxima of |grad_y|
+@group(0) @binding(4) var<storage, read> largest: array<f32>;   // (2, WG) partial maxima of |grad_y| and of |x|
 
 const TILE: u32 = 128u;
 const SLICE: u32 = 32u;
@@ -73,6 +73,17 @@ fn read_b(col: u32, term: u32, end: u32) -> vec4f {
     return select(vec4f(), b[term * stride + min(col, p.cols - 4u) / 4u], term < end);
 }
 
+// The biased exponent e of the largest value, from which the scale is 2^(14 - e), at most 2^100.
+fn exponent_of(most: f32) -> u32 {
+    return clamp(bitcast<u32>(most) >> 23u, 41u, 254u);
+}
+fn scale_of(exponent: u32) -> f32 {
+    return bitcast<f32>((268u - exponent) << 23u);
+}
+fn unscale_of(exponent: u32) -> f32 {
+    return bitcast<f32>((exponent - 14u) << 23u);
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {
     let tiles = (p.rows + TILE - 1u) / TILE;
@@ -84,10 +95,17 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     let subgroup = lid / 32u;
     let row0 = subgroup / 4u * 64u;
     let col0 = subgroup % 4u * 32u;
-    // From the exponent e of the largest: the scale is 2^(14 - e), at most 2^100.
-    let exponent = clamp(bitcast<u32>(workgroup_max(lid, largest[lid])) >> 23u, 41u, 254u);
-    let scale = bitcast<f32>((268u - exponent) << 23u);
-    let unscale = bitcast<f32>((exponent - 14u) << 23u);
+    let exponent = exponent_of(workgroup_max(lid, largest[lid]));
+    let scale = scale_of(exponent);
+    let unscale = unscale_of(exponent);
+#if X
+    let scale_b = 1.0;
+    let unscale_b = 1.0;
+#else
+    let exponent_b = exponent_of(workgroup_max(lid, largest[WG + lid]));
+    let scale_b = scale_of(exponent_b);
+    let unscale_b = unscale_of(exponent_b);
+#endif
     let b_term = lid / 32u;
     let b_col = lid % 32u * 4u;
 #if X
@@ -117,9 +135,10 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
             a_hi[to_a] = vec4<f16>(hi_a);
             a_lo[to_a] = vec4<f16>((scaled - hi_a) * LOW);
             let to_b = b_at(b_col, b_term + 8u * i);
-            let hi_b = high(next_b[i]);
+            let scaled_b = next_b[i] * scale_b;
+            let hi_b = high(scaled_b);
             b_hi[to_b] = vec4<f16>(hi_b);
-            b_lo[to_b] = vec4<f16>((next_b[i] - hi_b) * LOW);
+            b_lo[to_b] = vec4<f16>((scaled_b - hi_b) * LOW);
             next_a[i] = read_a(tile_row + a_row + i * ROW_STEP, k0 + SLICE + a_term + i * TERM_STEP, end);
             next_b[i] = read_b(tile_col + b_col, k0 + SLICE + b_term + 8u * i, end);
         }
@@ -157,7 +176,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #endif
 #repeat r 4
 #repeat c 2
-    let total_${r}_${c} = unscale * sum_${r}_${c} + (unscale / LOW) * low_${r}_${c};
+    // One after the other: the scales' product may be no f32.
+    let total_${r}_${c} = unscale_b * (unscale * sum_${r}_${c} + (unscale / LOW) * low_${r}_${c});
 #end
 #end
     // All of the workgroup goes one way or the other (naga sees that of &, not of &&).

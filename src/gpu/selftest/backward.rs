@@ -3,7 +3,7 @@
 use super::data::{close, equal, f64s, poisoned, run, tensor, CheckError, Random};
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, Tensor};
-use crate::kernels::backward::{self as kernels, Columns, LinearGrad, Scratch, ScratchShape};
+use crate::kernels::backward::{self as kernels, Columns, Factor, LinearGrad, Scratch, ScratchShape};
 use crate::kernels::{conv1d_batch, conv1d_state_batch, Conv1d, ConvShape, RmsNorm, ScanBuffers, WeightMatrix};
 use crate::reference::backward::{self as reference, ConvGrads, ConvInputs, CrossEntropy, TrainScan, IGNORE};
 use crate::reference::{Linear, ScanInput, ScanShape};
@@ -60,19 +60,19 @@ fn rows_near(
     Ok(())
 }
 
-/// matmul_grad_x, and matmul_grad with grad_x added to, of a linear layer whose grad_y is of the size `size`.
+/// matmul_grad_x, and matmul_grad with grad_x added to, of a linear layer whose grad_y is of the size `size` and x of `x_size`.
 async fn products(
     gpu: &Gpu,
     what: &str,
     shape: Linear,
-    (grad_y, size): (&[f32], f64),
+    (grad_y, size, x_size): (&[f32], f64, f64),
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let Linear { l, k, n, x_stride, y_stride } = shape;
-    let (x, w) = (random.vec(l * x_stride, -1.0, 1.0), random.vec(n * k, -1.0, 1.0));
+    let (x, w) = (random.vec(l * x_stride, -x_size, x_size), random.vec(n * k, -1.0, 1.0));
     // As small as a row of the result may be.
-    let least = 1e-6 * size;
-    let (before, grad_w) = (random.vec(l * x_stride, -least, least), random.vec(n * k, -least, least));
+    let (least, least_w) = (1e-6 * size, 1e-6 * size * x_size);
+    let (before, grad_w) = (random.vec(l * x_stride, -least, least), random.vec(n * k, -least_w, least_w));
     let scratch = scratch(gpu, sizes(l, 1, n.max(k), 1, 1))?;
     let (tx, tg) = (tensor(gpu, &x)?, tensor(gpu, grad_y)?);
     let tw = WeightMatrix::new(gpu, "w", (n, k), WeightFormat::F32, &w)?;
@@ -96,7 +96,7 @@ async fn products(
     }
     let mut want_w = f64s(&grad_w);
     reference::matmul_grad_w(&mut want_w, &f64s(&x), &f64s(grad_y), &shape);
-    rows_near(&format!("{what}: w"), (&matrix(gpu, &out_w).await?, &want_w), (k, k), least)?;
+    rows_near(&format!("{what}: w"), (&matrix(gpu, &out_w).await?, &want_w), (k, k), least_w)?;
     let padded = out_w.parts()[0].tensor.read::<f32>(gpu).await?;
     let behind = between(&padded, 4 * out_w.k4(), k);
     equal(&format!("{what}: behind w"), &behind, &vec![0; behind.len()])
@@ -109,7 +109,7 @@ pub async fn linear(gpu: &Gpu, (l, k, n): (usize, usize, usize), random: &mut Ra
     let y_stride = n + if n.is_multiple_of(2) { 3 } else { 2 };
     let shape = Linear { l, k, n, x_stride: k + 3, y_stride };
     let (grad_y, grad_bias) = (random.vec(l * y_stride, -1.0, 1.0), random.vec(n, -1.0, 1.0));
-    products(gpu, &what, shape, (&grad_y, 1.0), random).await?;
+    products(gpu, &what, shape, (&grad_y, 1.0, 1.0), random).await?;
     let mut want_bias = f64s(&grad_bias);
     reference::column_sums(&mut want_bias, &f64s(&grad_y), l, y_stride);
     let scratch = scratch(gpu, sizes(l, 1, n.max(k), 1, 1))?;
@@ -120,20 +120,20 @@ pub async fn linear(gpu: &Gpu, (l, k, n): (usize, usize, usize), random: &mut Ra
 }
 
 /// matmul_grad by halves, where the adapter has cooperative matrices, at sizes around its tile (128), slice (32) and piece (16), with
-/// sums in parts; grad_y far below what f16 holds, in its middle, and above; all of one size, and with every third row and
+/// sums in parts; grad_y and x far below what f16 holds, in its middle, and above; all of one size, and with every third row and
 /// column a thousandth of the others: those must be as good by their own size.
 pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     for (l, k, n) in [(33, 36, 32), (128, 128, 128), (130, 132, 100), (64, 260, 516), (1030, 48, 80), (150, 32, 1100)] {
-        for (size, mixed) in [(1e-10, true), (1.0, false), (1.0, true), (1e4, true)] {
+        for (size, x_size, mixed) in [(1e-10, 1e7, true), (1.0, 1.0, false), (1.0, 1e-6, true), (1e4, 1.0, true)] {
             let (x_stride, y_stride) = (k + 4, n + 8);
-            let what = format!("matmul_grad_split l {l} k {k} n {n}, gradients up to {size}, mixed {mixed}");
+            let what = format!("matmul_grad_split l {l} k {k} n {n}, up to {size}, x {x_size}, mixed {mixed}");
             let mut grad_y = random.vec(l * y_stride, -size, size);
             for (i, g) in grad_y.iter_mut().enumerate().filter(|_| mixed) {
                 let small = [i / y_stride, i % y_stride].into_iter().filter(|i| i % 3 == 1).count();
                 *g *= 1e-3f32.powi(small as i32);
             }
             let shape = Linear { l, k, n, x_stride, y_stride };
-            products(gpu, &what, shape, (&grad_y, size), random).await?;
+            products(gpu, &what, shape, (&grad_y, size, x_size), random).await?;
         }
     }
     Ok(())
@@ -145,7 +145,7 @@ pub async fn largest(
     (rows, cols, stride): (usize, usize, usize),
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    for stride in [stride, cols] {
+    for (stride, factor) in [(stride, Factor::GradY), (cols, Factor::X)] {
         let mut x = random.vec(rows * stride, -1.0, 1.0);
         // The largest in the last place that counts; behind it what must not.
         if let Some(last) = x.len().checked_sub(stride) {
@@ -153,8 +153,8 @@ pub async fn largest(
             x[last + cols..].fill(7.0);
         }
         let (scratch, tx) = (scratch(gpu, sizes(1, 1, 1, 1, 1))?, tensor(gpu, &x)?);
-        run(gpu, |plan| kernels::largest(plan, &scratch, &tx, Columns { rows, cols, stride })).await?;
-        let parts = scratch.partial_maxima().read::<f32>(gpu).await?;
+        run(gpu, |plan| kernels::largest(plan, &scratch, factor, &tx, Columns { rows, cols, stride })).await?;
+        let parts = scratch.partial_maxima(factor).read::<f32>(gpu).await?;
         equal("partial maxima that are none", &[parts.iter().filter(|x| x.is_nan()).count()], &[0])?;
         let got = parts.iter().copied().fold(0.0, f32::max);
         equal(

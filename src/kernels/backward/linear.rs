@@ -1,6 +1,6 @@
 //! matmul_grad.wgsl and matmul_grad_split.wgsl: both sides of a linear layer's gradient.
 
-use super::sums::{largest, sum_partials, Columns, Scratch, Sum, LARGEST_GROUPS};
+use super::sums::{largest, sum_partials, Columns, Factor, Scratch, Sum, LARGEST_GROUPS};
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -136,7 +136,7 @@ fn record(
     let groups = [tiles[0] as u64, (tiles[1] * parts) as u64];
     let mut bindings = vec![(1, grad_y), (2, other)];
     if way == Way::Halves {
-        bindings.push((4, scratch.partial_maxima()));
+        bindings.push((4, scratch.all_partial_maxima()));
     }
     if parts == 1 {
         bindings.push((3, out));
@@ -172,22 +172,26 @@ pub fn matmul_grad(
     shape: LinearGrad,
     add: bool,
 ) -> Result<(), GpuError> {
-    let way = prepare(plan, scratch, b.grad_y, b.w, shape)?;
+    let way = prepare(plan, scratch, (b.grad_y, Some(b.x)), b.w, shape)?;
     grad_w(plan, scratch, (way, b.x), b.grad_y, b.grad_w, shape)?;
     grad_x(plan, scratch, (way, b.grad_y), b.w, (b.grad_x, add), shape)
 }
 
-/// Chooses the way for a gradient, and does what it needs once.
+/// Chooses the way for a gradient, and does what it needs once: for w's, with x.
 fn prepare(
     plan: &mut PlanBuilder<'_>,
     scratch: &Scratch,
-    grad_y: &Tensor,
+    (grad_y, x): (&Tensor, Option<&Tensor>),
     w: &WeightMatrix,
     shape: LinearGrad,
 ) -> Result<Way, GpuError> {
     let way = Way::of(plan.gpu(), w, shape);
     if way == Way::Halves {
-        largest(plan, scratch, grad_y, Columns { rows: shape.l, cols: w.n(), stride: shape.y_stride })?;
+        let columns = |cols, stride| Columns { rows: shape.l, cols, stride };
+        largest(plan, scratch, Factor::GradY, grad_y, columns(w.n(), shape.y_stride))?;
+        if let Some(x) = x {
+            largest(plan, scratch, Factor::X, x, columns(w.k(), shape.x_stride))?;
+        }
     }
     Ok(way)
 }
@@ -202,7 +206,7 @@ pub fn matmul_grad_x(
     shape: LinearGrad,
     add: bool,
 ) -> Result<(), GpuError> {
-    let way = prepare(plan, scratch, grad_y, w, shape)?;
+    let way = prepare(plan, scratch, (grad_y, None), w, shape)?;
     self::grad_x(plan, scratch, (way, grad_y), w, (grad_x, add), shape)
 }
 
@@ -239,7 +243,7 @@ pub fn matmul_grad_w(
     grad_w: &WeightMatrix,
     shape: LinearGrad,
 ) -> Result<(), GpuError> {
-    let way = prepare(plan, scratch, grad_y, grad_w, shape)?;
+    let way = prepare(plan, scratch, (grad_y, Some(x)), grad_w, shape)?;
     self::grad_w(plan, scratch, (way, x), grad_y, grad_w, shape)
 }
 

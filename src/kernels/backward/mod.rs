@@ -21,7 +21,7 @@ pub use loss::cross_entropy;
 pub use norm::{rms_norm_backward, rms_norm_train, RmsNormGrads};
 pub use pointwise::{negative_exp, softplus};
 pub use scan::{scan_backward, scan_train, ScanGrads, ScanTape};
-pub use sums::{column_sums, largest, Columns, Scratch, ScratchShape};
+pub use sums::{column_sums, largest, Columns, Factor, Scratch, ScratchShape};
 
 use crate::gpu::shader::ShaderSpec;
 

@@ -52,7 +52,7 @@ impl Scratch {
             return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
         }
         let sums = Tensor::zeros(gpu, "scratch", elements)?;
-        Ok(Self { sums, largest: Tensor::zeros(gpu, "largest", LARGEST_GROUPS as usize)? })
+        Ok(Self { sums, largest: Tensor::zeros(gpu, "largest", 2 * LARGEST_GROUPS as usize)? })
     }
 
     /// Sets all of it: the checks show that no kernel reads what it has not written.
@@ -62,8 +62,14 @@ impl Scratch {
         }
     }
 
-    /// What [`largest`] leaves: the largest of these is that of all.
-    pub fn partial_maxima(&self) -> &Tensor {
+    /// What [`largest`] leaves of a factor: the largest of these is that of all.
+    pub fn partial_maxima(&self, factor: Factor) -> Tensor {
+        let groups = LARGEST_GROUPS as usize;
+        self.largest.slice(factor as usize * groups, groups)
+    }
+
+    /// Those of both factors.
+    pub(super) fn all_partial_maxima(&self) -> &Tensor {
         &self.largest
     }
 
@@ -200,12 +206,25 @@ struct LargestParams {
     stride: u32,
 }
 
+/// A factor of a weight's gradient, whose largest value is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Factor {
+    GradY,
+    X,
+}
+
 /// The largest |x|, in parts: [`Scratch::partial_maxima`], which no other kernel writes to. `cols` and `stride` are multiples of 4.
-pub fn largest(plan: &mut PlanBuilder<'_>, scratch: &Scratch, x: &Tensor, shape: Columns) -> Result<(), GpuError> {
+pub fn largest(
+    plan: &mut PlanBuilder<'_>,
+    scratch: &Scratch,
+    factor: Factor,
+    x: &Tensor,
+    shape: Columns,
+) -> Result<(), GpuError> {
     let Columns { rows, cols, stride } = shape;
     // Without gaps between rows all is one.
     let (rows, cols) = if cols == stride { (rows.min(1), rows * cols) } else { (rows, cols) };
     let params = LargestParams { rows: rows as u32, cols: (cols / 4) as u32, stride: (stride / 4) as u32 };
-    let bindings = [(1, x), (2, &scratch.largest)];
+    let bindings = [(1, x), (2, &scratch.partial_maxima(factor))];
     plan.dispatch(largest_spec(), &params, &bindings, [u64::from(LARGEST_GROUPS), 1])
 }

@@ -63,13 +63,13 @@ mod tests {
     }
 
     /// A sum as that kernel makes it, but for the rounding of its sums.
-    fn by_halves(grad_y: &[f32], x: &[f32], largest: f32) -> f64 {
-        let (scale, unscale) = scales(largest);
+    fn by_halves((grad_y, largest): (&[f32], f32), (x, largest_x): (&[f32], f32)) -> f64 {
+        let ((scale, unscale), (scale_x, unscale_x)) = (scales(largest), scales(largest_x));
         let products = grad_y.iter().zip(x).map(|(&g, &x)| {
-            let ((g_hi, g_lo), (x_hi, x_lo)) = (halves(g * scale), halves(x));
+            let ((g_hi, g_lo), (x_hi, x_lo)) = (halves(g * scale), halves(x * scale_x));
             g_hi * x_hi + (g_hi * x_lo + g_lo * x_hi) / 1024.0
         });
-        products.sum::<f64>() * f64::from(unscale)
+        products.sum::<f64>() * f64::from(unscale) * f64::from(unscale_x)
     }
 
     fn values(n: usize, size: f32, step: f64) -> Vec<f32> {
@@ -88,24 +88,25 @@ mod tests {
         assert_eq!((scale, unscale, scales(1e-40).0), (2f32.powi(100), 2f32.powi(-100), scale));
         // What is not finite stays so.
         for bad in [f32::INFINITY, f32::NAN] {
-            assert!(!by_halves(&[bad, 1.0], &[1.0, 1.0], bad).is_finite());
+            assert!(!by_halves((&[bad, 1.0], bad), (&[1.0, 1.0], 1.0)).is_finite());
         }
     }
 
     #[test]
     fn sums_by_halves_are_as_good_as_those_in_f32_whatever_their_size() {
-        let x = values(3000, 1.0, 0.618_033_988_749_895);
-        for size in [1e-25f32, 1e-10, 1.0, 1e4, 1e30] {
+        for (size, x_size) in [(1e-25f32, 1e20f32), (1e-10, 1.0), (1.0, 1e7), (1e4, 1e-7), (1e30, 1.0)] {
+            let x = values(3000, x_size, 0.618_033_988_749_895);
             for (row, bound) in [(1.0f32, 1e-6), (1e-3, 1e-6), (1e-6, 1e-6), (1e-8, 2e-4)] {
                 // A row so much smaller than the tensor's largest value.
                 let grad_y = values(3000, size * row, 0.754_877_666_246_693);
                 let want: f64 = grad_y.iter().zip(&x).map(|(&g, &x)| f64::from(g) * f64::from(x)).sum();
-                let got = by_halves(&grad_y, &x, size);
-                let scale = f64::from(size * row) * 3000f64.sqrt() / 3.0;
+                let got = by_halves((&grad_y, size), (&x, x_size));
+                let scale = f64::from(size * row) * f64::from(x_size) * 3000f64.sqrt() / 3.0;
                 assert!((got - want).abs() <= bound * scale, "{size} {row}: {got} instead of {want}");
             }
         }
-        // The test can fail: without the scale nothing of 1e-10 is left.
-        assert_eq!(by_halves(&[1e-10], &[1.0], 2f32.powi(14)), 0.0);
+        // The test can fail: without the scale nothing of 1e-10 is left, and 1e5 is no f16.
+        assert_eq!(by_halves((&[1e-10], 2f32.powi(14)), (&[1.0], 1.0)), 0.0);
+        assert!(!by_halves((&[1.0], 1.0), (&[1e5], 2f32.powi(14))).is_finite());
     }
 }
