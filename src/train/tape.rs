@@ -563,6 +563,12 @@ impl Tape {
         self.backward.record(encoder);
     }
 
+    fn record_all(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.record_prepare(encoder);
+        self.record_forward(encoder);
+        self.record_backward(encoder);
+    }
+
     /// Dispatches of a batch, there and back.
     pub fn dispatches(&self) -> usize {
         self.forward.labels().len() + self.backward.labels().len()
@@ -580,6 +586,28 @@ impl Tape {
         Ok(None)
     }
 
+    /// The probability of each token to follow these. For a tape made by [`Tape::evaluation`] for one sequence.
+    ///
+    /// # Errors
+    /// Tokens of another number, or out of range; logits with NaN.
+    pub async fn probabilities(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.write(&Batch::new(1, tokens.len(), tokens.to_vec(), vec![IGNORE; tokens.len()]))?;
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        self.record_all(&mut encoder);
+        self.gpu.queue().submit([encoder.finish()]);
+        // The buffer holds the last block's logits, the last row's behind all others.
+        let (_, rows) = self.blocks().last().unwrap_or_default();
+        let at = rows.saturating_sub(1) * self.vocab_size;
+        let logits: Vec<f32> = self.logits.slice(at, self.vocab_size).read(&self.gpu).await?;
+        let most = logits.iter().fold(f32::NEG_INFINITY, |most, &x| most.max(x));
+        let mass: Vec<f64> = logits.iter().map(|&x| f64::from(x - most).exp()).collect();
+        let sum: f64 = mass.iter().sum();
+        if !sum.is_finite() {
+            return Err(InputError::NoTokenToChoose.into());
+        }
+        Ok(mass.iter().map(|x| (x / sum) as f32).collect())
+    }
+
     /// What the model says of a batch. For a tape made by [`Tape::evaluation`].
     ///
     /// # Errors
@@ -587,9 +615,7 @@ impl Tape {
     pub async fn evaluate(&self, batch: &Batch) -> Result<Evaluation> {
         self.write(batch)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        self.record_prepare(&mut encoder);
-        self.record_forward(&mut encoder);
-        self.record_backward(&mut encoder);
+        self.record_all(&mut encoder);
         let [nll, argmax] = &self.read;
         nll.copy_from(&mut encoder, &self.nll);
         argmax.copy_from(&mut encoder, &self.argmax);

@@ -13,8 +13,8 @@ use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Decay, Evaluation, Optimiser, Saved, Schedule, Settings,
-    Shape, Tape, Task, TaskKind, TrainError, Trainer,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Decay, Evaluation, Preset, Saved, Settings, Tape, Task,
+    TaskKind, TrainError, Trainer,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
@@ -86,8 +86,8 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 struct Recipe {
     /// Sizes to start from: the paper's, or some that a software GPU trains in a minute or two
-    #[arg(long, value_enum, default_value_t = Preset::Paper, conflicts_with = "resume")]
-    preset: Preset,
+    #[arg(long, value_enum, default_value_t = PresetName::Paper, conflicts_with = "resume")]
+    preset: PresetName,
     /// Tokens of a sequence (selective-copying: up to the markers)
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     length: Option<usize>,
@@ -176,7 +176,7 @@ impl TaskName {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Preset {
+enum PresetName {
     Paper,
     Tiny,
 }
@@ -188,36 +188,12 @@ enum ScheduleName {
 }
 
 impl Recipe {
-    /// Presets: docs/training.md says where their numbers are from.
     fn settings(&self, kind: TaskKind) -> Settings {
-        let adam = Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
-        let schedule = |peak, warmup, steps, decay| Schedule { peak, warmup, steps, decay, floor: 0.02 };
-        let (shape, batch, schedule) = match kind {
-            TaskKind::SelectiveCopying => (Shape::new(2, 64), 64, schedule(1e-4, 0, 400_000, Decay::Constant)),
-            TaskKind::InductionHeads => (Shape::new(2, 64), 8, schedule(1e-3, 0, 204_800, Decay::Constant)),
-            TaskKind::AssociativeRecall => (Shape::new(2, 64), 64, schedule(1e-3, 100, 20_000, Decay::Cosine)),
-            TaskKind::Text => (Shape::new(8, 256), 32, schedule(2e-3, 100, 725, Decay::Cosine)),
+        let preset = match self.preset {
+            PresetName::Paper => Preset::Paper,
+            PresetName::Tiny => Preset::Tiny,
         };
-        let mut s = Settings {
-            task: Task::paper(kind),
-            shape,
-            batch,
-            accumulate: 1,
-            optimiser: adam,
-            schedule,
-            seed: self.seed,
-        };
-        if self.preset == Preset::Tiny {
-            s.task = match kind {
-                TaskKind::SelectiveCopying => Task::SelectiveCopying { length: 24, memorise: 4, vocab_size: 8 },
-                TaskKind::InductionHeads => Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 },
-                TaskKind::AssociativeRecall => Task::AssociativeRecall { length: 25, vocab_size: 8, every: true },
-                TaskKind::Text => Task::Text { length: 64, vocab_size: 512 },
-            };
-            s.shape = Shape { d_state: 8, ..Shape::new(2, 32) };
-            (s.batch, s.optimiser.weight_decay) = (16, 0.01);
-            s.schedule = Schedule { peak: 8e-3, warmup: 20, steps: 300, decay: Decay::Cosine, floor: 0.02 };
-        }
+        let mut s = Settings::preset(kind, preset, self.seed);
         self.change(&mut s);
         s
     }

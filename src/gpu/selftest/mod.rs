@@ -1,12 +1,10 @@
 //! Every kernel variant that an adapter would use, on that adapter, against its CPU twin: what `mamba-wgpu doctor`
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod backward;
 pub mod data;
 pub mod explain;
 pub mod linear;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
@@ -206,9 +204,6 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
     Ok(report)
 }
 
-/// No page trains: what only training needs is neither checked there nor downloaded.
-const TRAINS: bool = !cfg!(target_arch = "wasm32");
-
 /// A kernel, or the few that always run together.
 #[derive(Debug, Clone, Copy)]
 enum Check {
@@ -246,7 +241,6 @@ impl Check {
         match self {
             Check::F16Activations => gpu.shader_f16(),
             Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
-            Check::AdamW | Check::Gradients | Check::ScanGradients => TRAINS,
             _ => true,
         }
     }
@@ -364,7 +358,6 @@ impl Check {
                 }
                 Ok(())
             }
-            #[cfg(not(target_arch = "wasm32"))]
             Check::Gradients => {
                 backward::linear(gpu, (520, 67, 70), random).await?;
                 backward::norm(gpu, (40, 257), true, random).await?;
@@ -372,20 +365,16 @@ impl Check {
                 backward::embedding(gpu, (50, 27, 200), 3, random).await?;
                 backward::conv(gpu, 2, (37, 65, 4), true, random).await
             }
-            #[cfg(not(target_arch = "wasm32"))]
             Check::ScanGradients => {
                 for lti in [false, true] {
                     backward::scan(gpu, 2, (37, 65, 16), lti, random).await?;
                 }
                 backward::softplus(gpu, random).await
             }
-            #[cfg(not(target_arch = "wasm32"))]
             Check::AdamW => {
                 optimiser::adamw(gpu, 17_000, 400, 1.0, random).await?;
                 optimiser::frozen(gpu, 1000, random).await
             }
-            #[cfg(target_arch = "wasm32")]
-            Check::AdamW | Check::Gradients | Check::ScanGradients => Ok(()), // does not apply
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {
