@@ -2,7 +2,7 @@
 
 use super::error::{self, to_js as js_error};
 use super::{from_json, to_js};
-use crate::error::Result;
+use crate::error::{Error, InputError, Result};
 use crate::gpu::Gpu;
 use crate::train::random::Purpose;
 use crate::train::{Data, Evaluation, Preset, Settings, StepRecord, Tape, Task, TaskKind, Trainer};
@@ -86,6 +86,14 @@ struct Judgement {
 struct Example {
     tokens: Vec<u32>,
     answer: u32,
+}
+
+/// A model that has nothing to say any more went astray in its last step: the next one's loss would tell.
+fn look_error(e: Error) -> JsValue {
+    match e {
+        Error::Input(InputError::NoTokenToChoose) => error::with_code("diverged", &e.to_string()),
+        e => js_error(e),
+    }
 }
 
 /// What a run is if nothing is chosen.
@@ -180,7 +188,7 @@ impl Training {
         let mut run = self.take()?;
         let result = run.judge(&task, sequences).await;
         self.run.replace(Some(run));
-        let e = result.map_err(js_error)?;
+        let e = result.map_err(look_error)?;
         to_js(&Judgement { sequences: e.counted, correct: e.correct, accuracy: e.accuracy(), loss: e.loss() })
     }
 
@@ -194,7 +202,7 @@ impl Training {
     /// The probability of each token to follow these.
     pub async fn predict(&self, tokens: Vec<u32>) -> Result<Vec<f32>, JsValue> {
         if tokens.is_empty() {
-            return Err(js_error(crate::error::InputError::NoTokens));
+            return Err(js_error(InputError::NoTokens));
         }
         let mut run = self.take()?;
         let result = match run.tape((1, tokens.len())) {
@@ -202,6 +210,6 @@ impl Training {
             Err(e) => Err(e),
         };
         self.run.replace(Some(run));
-        result.map_err(js_error)
+        result.map_err(look_error)
     }
 }

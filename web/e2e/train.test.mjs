@@ -6,7 +6,7 @@ import * as h from './harness.mjs';
 
 const text = (page, id) => page.locator(`#${id}`).innerText();
 /** The curve's points. */
-const points = (page, line) => page.locator(`#train-curve .${line}`).evaluate((polyline) => (polyline.getAttribute('points') || '').split(' ').filter(Boolean).map((pair) => pair.split(',').map(Number)));
+const points = (page, line) => page.locator(`#train-curve polyline.${line}`).evaluate((polyline) => (polyline.getAttribute('points') || '').split(' ').filter(Boolean).map((pair) => pair.split(',').map(Number)));
 const idle = (page) => page.waitForFunction(() => document.getElementById('train-stop').hidden && !document.getElementById('try').hidden && document.getElementById('try-answer').textContent);
 
 async function start(page, { steps, rate = 0.008, seed = 0 }) {
@@ -19,6 +19,8 @@ describe('training', { timeout: 900_000 }, () => {
   before(async () => {
     [browser, site] = [await h.launch(), await h.site()];
     page = await h.visit(await browser.newContext({ viewport: { width: 1280, height: 900 } }), `${site.url}#train`);
+    // A step of a software GPU on a busy machine takes seconds.
+    page.setDefaultTimeout(240_000);
     await h.deviceReady(page);
   });
   after(async () => {
@@ -28,10 +30,10 @@ describe('training', { timeout: 900_000 }, () => {
 
   it('by the package has the native program’s losses, twice the same', async () => {
     const folder = mkdtempSync('/tmp/mamba-web-');
-    await h.native('train', '--task', 'induction-heads', '--preset', 'tiny', '--steps', '6', '--seed', '5', '--log-every', '1', '--out', folder);
+    await h.native('train', '--task', 'induction-heads', '--preset', 'tiny', '--steps', '4', '--seed', '5', '--log-every', '1', '--out', folder);
     const log = readFileSync(`${folder}/log.jsonl`, 'utf8').trim().split('\n').map((line) => JSON.parse(line));
     const native = log.filter(({ loss }) => loss != null).map(({ loss }) => loss);
-    assert.equal(native.length, 6);
+    assert.equal(native.length, 4);
     const { runs, info, defaults, example, shares, before, codes, records } = await page.evaluate(async () => {
       const { Mamba } = await import('/pkg/index.js');
       const mamba = await Mamba.open();
@@ -40,8 +42,8 @@ describe('training', { timeout: 900_000 }, () => {
       const records = [];
       let training, before;
       // The first in two parts, the second in one.
-      for (const parts of [[2, 99], [6]]) {
-        training = await mamba.train({ steps: 6, seed: 5 });
+      for (const parts of [[1, 99], [4]]) {
+        training = await mamba.train({ steps: 4, seed: 5 });
         before ??= [...(await training.predict([0, 7, 3, 1, 7]))];
         const losses = [];
         const done = [];
@@ -67,15 +69,15 @@ describe('training', { timeout: 900_000 }, () => {
       return { runs, info, defaults, example, shares: [...shares], before, codes, records };
     });
     assert.deepEqual(runs[0].losses, runs[1].losses);
-    assert.deepEqual(runs.map(({ done, more }) => [done, more]), [[[2, 4], 0], [[6], 0]]);
-    assert.deepEqual(records.slice(0, 6).map(({ step }) => step), [1, 2, 3, 4, 5, 6]);
+    assert.deepEqual(runs.map(({ done, more }) => [done, more]), [[[1, 3], 0], [[4], 0]]);
+    assert.deepEqual(records.slice(0, 4).map(({ step }) => step), [1, 2, 3, 4]);
     assert.ok(records.every(({ gradientNorm, learningRate }) => gradientNorm > 0 && learningRate > 0));
     const far = h.farthest(runs[0].losses, native);
-    console.log(`6 losses, farthest from the native program's ${far.toExponential(2)}`);
+    console.log(`4 losses (${runs[0].losses}; ${native}), farthest from the native program's ${far.toExponential(2)}`);
     assert.ok(far < 1e-3);
     // The comparison can fail.
-    assert.ok(h.farthest(runs[0].losses.with(4, runs[0].losses[4] + 2e-3), native) > 1e-3);
-    assert.deepEqual([info.steps, info.seed, info.length, info.vocabSize, info.nLayer, info.dModel], [6, 5, 24, 8, 2, 32]);
+    assert.ok(h.farthest(runs[0].losses.with(3, runs[0].losses[3] + 2e-3), native) > 1e-3);
+    assert.deepEqual([info.steps, info.seed, info.length, info.vocabSize, info.nLayer, info.dModel], [4, 5, 24, 8, 2, 32]);
     assert.deepEqual({ ...info, steps: 300, seed: 0 }, defaults);
     assert.equal(example.tokens.length, 40);
     const stars = example.tokens.flatMap((token, i) => (token === 7 ? [i] : []));
@@ -90,7 +92,7 @@ describe('training', { timeout: 900_000 }, () => {
 
   it('shows the loss falling, and lets the model be tried', async () => {
     assert.deepEqual(await Promise.all(['steps', 'rate', 'seed'].map((name) => page.inputValue(`#train-${name}`))), ['300', '0.008', '0']);
-    await start(page, { steps: 24 });
+    await start(page, { steps: 16, rate: 0.02 });
     await page.waitForFunction(() => /^[1-9]/.test(document.getElementById('train-step').textContent));
     // The page answers while it trains.
     const slowest = await page.evaluate(async () => {
@@ -104,18 +106,18 @@ describe('training', { timeout: 900_000 }, () => {
     });
     console.log(`slowest answer of the page while it trains: ${slowest.toFixed(1)} ms`);
     await idle(page);
-    assert.equal(await text(page, 'train-step'), '24 of 24');
+    assert.equal(await text(page, 'train-step'), '16 of 16');
     const losses = (await points(page, 'loss')).map(([, y]) => y);
-    assert.equal(losses.length, 24);
+    assert.equal(losses.length, 16);
     // Downwards is down in a picture: y grows.
     const mean = (values) => values.reduce((sum, y) => sum + y, 0) / values.length;
-    assert.ok(mean(losses.slice(-6)) > mean(losses.slice(0, 6)) + 3, `${losses}`);
-    assert.equal((await points(page, 'accuracy')).length, 13);
+    assert.ok(mean(losses.slice(-4)) > mean(losses.slice(0, 4)) + 3, `${losses}`);
+    assert.equal((await points(page, 'accuracy')).length, 9);
     assert.match(await text(page, 'train-accuracy'), /^\d+ of 32$/);
     assert.match(await text(page, 'train-speed'), /steps\/s/);
     assert.equal(await page.locator('#train-continue').isVisible(), false);
-    assert.match(await page.locator('#train-curve svg').getAttribute('aria-label'), /loss .* at step 24 of 24/);
-    assert.match(await page.locator('#status').textContent(), /^Trained: step 24/);
+    assert.match(await page.locator('#train-curve svg').getAttribute('aria-label'), /loss .* at step 16 of 16/);
+    assert.match(await page.locator('#status').textContent(), /^Trained: step 16/);
 
     // By keyboard: another letter is wanted, and the model is asked again.
     const cells = page.locator('#try-sequence button');
@@ -165,12 +167,23 @@ describe('training', { timeout: 900_000 }, () => {
     assert.notDeepEqual((await points(page, 'loss')).map(([, y]) => y), seed1.map(([, y]) => y));
   });
 
-  it('says when it goes astray, and keeps the model from before', async () => {
+  it('says when it goes astray, and where', async () => {
     await start(page, { steps: 40, rate: 1e9 });
     await page.locator('#notice-title').filter({ hasText: 'astray' }).waitFor();
-    assert.match(await page.locator('#notice-code').textContent(), /^diverged: step \d+: .* is not finite/);
-    await idle(page);
-    assert.match(await text(page, 'try-answer'), /^The model says/);
+    assert.match(await page.locator('#notice-code').textContent(), /^diverged: step 2: the activation of `layers\.0 delta` is not finite/);
+    await page.waitForFunction(() => document.getElementById('train-stop').hidden);
+    assert.deepEqual([await page.locator('#train-continue').isVisible(), await page.locator('#try').isVisible()], [false, false]);
+    // A look at a model finds it too, where no step does.
+    const code = await page.evaluate(async () => {
+      const { Mamba } = await import('/pkg/index.js');
+      const mamba = await Mamba.open();
+      const training = await mamba.train({ learningRate: 1e9 });
+      await training.run({ steps: 1 });
+      const code = await training.predict([1, 2, 3]).catch(({ code }) => code);
+      mamba.close();
+      return code;
+    });
+    assert.equal(code, 'diverged');
     page.errors.length = 0;
     await page.click('#notice-actions button:has-text("Dismiss")');
   });

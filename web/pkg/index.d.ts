@@ -8,7 +8,7 @@
  * - `damaged-file`, `unusable-model`, `bad-tokenizer`, `no-tokenizer`: the model's files.
  * - `not-a-state`, `damaged-state`, `newer-state`, `other-models-state`: a state file.
  * - `options`: an option, token or prompt out of range. `no-model`, `busy`, `closed`: a call out of turn.
- * - `diverged`: a loss or a gradient that is not finite; the model is as it was before that step.
+ * - `diverged`: a training whose loss, gradient or answer is not finite; the model is as it was before that step.
  * - `cancelled`: by an AbortSignal.
  * - `gpu-fault`, `crashed`, `fault`: a fault of the driver or of this package.
  */

@@ -1,10 +1,12 @@
 //! Every kernel variant that an adapter would use, on that adapter, against its CPU twin: what `mamba-wgpu doctor`
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
+#[cfg(not(target_arch = "wasm32"))]
 pub mod backward;
 pub mod data;
 pub mod explain;
 pub mod linear;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
@@ -204,6 +206,10 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
     Ok(report)
 }
 
+/// A page trains unchecked: the checks of what only training needs, with their twins, would be 140 KB more for everybody to
+/// download. `mamba-wgpu doctor` has them.
+const CHECKS_TRAINING: bool = !cfg!(target_arch = "wasm32");
+
 /// A kernel, or the few that always run together.
 #[derive(Debug, Clone, Copy)]
 enum Check {
@@ -241,6 +247,7 @@ impl Check {
         match self {
             Check::F16Activations => gpu.shader_f16(),
             Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
+            Check::AdamW | Check::Gradients | Check::ScanGradients => CHECKS_TRAINING,
             _ => true,
         }
     }
@@ -358,6 +365,7 @@ impl Check {
                 }
                 Ok(())
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Gradients => {
                 backward::linear(gpu, (520, 67, 70), random).await?;
                 backward::norm(gpu, (40, 257), true, random).await?;
@@ -365,16 +373,20 @@ impl Check {
                 backward::embedding(gpu, (50, 27, 200), 3, random).await?;
                 backward::conv(gpu, 2, (37, 65, 4), true, random).await
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Check::ScanGradients => {
                 for lti in [false, true] {
                     backward::scan(gpu, 2, (37, 65, 16), lti, random).await?;
                 }
                 backward::softplus(gpu, random).await
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Check::AdamW => {
                 optimiser::adamw(gpu, 17_000, 400, 1.0, random).await?;
                 optimiser::frozen(gpu, 1000, random).await
             }
+            #[cfg(target_arch = "wasm32")]
+            Check::AdamW | Check::Gradients | Check::ScanGradients => Ok(()), // does not apply
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
             Check::Sample => {
                 for params in sampling::settings() {

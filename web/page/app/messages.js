@@ -77,7 +77,7 @@ const MESSAGES = {
   options: { title: 'That cannot be done', text: 'Change it and try again.', ways: [] },
   diverged: {
     title: 'The training went astray',
-    text: 'A step’s loss or gradient is no number any more: the learning rate is too high. The model is kept as it was before that step; start anew with a lower rate.',
+    text: 'What the model computes is no number any more: most likely the learning rate is too high. Start anew with a lower one.',
     ways: [],
   },
   crashed: { title: 'The program stopped', text: 'Most likely the page’s memory is full. Your text is still here: load the model again, or a smaller one.', ways: ['again', 'reload'], bad: true },

@@ -34,10 +34,11 @@ export function setUp(device, failed) {
   let going = null;
   let step = 0;
 
-  /** Says what happened. The model is gone where its device is. */
+  /** Says what happened. The model is gone where its device is, and of no use where its numbers are none. */
   function broken(error) {
     const gone = ['device-lost', 'crashed', 'closed'].includes(error.code);
-    if (gone) {
+    if (gone || error.code === 'diverged') {
+      void training?.close().catch(() => {});
       training = null;
       void trial.show(null);
     }
