@@ -1,4 +1,4 @@
-// node web/e2e/shots.mjs FOLDER: pictures of the page idle, loading, writing, benching, explaining and training, at two widths, light and
+// node web/e2e/shots.mjs FOLDER: pictures of the page idle, loading, writing, benching, explaining, training, at two widths, light and
 // dark.
 // For people to look at; README's picture is one of them.
 import { readFileSync } from 'node:fs';

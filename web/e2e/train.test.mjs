@@ -13,6 +13,8 @@ async function start(page, { steps, rate = 0.008, seed = 0 }) {
   for (const [id, value] of Object.entries({ 'train-steps': steps, 'train-rate': rate, 'train-seed': seed })) await page.fill(`#${id}`, String(value));
   await page.click('#train-run');
 }
+/** Waits until a run of so many steps has done some of them. */
+const reached = (page, step, of) => page.waitForFunction(([step, of]) => document.getElementById('train-step').textContent.endsWith(`of ${of}`) && parseInt(document.getElementById('train-step').textContent) >= step, [step, of]);
 
 describe('training', { timeout: 900_000 }, () => {
   let browser, site, page;
@@ -93,7 +95,7 @@ describe('training', { timeout: 900_000 }, () => {
   it('shows the loss falling, and lets the model be tried', async () => {
     assert.deepEqual(await Promise.all(['steps', 'rate', 'seed'].map((name) => page.inputValue(`#train-${name}`))), ['300', '0.008', '0']);
     await start(page, { steps: 16, rate: 0.02 });
-    await page.waitForFunction(() => /^[1-9]/.test(document.getElementById('train-step').textContent));
+    await reached(page, 1, 16);
     // The page answers while it trains.
     const slowest = await page.evaluate(async () => {
       let slowest = 0;
@@ -146,7 +148,7 @@ describe('training', { timeout: 900_000 }, () => {
 
   it('stops at once, goes on, and starts anew', async () => {
     await start(page, { steps: 5000, seed: 1 });
-    await page.waitForFunction(() => parseInt(document.getElementById('train-step').textContent) >= 3);
+    await reached(page, 3, 5000);
     const begin = Date.now();
     await page.keyboard.press('Escape');
     await idle(page);
@@ -156,12 +158,12 @@ describe('training', { timeout: 900_000 }, () => {
     assert.equal((await points(page, 'loss')).length, stopped);
     const seed1 = (await points(page, 'loss')).slice(0, 3);
     await page.click('#train-continue');
-    await page.waitForFunction((step) => parseInt(document.getElementById('train-step').textContent) > step, stopped);
+    await reached(page, stopped + 1, 5000);
     await page.click('#train-stop');
     await idle(page);
     assert.ok((await points(page, 'loss')).length > stopped);
     await start(page, { steps: 3, seed: 2 });
-    await page.waitForFunction(() => document.getElementById('train-step').textContent === '3 of 3');
+    await reached(page, 3, 3);
     await idle(page);
     assert.equal((await points(page, 'loss')).length, 3);
     assert.notDeepEqual((await points(page, 'loss')).map(([, y]) => y), seed1.map(([, y]) => y));
@@ -202,13 +204,13 @@ describe('training', { timeout: 900_000 }, () => {
 
   it('is over when the GPU goes away, which is said, and can begin again', async () => {
     await start(page, { steps: 5000 });
-    await page.waitForFunction(() => parseInt(document.getElementById('train-step').textContent) >= 2);
+    await reached(page, 2, 5000);
     await (await browser.newBrowserCDPSession()).send('Browser.crashGpuProcess');
     await page.locator('#notice-title').filter({ hasText: 'GPU went away' }).waitFor();
     await page.locator('#train-note').filter({ hasText: 'start anew' }).waitFor();
     assert.deepEqual([await page.locator('#train-continue').isVisible(), await page.locator('#try').isVisible()], [false, false]);
     await start(page, { steps: 2 });
-    await page.waitForFunction(() => document.getElementById('train-step').textContent === '2 of 2');
+    await reached(page, 2, 2);
   });
 });
 
