@@ -26,7 +26,6 @@ pub enum Error {
     #[error(transparent)]
     Generate(#[from] GenerateError),
     /// A model could not be trained.
-    #[cfg(not(target_arch = "wasm32"))]
     #[error(transparent)]
     Train(#[from] crate::train::TrainError),
     /// The caller passed tokens or states that do not fit the model.

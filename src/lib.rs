@@ -63,7 +63,6 @@ pub mod html;
 pub mod kernels;
 pub mod model;
 pub mod reference;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod train;
 #[cfg(all(target_arch = "wasm32", feature = "web"))]
 mod web;

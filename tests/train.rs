@@ -6,7 +6,7 @@ use common::{compare, repository};
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
-    Batch, Data, Decay, NamedTensor, Optimiser, Saved, Schedule, Settings, Shape, Task, TaskKind, Trainer,
+    Batch, Data, Decay, NamedTensor, Optimiser, Preset, Saved, Schedule, Settings, Shape, Task, TaskKind, Trainer,
     TrainerState, IGNORE,
 };
 use pollster::block_on;
@@ -275,16 +275,8 @@ fn batches_that_do_not_fit_are_refused() {
 #[test]
 fn a_tiny_model_learns_induction_heads() {
     let gpu = gpu();
-    let settings = Settings {
-        task: Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 },
-        shape: Shape { d_state: 8, ..Shape::new(2, 32) },
-        batch: 16,
-        accumulate: 1,
-        label_smoothing: 0.0,
-        optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, clip: 1.0 },
-        schedule: Schedule { peak: 8e-3, warmup: 20, steps: 120, decay: Decay::Cosine, floor: 0.02 },
-        seed: 0,
-    };
+    let mut settings = Settings::preset(TaskKind::InductionHeads, Preset::Tiny, 0);
+    settings.schedule.steps = 120;
     let mut trainer = Trainer::new(&gpu, &settings, &settings.task).unwrap();
     let judge = |trainer: &Trainer, task: &Task| {
         let batch = task.batch(settings.seed, Purpose::Validation, 0, 64);
@@ -302,5 +294,16 @@ fn a_tiny_model_learns_induction_heads() {
     let longer = judge(&trainer, &settings.task.clone().with_length(48));
     assert!(seen.accuracy() >= 0.99 && seen.counted == 192, "{} of {}", seen.correct, seen.counted);
     assert!(longer.accuracy() >= 0.95, "{} of {}", longer.correct, longer.counted);
-    assert_eq!(settings.task.kind(), TaskKind::InductionHeads);
+
+    // One sequence: what it gives the answer is what it is judged by, and makes a distribution.
+    let once = settings.task.asked_once(48);
+    let (tape, batch) = (trainer.evaluation(1, 48).unwrap(), once.judged(settings.seed, 7, 1));
+    let e = block_on(tape.evaluate(&batch)).unwrap();
+    let shares = block_on(tape.probabilities(&batch.tokens)).unwrap();
+    let answer = batch.targets[47] as usize;
+    assert_eq!((e.counted, shares.len()), (1, 8));
+    assert!((f64::from(shares[answer]).ln() + e.nll_sum).abs() < 1e-4, "{shares:?} and {}", e.nll_sum);
+    assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-5 && shares[answer] > 0.5, "{shares:?}");
+    assert!(block_on(tape.probabilities(&batch.tokens[1..])).is_err());
+    assert!(block_on(tape.probabilities(&[8; 48])).is_err());
 }

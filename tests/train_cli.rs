@@ -163,7 +163,7 @@ fn a_text_is_learned_with_a_tokenizer_of_its_own() {
         .assert()
         .success();
     let score: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
-    let (score, best) = (score["nll_per_token"].as_f64().unwrap(), report["best_validation_loss"].as_f64().unwrap());
+    let (score, best) = (score["nll_per_token"].as_f64().unwrap(), report["best"].as_f64().unwrap());
     assert!((score - best).abs() < 1e-3, "{score} and {best}");
 }
 

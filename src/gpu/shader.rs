@@ -97,37 +97,26 @@ impl NumberFormat {
 }
 
 macro_rules! sources {
-    ($($(#[$cfg:meta])* $file:literal),* $(,)?) => {
-        /// Every file under shaders/, by its path there; in a browser without those that only training needs.
-        pub const SOURCES: &[(&str, &str)] = &[$($(#[$cfg])* ($file, include_str!(concat!("../../shaders/", $file)))),*];
+    ($($file:literal),* $(,)?) => {
+        /// Every file under shaders/, by its path there, without its comments (build.rs).
+        pub const SOURCES: &[(&str, &str)] =
+            &[$(($file, include_str!(concat!(env!("OUT_DIR"), "/shaders/", $file)))),*];
     };
 }
 
 sources![
     "argmax.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/column_sums.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/conv1d_backward.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/cross_entropy.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/embedding_backward.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/largest.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/matmul_grad.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/matmul_grad_split.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/pointwise.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/rms_norm_backward.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/scan_backward_apply.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/scan_backward_reduce.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "backward/sum_partials.wgsl",
     "bench_copy.wgsl",
     "bench_fma.wgsl",
@@ -167,7 +156,6 @@ sources![
     "shared/halves.wgsl",
     "shared/linear.wgsl",
     "shared/math.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "shared/matmul_grad.wgsl",
     "shared/ordered.wgsl",
     "shared/reduce.wgsl",
@@ -176,7 +164,6 @@ sources![
     "shared/sample_find.wgsl",
     "shared/sample_top.wgsl",
     "shared/scan.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "shared/scan_backward.wgsl",
     "shared/scan_chunk.wgsl",
     "shared/scan_fused.wgsl",
@@ -196,11 +183,8 @@ sources![
     "shared/wide.wgsl",
     "token_nll.wgsl",
     "token_stats.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "train/adamw.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "train/gradient_clip.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "train/gradient_norm.wgsl",
     "x_dbl_norm.wgsl",
 ];

@@ -3,7 +3,6 @@
 //! A kernel function adds dispatches to a [`PlanBuilder`](crate::gpu::PlanBuilder). Each has a CPU twin of the same
 //! name in [`reference`](crate::reference); those of the ceilings, which no model runs, excepted.
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod backward;
 mod ceilings;
 mod conv1d;
@@ -11,7 +10,6 @@ mod embedding;
 mod explain;
 mod linear;
 mod norm;
-#[cfg(not(target_arch = "wasm32"))]
 mod optimiser;
 mod sampling;
 mod scan_blelloch;
@@ -25,7 +23,6 @@ pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
-#[cfg(not(target_arch = "wasm32"))]
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
@@ -185,12 +182,10 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(norm::x_dbl_norm_spec());
     specs.extend(sampling::specs());
-    #[cfg(not(target_arch = "wasm32"))]
     specs.extend(optimiser::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.push(explain::token_stats_spec());
     specs.extend(ceilings::specs());
-    #[cfg(not(target_arch = "wasm32"))]
     specs.extend(backward::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);

@@ -11,7 +11,6 @@ use std::fmt::Debug;
 
 use num_traits::{Float, NumAssign};
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod backward;
 mod conv;
 mod discretise;
@@ -20,7 +19,6 @@ mod embedding;
 mod explain;
 mod linear;
 mod norm;
-#[cfg(not(target_arch = "wasm32"))]
 mod optimiser;
 pub(crate) mod par;
 mod quant;
@@ -36,7 +34,6 @@ pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput};
 pub use linear::{matmul, matvec, Epilogue, Linear, Weights};
 pub use norm::{rms_norm, x_dbl_norm};
-#[cfg(not(target_arch = "wasm32"))]
 pub use optimiser::{adamw, gradient_clip, gradient_norm, AdamStep, AdamWeights};
 pub use quant::{dequantise, quantise, Quant, Quantised, BLOCK};
 pub use sampling::{argmax, sample, sample_at, token_nll};

@@ -6,6 +6,7 @@
 
 mod error;
 mod parameters;
+mod presets;
 pub mod random;
 #[cfg(not(target_arch = "wasm32"))]
 mod saved;
@@ -16,6 +17,7 @@ mod trainer;
 
 pub use error::TrainError;
 pub use parameters::{NamedTensor, Parameters};
+pub use presets::Preset;
 #[cfg(not(target_arch = "wasm32"))]
 pub use saved::{latest_checkpoint, read_settings, remove_old, Saved};
 pub use settings::{Decay, Optimiser, Schedule, Settings, Shape};

@@ -152,7 +152,7 @@ pub struct Saved<'a> {
     pub state: &'a TrainerState,
     /// Of a text model.
     pub tokenizer_json: Option<&'a [u8]>,
-    /// The best validation loss so far.
+    /// Of the best model so far: a text's validation loss, the part of a task's targets that are wrong.
     pub best: Option<f64>,
 }
 
@@ -227,7 +227,7 @@ impl Saved<'_> {
         read_tensors(&checkpoint.join(MODEL))
     }
 
-    /// All that a run goes on from, of a checkpoint's folder, and the best validation loss until then.
+    /// All that a run goes on from, of a checkpoint's folder, and how good the best model until then was.
     ///
     /// # Errors
     /// As [`Saved::read_parameters`].

@@ -3,6 +3,7 @@
 use super::error::{self, to_js as js_error};
 use super::files::Files;
 use super::model::{LoadOptions, Model};
+use super::training::Training;
 use super::{from_json, tell, to_js, Cancel};
 use crate::bench::{self, Device, Shapes, Suite};
 use crate::gpu::{selftest, Gpu, GpuOptions, LimitMode};
@@ -106,6 +107,11 @@ impl Backend {
         to_js(&bench::run(&gpu, &options, &mut progress).await)
     }
 
+    /// A small model, to be trained from nothing.
+    pub fn train(&self, options: &str) -> Result<Training, JsValue> {
+        Training::new(&self.need_gpu()?, options)
+    }
+
     /// Brings a checkpoint here. `source` is what messages call it; `progress` gets bytes done and in all.
     pub async fn load(
         &self,
@@ -130,6 +136,8 @@ impl Backend {
     }
 
     fn need_gpu(&self) -> Result<Gpu, JsValue> {
-        self.gpu_or_none().cloned().ok_or_else(|| error::with_code("no-gpu", "there is no GPU to measure or check"))
+        self.gpu_or_none()
+            .cloned()
+            .ok_or_else(|| error::with_code("no-gpu", "there is no GPU to measure, to check or to train on"))
     }
 }

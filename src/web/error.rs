@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::generate::GenerateError;
 use crate::gpu::GpuError;
 use crate::model::{LoadError, StateError};
+use crate::train::TrainError;
 use wasm_bindgen::JsValue;
 
 /// Converts any of the crate's errors.
@@ -53,8 +54,10 @@ fn code(error: &Error) -> &'static str {
             GpuError::Lost { .. } => "device-lost",
             _ => "gpu-fault",
         },
+        Error::Train(TrainError::NotFinite { .. }) => "diverged",
+        Error::Train(TrainError::Unfit) => "gpu-fault",
         Error::Generate(GenerateError::BadTokenizer { .. }) => "bad-tokenizer",
         // Nothing here quantises.
-        Error::Generate(_) | Error::Input(_) | Error::Quantise(_) => "options",
+        Error::Train(_) | Error::Generate(_) | Error::Input(_) | Error::Quantise(_) => "options",
     }
 }

@@ -8,12 +8,14 @@
 //! * [`files`]: a checkpoint's files as they arrive.
 //! * [`model`]: a model and its one text.
 //! * [`generation`]: the text being continued.
+//! * [`training`]: a small model in training.
 
 mod backend;
 mod error;
 mod files;
 mod generation;
 mod model;
+mod training;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;

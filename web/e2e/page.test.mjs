@@ -371,7 +371,7 @@ describe('the page', { timeout: 900_000 }, () => {
       for (const colorScheme of ['light', 'dark']) {
         await page.setViewportSize({ width, height });
         await page.emulateMedia({ colorScheme });
-        for (const tab of ['write', 'explain', 'bench', 'device']) {
+        for (const tab of ['write', 'explain', 'train', 'bench', 'device']) {
           await page.click(`#tab-${tab}`);
           const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
           assert.ok(overflow <= 0, `${tab} at ${width} overflows by ${overflow} px`);

@@ -1,4 +1,5 @@
-// node web/e2e/shots.mjs FOLDER: pictures of the page idle, loading, writing, benching and explaining, at two widths, light and dark.
+// node web/e2e/shots.mjs FOLDER: pictures of the page idle, loading, writing, benching, explaining, training, at two widths, light and
+// dark.
 // For people to look at; README's picture is one of them.
 import { readFileSync } from 'node:fs';
 import * as h from './harness.mjs';
@@ -58,6 +59,16 @@ for (const [width, height] of [[1280, 900], [390, 844]]) {
     await page.locator('#explain-result canvas').waitFor();
     await page.locator('#explain-result').scrollIntoViewIfNeeded();
     await shot('explained');
+    await page.click('#tab-train');
+    // STEPS=150 for a model that has learnt it.
+    await page.fill('#train-steps', process.env.STEPS ?? '10');
+    await page.click('#train-run');
+    await page.waitForFunction(() => document.getElementById('train-loss').textContent !== '–');
+    await shot('training');
+    page.setDefaultTimeout(600_000);
+    await page.waitForFunction(() => document.getElementById('try-answer').textContent);
+    await page.evaluate(() => document.activeElement.blur());
+    await page.screenshot({ path: `${folder}/trained-${width}-${colorScheme}.png`, fullPage: true });
     await context.close();
   }
 }

@@ -22,7 +22,10 @@ it('types: the README’s example, and a wrong one', () => {
     const mamba = await Mamba.load('https://example.org/model/', { onProgress: ({ loaded, total }) => console.log(loaded / total) });
     for await (const piece of mamba.generate('Emma', { maxTokens: 4 })) console.log(piece.text.length);
     const file: Uint8Array = await mamba.state.save();
-    await mamba.state.load(file);`);
+    await mamba.state.load(file);
+    const training = await mamba.train({ steps: 20, seed: 1 });
+    const done: number = await training.run({ onRecord: ({ step, loss }) => console.log(step + loss) });
+    const shares: Float32Array = await training.predict((await training.example({ length: 96 })).tokens);`);
   assert.equal(right.status, 0, right.stdout);
   assert.match(check(`(await Mamba.load('x')).generate('Emma', { maxToken: 4 });`).stdout, /maxToken/);
 });

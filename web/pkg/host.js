@@ -3,7 +3,7 @@
 //
 // In:  { id, method, args }, { cancel: id }
 // Out: { id, progress: [...] }, { id, piece }, and at the end { id, result } or { id, error: { code, message } }
-import init, { Backend, Cancel, Files, version } from './wasm/mamba_wgpu.js';
+import init, { Backend, Cancel, Files, trainingDefaults, version } from './wasm/mamba_wgpu.js';
 import { fill } from './download.js';
 import { MambaError } from './error.js';
 
@@ -54,9 +54,15 @@ const breathe = () =>
 /** Milliseconds after which it is time to. */
 const BREATH = 30;
 
+/** Milliseconds of training between looks at what came of it. */
+const GLANCE = 60;
+
 class Host {
   #backend;
   #model;
+  /** Models in training, by number, each with the end of the last call to it. */
+  #trainings = new Map();
+  #begun = 0;
 
   async open(_, { backend, baseline, lowPower }) {
     await init({ module_or_path: new URL('./wasm/mamba_wgpu_bg.wasm', import.meta.url) });
@@ -170,6 +176,58 @@ class Host {
     } finally {
       model.loadState('the text', here);
     }
+  }
+
+  trainDefaults() {
+    return trainingDefaults();
+  }
+
+  train(_, options) {
+    const training = this.#backend.train(JSON.stringify(options));
+    const id = ++this.#begun;
+    this.#trainings.set(id, { training, last: Promise.resolve() });
+    return { id, info: training.info() };
+  }
+
+  /** One call at a time to a model in training: `work` has its turn after those before it. */
+  #turn(id, work) {
+    const entry = this.#trainings.get(id);
+    if (!entry) throw new MambaError('closed', 'this training has been closed');
+    const turn = entry.last.then(() => work(entry.training));
+    entry.last = turn.catch(() => {});
+    return turn;
+  }
+
+  /** Trains for so many steps, or up to the last one; the steps done. Between a few steps and the next, others have their turn. */
+  async trainRun(call, id, steps) {
+    let [done, together] = [0, 1];
+    while (done < steps && !call.signal.aborted) {
+      const begin = performance.now();
+      const records = await this.#turn(id, (training) => training.steps(Math.min(together, steps - done)));
+      if (!records.length) break;
+      call.progress(records);
+      done += records.length;
+      // As many as fit between two looks, so that a slow device can be stopped at once and a fast one is not kept waiting.
+      const each = (performance.now() - begin) / records.length;
+      together = Math.max(1, Math.min(2 * together, Math.round(GLANCE / each)));
+    }
+    return done;
+  }
+
+  trainEvaluate(_, id, length, sequences) {
+    return this.#turn(id, (training) => training.evaluate(length, sequences));
+  }
+  trainExample(_, id, length, number) {
+    return this.#turn(id, (training) => training.example(length, number));
+  }
+  trainPredict(_, id, tokens) {
+    return this.#turn(id, (training) => training.predict(tokens));
+  }
+  async trainClose(_, id) {
+    const entry = this.#trainings.get(id);
+    this.#trainings.delete(id);
+    await entry?.last;
+    entry?.training.free();
   }
 
   memory() {

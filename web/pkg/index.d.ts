@@ -8,6 +8,7 @@
  * - `damaged-file`, `unusable-model`, `bad-tokenizer`, `no-tokenizer`: the model's files.
  * - `not-a-state`, `damaged-state`, `newer-state`, `other-models-state`: a state file.
  * - `options`: an option, token or prompt out of range. `no-model`, `busy`, `closed`: a call out of turn.
+ * - `diverged`: a training whose loss, gradient or answer is not finite; the model is as it was before that step.
  * - `cancelled`: by an AbortSignal.
  * - `gpu-fault`, `crashed`, `fault`: a fault of the driver or of this package.
  */
@@ -32,6 +33,7 @@ export type ErrorCode =
   | 'no-model'
   | 'busy'
   | 'closed'
+  | 'diverged'
   | 'cancelled'
   | 'gpu-fault'
   | 'crashed'
@@ -293,6 +295,59 @@ export interface State {
   clear(): Promise<void>;
 }
 
+export interface TrainOptions {
+  /** Steps in all, over which the learning rate falls. */
+  steps?: number;
+  /** Its peak. */
+  learningRate?: number;
+  /** The same seed gives the same run. Default: 0. */
+  seed?: number;
+}
+
+/** What a run is: the model, the task and the options. */
+export interface TrainInfo {
+  steps: number;
+  learningRate: number;
+  seed: number;
+  /** Sequences a step. */
+  batch: number;
+  /** Tokens of a sequence. */
+  length: number;
+  /** The last token of the vocabulary is the special one. */
+  vocabSize: number;
+  nLayer: number;
+  dModel: number;
+  dState: number;
+}
+
+export interface StepRecord {
+  /** Counted from 1. */
+  step: number;
+  /** Nats an answer, over the step's sequences, before the step. */
+  loss: number;
+  gradientNorm: number;
+  learningRate: number;
+}
+
+/**
+ * A small model that learns induction heads: a special token comes in a sequence of random ones, and what followed it is
+ * wanted when it comes again. Calls wait for their turn; while it trains, they have it between steps.
+ */
+export class Training {
+  private constructor(connection: unknown, created: unknown);
+  readonly info: TrainInfo;
+  /** Trains for so many steps, by default up to the last one. The steps done, fewer if `signal` ended it. */
+  run(options?: { steps?: number; onRecord?(record: StepRecord): void; signal?: AbortSignal }): Promise<number>;
+  /** How often it is right at the end of sequences that it is not trained on. Default: 32 of the training's length. */
+  evaluate(options?: { length?: number; sequences?: number }): Promise<{ sequences: number; correct: number; accuracy: number; loss: number }>;
+  /** One of those sequences by its number, and what is wanted at its end. */
+  example(options?: { length?: number; number?: number }): Promise<{ tokens: number[]; answer: number }>;
+  /** The probability of each token to follow these. */
+  predict(tokens: ArrayLike<number>): Promise<Float32Array>;
+  /** Gives back what it holds on the device. */
+  close(): Promise<void>;
+}
+
 /** A device, a model on it once one is loaded, and one text. */
 export class Mamba {
   private constructor(connection: unknown, device: Device);
@@ -327,6 +382,10 @@ export class Mamba {
   logits(tokens: ArrayLike<number>): Promise<Float32Array>;
   /** What the model sees in a text or tokens, read on their own. */
   explain(text: string | ArrayLike<number>, options?: ExplainOptions): Promise<Explanation>;
+  /** What `train` does without options. */
+  trainDefaults(): Promise<TrainInfo>;
+  /** A small model to be trained here, from nothing. Needs a GPU. */
+  train(options?: TrainOptions): Promise<Training>;
   /** Bytes on the device, now and at most; null on the CPU. */
   memory(): Promise<[now: number, most: number] | null>;
   /** Every kernel against its twin on the CPU. What fails is switched off where something can stand in for it. */

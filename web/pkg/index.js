@@ -107,6 +107,36 @@ class State {
   }
 }
 
+/** A small model in training. */
+export class Training {
+  #connection;
+  #id;
+
+  /** Use Mamba's train. */
+  constructor(connection, { id, info }) {
+    this.#connection = connection;
+    this.#id = id;
+    this.info = info;
+  }
+
+  run({ steps = this.info.steps, onRecord, signal } = {}) {
+    const onProgress = (records) => records.forEach((record) => onRecord?.(record));
+    return this.#connection.call('trainRun', [this.#id, steps], { onProgress, signal });
+  }
+  evaluate({ length = this.info.length, sequences = 32 } = {}) {
+    return this.#connection.call('trainEvaluate', [this.#id, length, sequences]);
+  }
+  example({ length = this.info.length, number = 0 } = {}) {
+    return this.#connection.call('trainExample', [this.#id, length, number]);
+  }
+  predict(tokens) {
+    return this.#connection.call('trainPredict', [this.#id, Uint32Array.from(tokens)]);
+  }
+  close() {
+    return this.#connection.call('trainClose', [this.#id]);
+  }
+}
+
 export class Mamba {
   #connection;
 
@@ -208,6 +238,12 @@ export class Mamba {
   }
   explain(text, { onProgress, ...options } = {}) {
     return this.#connection.call('explain', [text, options], { onProgress });
+  }
+  trainDefaults() {
+    return this.#connection.call('trainDefaults');
+  }
+  async train(options = {}) {
+    return new Training(this.#connection, await this.#connection.call('train', [options]));
   }
   memory() {
     return this.#connection.call('memory');

@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::common::{at_least_one, describe, end_on_ctrl_c, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
-use crate::train::{setting_error, TaskName};
+use crate::train_recipe::{setting_error, TaskName};
 
 /// Evaluate a model that `train` made on its task
 ///
@@ -72,18 +72,6 @@ fn checkpoint(path: &Path) -> Option<PathBuf> {
     }
 }
 
-/// The paper's task at a length.
-fn at_length(task: &Task, length: usize) -> Task {
-    let mut task = task.clone().with_length(length);
-    if let Task::InductionHeads { occurrences, .. } = &mut task {
-        *occurrences = 2;
-    }
-    if let Task::AssociativeRecall { length, .. } = &mut task {
-        *length -= (*length + 1) % 2; // pairs, then a key
-    }
-    task
-}
-
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("evaluation needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
     let path = checkpoint(&args.model)
@@ -104,7 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => vec![settings.task.nominal_length()],
         false => args.length.clone(),
     };
-    let tasks: Vec<Task> = lengths.iter().map(|&length| at_length(&settings.task, length)).collect();
+    let tasks: Vec<Task> = lengths.iter().map(|&length| settings.task.asked_once(length)).collect();
     tasks.iter().try_for_each(Task::check).map_err(setting_error)?;
 
     let gpu = args.gpu.open().await?;
@@ -169,13 +157,9 @@ impl Judge {
         let bar = Progress::count("sequences");
         let mut all = Evaluation::default();
         for first in (0..self.sequences).step_by(together) {
-            let mut batch = task.batch(self.seed, Purpose::Evaluation, first as u64, together);
-            for (i, target) in batch.targets.iter_mut().enumerate() {
-                let (sequence, position) = (first + i / batch.length, i % batch.length);
-                if position < task.prompt() || sequence >= self.sequences {
-                    *target = IGNORE;
-                }
-            }
+            let mut batch = task.judged(self.seed, first as u64, together);
+            // Of the last ones, those that are too many.
+            batch.targets.iter_mut().skip((self.sequences - first) * batch.length).for_each(|t| *t = IGNORE);
             all.add(&tape.evaluate(&batch).await?);
             bar.set((first + together).min(self.sequences) as u64, self.sequences as u64);
             if self.cancel.load(Ordering::Relaxed) {
@@ -226,13 +210,5 @@ mod tests {
         for bad in ["0", "2^", "2^40", "x", "-1", ""] {
             assert!(length(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_paper_asks_once() {
-        let task = Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 };
-        assert_eq!(at_length(&task, 256), Task::InductionHeads { length: 256, vocab_size: 8, occurrences: 2 });
-        let task = Task::AssociativeRecall { length: 25, vocab_size: 8, every: true };
-        assert_eq!(at_length(&task, 1024).nominal_length(), 1023);
     }
 }

@@ -20,6 +20,7 @@ mod quantize;
 mod score;
 mod train;
 mod train_log;
+mod train_recipe;
 
 use std::process::ExitCode;
 

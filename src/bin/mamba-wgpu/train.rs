@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Decay, Evaluation, Optimiser, Saved, Schedule, Settings,
-    Shape, Tape, Task, TaskKind, TrainError, Trainer,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Saved, Settings, Tape, Task, TrainError,
+    Trainer,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
@@ -23,6 +22,7 @@ use crate::common::{describe, end_on_ctrl_c, read_text, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
+use crate::train_recipe::{setting_error, Recipe, TaskName};
 
 /// Train a model
 ///
@@ -72,7 +72,7 @@ pub struct Args {
     /// Where the log goes [default: log.jsonl in --out]
     #[arg(long, value_name = "FILE")]
     json_log: Option<PathBuf>,
-    /// Where the loss curve goes, as SVG [default: loss.svg in --out]
+    /// Where the loss curve goes, as PNG if its name ends so and as SVG otherwise [default: loss.svg in --out]
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     #[command(flatten)]
@@ -80,222 +80,6 @@ pub struct Args {
     /// Print one JSON object at the end: steps, loss, validation, seconds
     #[arg(long)]
     json: bool,
-}
-
-/// What decides what a run computes; a run that is resumed has it in its folder.
-#[derive(Debug, clap::Args)]
-struct Recipe {
-    /// Sizes to start from: the paper's, or some that a software GPU trains in a minute or two
-    #[arg(long, value_enum, default_value_t = Preset::Paper, conflicts_with = "resume")]
-    preset: Preset,
-    /// Tokens of a sequence (selective-copying: up to the markers)
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    length: Option<usize>,
-    /// Entries of the vocabulary
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    vocab: Option<usize>,
-    /// selective-copying: how many tokens to copy
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    memorise: Option<usize>,
-    /// induction-heads: how often the special token comes; from 3 on more than one answer a sequence is learned from
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    occurrences: Option<usize>,
-    /// associative-recall: ask after every known key, not at the end alone
-    #[arg(long, conflicts_with = "resume")]
-    every: bool,
-    /// Layers
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    layers: Option<usize>,
-    /// Width of the residual stream
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    d_model: Option<usize>,
-    /// States a channel
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    d_state: Option<usize>,
-    /// A head of its own, not the embedding
-    #[arg(long, conflicts_with = "resume")]
-    untied: bool,
-    /// Selectivity off (S4D-real): the baseline that the paper compares with
-    #[arg(long, conflicts_with = "resume")]
-    lti: bool,
-    /// The smallest delta that a channel begins with; a long memory wants a small one [default: 0.001]
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    dt_min: Option<f64>,
-    /// The largest [default: 0.1]
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    dt_max: Option<f64>,
-    /// Sequences a step
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    batch: Option<usize>,
-    /// Parts that a step's sequences go through in, one after the other: less memory
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    accumulate: Option<usize>,
-    /// The part of the wanted probability that the loss spreads over the vocabulary
-    #[arg(long, value_name = "PART", conflicts_with = "resume")]
-    label_smoothing: Option<f32>,
-    /// Steps
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    steps: Option<u64>,
-    /// Learning rate after the warm-up
-    #[arg(long, value_name = "RATE", conflicts_with = "resume")]
-    lr: Option<f64>,
-    /// Steps until the learning rate is reached
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
-    warmup: Option<u64>,
-    /// What the learning rate does after that
-    #[arg(long, value_enum, conflicts_with = "resume")]
-    schedule: Option<ScheduleName>,
-    /// Where a cosine ends, as a part of the learning rate
-    #[arg(long, value_name = "PART", conflicts_with = "resume")]
-    min_lr: Option<f64>,
-    /// AdamW's weight decay, on matrices
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    weight_decay: Option<f32>,
-    /// AdamW's first beta
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    beta1: Option<f32>,
-    /// AdamW's second beta
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    beta2: Option<f32>,
-    /// AdamW's epsilon
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    eps: Option<f32>,
-    /// The largest norm of a gradient; 0 for any
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
-    clip: Option<f32>,
-    /// Same seed, same run
-    #[arg(long, value_name = "N", default_value = "0", conflicts_with = "resume")]
-    seed: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TaskName {
-    SelectiveCopying,
-    InductionHeads,
-    AssociativeRecall,
-    Text,
-}
-
-impl TaskName {
-    pub fn kind(self) -> TaskKind {
-        match self {
-            TaskName::SelectiveCopying => TaskKind::SelectiveCopying,
-            TaskName::InductionHeads => TaskKind::InductionHeads,
-            TaskName::AssociativeRecall => TaskKind::AssociativeRecall,
-            TaskName::Text => TaskKind::Text,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Preset {
-    Paper,
-    Tiny,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ScheduleName {
-    Constant,
-    Cosine,
-}
-
-impl Recipe {
-    /// Presets: docs/training.md says where their numbers are from.
-    fn settings(&self, kind: TaskKind) -> Settings {
-        let adam = Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
-        let schedule = |peak, warmup, steps, decay| Schedule { peak, warmup, steps, decay, floor: 0.02 };
-        let (shape, batch, schedule) = match kind {
-            TaskKind::SelectiveCopying => (Shape::new(2, 64), 64, schedule(1e-4, 0, 400_000, Decay::Constant)),
-            TaskKind::InductionHeads => (Shape::new(2, 64), 8, schedule(1e-3, 0, 204_800, Decay::Constant)),
-            TaskKind::AssociativeRecall => (Shape::new(2, 64), 64, schedule(1e-3, 100, 20_000, Decay::Cosine)),
-            TaskKind::Text => (Shape::new(8, 256), 32, schedule(2e-3, 100, 725, Decay::Cosine)),
-        };
-        let mut s = Settings {
-            task: Task::paper(kind),
-            shape,
-            batch,
-            accumulate: 1,
-            label_smoothing: 0.0,
-            optimiser: adam,
-            schedule,
-            seed: self.seed,
-        };
-        if self.preset == Preset::Tiny {
-            s.task = match kind {
-                TaskKind::SelectiveCopying => Task::SelectiveCopying { length: 24, memorise: 4, vocab_size: 8 },
-                TaskKind::InductionHeads => Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 },
-                TaskKind::AssociativeRecall => Task::AssociativeRecall { length: 25, vocab_size: 8, every: true },
-                TaskKind::Text => Task::Text { length: 64, vocab_size: 512 },
-            };
-            s.shape = Shape { d_state: 8, ..Shape::new(2, 32) };
-            (s.batch, s.optimiser.weight_decay) = (16, 0.01);
-            s.schedule = Schedule { peak: 8e-3, warmup: 20, steps: 300, decay: Decay::Cosine, floor: 0.02 };
-        }
-        self.change(&mut s);
-        s
-    }
-
-    fn change(&self, s: &mut Settings) {
-        fn set<T: Copy>(to: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *to = value;
-            }
-        }
-        match &mut s.task {
-            Task::SelectiveCopying { length, memorise, vocab_size } => {
-                set(length, self.length);
-                set(memorise, self.memorise);
-                set(vocab_size, self.vocab);
-            }
-            Task::InductionHeads { length, vocab_size, occurrences } => {
-                set(length, self.length);
-                set(vocab_size, self.vocab);
-                set(occurrences, self.occurrences);
-            }
-            Task::AssociativeRecall { length, vocab_size, every } => {
-                set(length, self.length);
-                set(vocab_size, self.vocab);
-                *every |= self.every;
-            }
-            Task::Text { length, vocab_size } => {
-                set(length, self.length);
-                set(vocab_size, self.vocab);
-            }
-        }
-        set(&mut s.shape.n_layer, self.layers);
-        set(&mut s.shape.d_model, self.d_model);
-        set(&mut s.shape.d_state, self.d_state);
-        s.shape.tied &= !self.untied;
-        s.shape.lti |= self.lti;
-        set(&mut s.shape.dt_min, self.dt_min);
-        set(&mut s.shape.dt_max, self.dt_max);
-        set(&mut s.batch, self.batch);
-        set(&mut s.accumulate, self.accumulate);
-        set(&mut s.label_smoothing, self.label_smoothing);
-        let schedule = &mut s.schedule;
-        set(&mut schedule.steps, self.steps);
-        set(&mut schedule.peak, self.lr);
-        set(&mut schedule.warmup, self.warmup);
-        set(&mut schedule.floor, self.min_lr);
-        match self.schedule {
-            Some(ScheduleName::Constant) => schedule.decay = Decay::Constant,
-            Some(ScheduleName::Cosine) => schedule.decay = Decay::Cosine,
-            None => {}
-        }
-        set(&mut s.optimiser.weight_decay, self.weight_decay);
-        set(&mut s.optimiser.beta1, self.beta1);
-        set(&mut s.optimiser.beta2, self.beta2);
-        set(&mut s.optimiser.eps, self.eps);
-        set(&mut s.optimiser.clip, self.clip);
-    }
-}
-
-/// A setting that the library refused, in the words of the command line.
-pub fn setting_error(error: TrainError) -> anyhow::Error {
-    match error {
-        TrainError::Setting { .. } => misuse(format!("--{error}")),
-        other => Error::from(other).into(),
-    }
 }
 
 /// What a run learns from and is validated on.
@@ -471,7 +255,7 @@ impl Run {
                 "steps": step,
                 "loss": self.log.last_loss(),
                 "validation": validation,
-                "best_validation_loss": self.best,
+                "best": self.best,
                 "seconds": seconds,
                 "cancelled": ended,
                 "out": self.args.out,
@@ -569,9 +353,14 @@ impl Run {
         self.log.validation(step, &e, self.material.validation.as_ref().map(|v| bits_per_byte(&e, v.bytes())))?;
         bar.println(&format!("step {step}: validation {text}"));
         self.validation = Some(e);
-        // Of equals the later one: a loss that has become zero goes on hiding what is still being learnt.
-        if self.best.is_none_or(|best| e.loss() <= best) {
-            self.best = Some(e.loss());
+        // Of a text the loss counts. Of a task what is wrong, whatever the loss says: with smoothed labels it is lowest where the
+        // model is too sure. Of equals the later one: what is still being learnt does not show any more.
+        let measure = match self.settings.task {
+            Task::Text { .. } => e.loss(),
+            _ => 1.0 - e.accuracy(),
+        };
+        if self.best.is_none_or(|best| measure <= best) {
+            self.best = Some(measure);
             self.write("best", 1).await?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::bench_report::charts::load_font;
+use crate::bench_report::charts::{encode_png, load_font};
 use anyhow::{anyhow, Context};
 use mamba_wgpu::train::{Evaluation, StepRecord};
 use plotters::prelude::*;
@@ -108,7 +108,10 @@ impl Log {
     }
 }
 
-/// The loss over the steps, and the validation's, as SVG.
+/// Of a curve, in pixels.
+const SIZE: (u32, u32) = (860, 420);
+
+/// The loss over the steps, and the validation's: as PNG where the file's name ends so, otherwise as SVG.
 pub fn plot(lines: &[Line], path: &Path) -> anyhow::Result<()> {
     let (mut train, mut validation) = (Vec::new(), Vec::new());
     for line in lines {
@@ -123,21 +126,31 @@ pub fn plot(lines: &[Line], path: &Path) -> anyhow::Result<()> {
     }
     let end = points().map(|p| p.0).fold(1.0, f64::max);
     let top = points().map(|p| p.1).fold(1e-3, f64::max) * 1.05;
-    let mut svg = String::new();
     load_font()?;
-    draw(&mut svg, (end, top), &train, &validation).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    fs::write(path, svg).with_context(|| path.display().to_string())
+    let name = || path.display().to_string();
+    let series = [train.as_slice(), &validation];
+    let drawn = if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("png")) {
+        let mut pixels = vec![255; 3 * (SIZE.0 * SIZE.1) as usize];
+        draw(BitMapBackend::with_buffer(&mut pixels, SIZE), (end, top), series)
+            .and_then(|()| Ok(encode_png(&pixels, SIZE)?))
+    } else {
+        let mut svg = String::new();
+        draw(SVGBackend::with_string(&mut svg, SIZE), (end, top), series).map(|()| svg.into_bytes())
+    };
+    fs::write(path, drawn.map_err(|e| anyhow!("{}: {e}", name()))?).with_context(name)
 }
 
-fn draw(
-    svg: &mut String,
+fn draw<B: DrawingBackend>(
+    backend: B,
     (end, top): (f64, f64),
-    train: &[(f64, f64)],
-    validation: &[(f64, f64)],
-) -> Result<(), Box<dyn std::error::Error>> {
+    [train, validation]: [&[(f64, f64)]; 2],
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    B::ErrorType: 'static,
+{
     let ink = RGBColor(128, 128, 128);
     let text = |size: i32| ("sans-serif", size).into_font().color(&ink);
-    let area = SVGBackend::with_string(svg, (860, 420)).into_drawing_area();
+    let area = backend.into_drawing_area();
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
         .x_label_area_size(40)
@@ -162,7 +175,6 @@ fn draw(
     chart.configure_series_labels().label_font(text(14)).border_style(TRANSPARENT).draw()?;
     drop(chart);
     area.present()?;
-    drop(area);
     Ok(())
 }
 
@@ -198,5 +210,15 @@ mod tests {
         plot(log.lines(), &folder.path().join("loss.svg")).unwrap();
         let svg = fs::read_to_string(folder.path().join("loss.svg")).unwrap();
         assert!(svg.contains("</svg>") && svg.contains("validation"), "{}", svg.len());
+        plot(log.lines(), &folder.path().join("loss.png")).unwrap();
+        let file = fs::File::open(folder.path().join("loss.png")).unwrap();
+        let mut picture = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
+        let mut pixels = vec![0; picture.output_buffer_size().unwrap()];
+        let info = picture.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), SIZE);
+        // Both lines are there.
+        for colour in [[0, 114, 178], [213, 94, 0]] {
+            assert!(pixels.chunks(3).any(|pixel| pixel == colour), "{colour:?}");
+        }
     }
 }

@@ -212,8 +212,9 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
     Ok(report)
 }
 
-/// No page trains: what only training needs is neither checked there nor downloaded.
-const TRAINS: bool = !cfg!(target_arch = "wasm32");
+/// A page trains unchecked: the checks of what only training needs, with their twins, would be 140 KB more for everybody to
+/// download. `mamba-wgpu doctor` has them.
+const CHECKS_TRAINING: bool = !cfg!(target_arch = "wasm32");
 
 /// A kernel, or the few that always run together.
 #[derive(Debug, Clone, Copy)]
@@ -253,8 +254,8 @@ impl Check {
         match self {
             Check::F16Activations => gpu.shader_f16(),
             Check::CooperativeMatrix | Check::SplitMatrix => gpu.cooperative(),
-            Check::SplitGradients => TRAINS && gpu.cooperative(),
-            Check::AdamW | Check::Gradients | Check::ScanGradients => TRAINS,
+            Check::SplitGradients => CHECKS_TRAINING && gpu.cooperative(),
+            Check::AdamW | Check::Gradients | Check::ScanGradients => CHECKS_TRAINING,
             _ => true,
         }
     }

@@ -56,6 +56,7 @@ impl Scratch {
     }
 
     /// Sets all of it: the checks show that no kernel reads what it has not written.
+    #[cfg(not(target_arch = "wasm32"))] // the self-test's
     pub(crate) fn fill(&self, gpu: &Gpu, value: f32) {
         for tensor in [&self.sums, &self.largest] {
             tensor.write(gpu, 0, &vec![value; tensor.elements()]);

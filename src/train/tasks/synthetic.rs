@@ -96,6 +96,27 @@ impl Task {
         self
     }
 
+    /// The task at a length as the paper evaluates it: asked once, at the end.
+    pub fn asked_once(&self, length: usize) -> Self {
+        let mut task = self.clone().with_length(length);
+        if let Task::InductionHeads { occurrences, .. } = &mut task {
+            *occurrences = 2;
+        }
+        if let Task::AssociativeRecall { length, .. } = &mut task {
+            *length -= (*length + 1) % 2; // pairs, then a key
+        }
+        task
+    }
+
+    /// Examples to judge a model by, the `first`-th and those behind it: only the answers at the end of each count.
+    pub fn judged(&self, seed: u64, first: u64, sequences: usize) -> Batch {
+        let mut batch = self.batch(seed, Purpose::Evaluation, first, sequences);
+        for targets in batch.targets.chunks_exact_mut(batch.length) {
+            targets[..self.prompt()].fill(IGNORE);
+        }
+        batch
+    }
+
     /// The last position that counts for nothing on the way to the first answer, plus 1: how much of a sequence may be fed
     /// without looking at what the model says. (For evaluation: only the answers at the end of a sequence are judged.)
     pub fn prompt(&self) -> usize {
@@ -283,6 +304,21 @@ mod tests {
                 }
             }
             assert_eq!(batch.counted() > 50, every);
+        }
+    }
+
+    #[test]
+    fn the_paper_asks_once() {
+        let task = Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 }.asked_once(256);
+        assert_eq!(task, Task::InductionHeads { length: 256, vocab_size: 8, occurrences: 2 });
+        let every = Task::AssociativeRecall { length: 25, vocab_size: 8, every: true };
+        assert_eq!(every.asked_once(1024).nominal_length(), 1023);
+        let (all, judged) = (every.batch(1, Purpose::Evaluation, 5, 9), every.judged(1, 5, 9));
+        assert_eq!((&all.tokens, judged.counted()), (&judged.tokens, 9));
+        assert!(all.counted() > 9);
+        for (all, judged) in rows(&all).zip(rows(&judged)) {
+            assert_eq!((all.1[24], judged.1[24]), (judged.1[24], all.1[24]));
+            assert_eq!(judged.1[..24], [IGNORE; 24]);
         }
     }
 

@@ -9,6 +9,7 @@ import { explain, WAYS } from './messages.js';
 import { DEMO, droppedFiles, LoadingCard, showCache, showModel } from './model.js';
 import { setUpTabs } from './tabs.js';
 import { TextView } from './text.js';
+import * as training from './train.js';
 
 /** @type {Promise<Mamba> | null} */
 let opening = null;
@@ -95,6 +96,7 @@ function open() {
   const promise = Mamba.open(settings).then((opened) => {
     mamba = opened;
     void device.show(opened);
+    void training.showDefaults(opened);
     return opened;
   });
   promise.catch(() => (opening = null));
@@ -352,6 +354,7 @@ async function start() {
   setUpInputs();
   bench.setUp(open, failed);
   explaining.setUp({ ready, mamba: () => mamba, text: () => view.text, failed });
+  training.setUp(open, failed);
   device.setUp(open, failed);
   showModel(null, source);
   update();

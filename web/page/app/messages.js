@@ -75,6 +75,11 @@ const MESSAGES = {
   'newer-state': { title: 'This state file is newer than this page', text: 'Reload the page to get its latest version.', ways: ['reload'] },
   'other-models-state': { title: 'This state is another model’s', text: 'A state only means something to the model that made it. Load that model first.', ways: [], bad: true },
   options: { title: 'That cannot be done', text: 'Change it and try again.', ways: [] },
+  diverged: {
+    title: 'The training went astray',
+    text: 'What the model computes is no number any more: most likely the learning rate is too high. Start anew with a lower one.',
+    ways: [],
+  },
   crashed: { title: 'The program stopped', text: 'Most likely the page’s memory is full. Your text is still here: load the model again, or a smaller one.', ways: ['again', 'reload'], bad: true },
 };
 const FAULT = { title: 'Something went wrong', text: 'This is a fault of this page or of the GPU’s driver. Loading again often helps.', ways: /** @type {Way[]} */ (['again', 'baseline', 'cpu']), bad: true };

@@ -1,7 +1,7 @@
 // Tabs by the ARIA pattern: arrows move, the address keeps the place.
 import { $ } from './dom.js';
 
-const NAMES = ['write', 'explain', 'bench', 'device'];
+const NAMES = ['write', 'explain', 'train', 'bench', 'device'];
 
 export function setUpTabs() {
   const select = (name, focus) => {

@@ -64,6 +64,15 @@ impl Series {
     }
 }
 
+/// Pixels (height, width, 3) as a PNG file's bytes.
+pub fn encode_png(pixels: &[u8], (width, height): (u32, u32)) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(pixels)?;
+    Ok(bytes)
+}
+
 /// Gives plotters the font that all charts are labelled in: it asks no system for one.
 pub fn load_font() -> anyhow::Result<()> {
     register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the font cannot be read"))
@@ -88,11 +97,7 @@ impl Chart {
         let (width, height) = (WIDTH * FINE as u32, self.picture.height() * FINE as u32);
         let mut pixels = vec![255; 3 * (width * height) as usize];
         self.draw(BitMapBackend::with_buffer(&mut pixels, (width, height)), FINE)?;
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, width, height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.write_header()?.write_image_data(&pixels)?;
-        Ok(bytes)
+        encode_png(&pixels, (width, height))
     }
 
     fn draw<B: DrawingBackend>(&self, backend: B, scale: i32) -> anyhow::Result<()>
