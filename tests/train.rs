@@ -171,6 +171,7 @@ fn tiny(lti: bool) -> Settings {
         shape: Shape { d_state: 4, lti, ..Shape::new(2, 16) },
         batch: 4,
         accumulate: 2,
+        label_smoothing: 0.0,
         optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 },
         schedule: Schedule { peak: 3e-3, warmup: 3, steps: 20, decay: Decay::Cosine, floor: 0.1 },
         seed: 5,
