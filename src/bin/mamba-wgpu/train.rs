@@ -13,7 +13,7 @@ use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
     latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Saved, Settings, Tape, Task, TrainError,
-    Trainer,
+    Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
@@ -136,9 +136,21 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let log = Log::open(&log_path, trainer.step())?;
     let cancel = Arc::new(AtomicBool::new(false));
     end_on_ctrl_c(cancel.clone())?;
-    Run { args, settings, material, trainer, log, best, validation: None, judge: None, cancel, begin: Instant::now() }
-        .all()
-        .await
+    Run {
+        args,
+        settings,
+        material,
+        trainer,
+        log,
+        best,
+        validation: None,
+        judge: None,
+        read: None,
+        cancel,
+        begin: Instant::now(),
+    }
+    .all()
+    .await
 }
 
 impl Args {
@@ -224,6 +236,8 @@ struct Run {
     /// The last one.
     validation: Option<Evaluation>,
     judge: Option<Tape>,
+    /// What the last checkpoint was written from: a step that makes the best model, too, reads it once.
+    read: Option<TrainerState>,
     cancel: Arc<AtomicBool>,
     begin: Instant,
 }
@@ -320,6 +334,7 @@ impl Run {
                 self.save().await?;
                 return Ok(false);
             }
+            self.read = None; // three times the parameters' memory
             (since, steps_since) = (Instant::now(), 0);
         }
         if self.cancel.load(Ordering::Relaxed) && self.trainer.step() < steps {
@@ -338,10 +353,14 @@ impl Run {
 
     /// Writes the model as it is now, and keeps the newest `keep` of its kind.
     async fn write(&mut self, kind: &str, keep: usize) -> anyhow::Result<()> {
-        let state = self.trainer.state().await?;
+        let state = match self.read.take().filter(|state| state.step == self.trainer.step()) {
+            Some(state) => state,
+            None => self.trainer.state().await?,
+        };
         let tokenizer_json = self.material.tokenizer_json.as_deref();
         let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
         saved.write(&self.args.out, kind).map_err(Error::from)?;
+        self.read = Some(state);
         Ok(remove_old(&self.args.out, kind, keep).map_err(Error::from)?)
     }
 
