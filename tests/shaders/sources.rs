@@ -28,7 +28,7 @@ pub fn read() -> Vec<(String, String)> {
 
 /// The lines that no variant holds, as "path:line: text". A kernel's lines are looked for in the variants of its own
 /// name (the first word of their label), a shared file's in all. Directives (`#...`) and substitutions (`${...}`) are
-/// not lines of WGSL.
+/// not lines of WGSL, and comments no part of them: build.rs leaves them out.
 pub fn lines_in_no_variant(files: &[(String, String)], variants: &[ShaderVariant]) -> Vec<String> {
     let mut lost = Vec::new();
     for (path, text) in files {
@@ -37,7 +37,7 @@ pub fn lines_in_no_variant(files: &[(String, String)], variants: &[ShaderVariant
         };
         let held: HashSet<&str> = variants.iter().filter(own).flat_map(|v| v.source.lines()).map(str::trim).collect();
         for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
+            let line = line.split("//").next().unwrap_or_default().trim();
             let directive = line.is_empty() || line.starts_with('#') || line.contains("${");
             if !directive && !held.contains(line) {
                 lost.push(format!("{path}:{}: {line}", number + 1));
