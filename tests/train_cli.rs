@@ -90,39 +90,42 @@ fn a_run_that_is_killed_again_and_again_is_the_run_that_was_not() {
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let every = ["--checkpoint-every", "1", "--validate-every", "0", "--validation-sequences", "4"];
     train(&whole, &[&TINY[..], &every].concat());
-    let begin = Instant::now();
-    let mut kills = 0;
-    loop {
-        let resume = std::fs::read_dir(&killed).is_ok_and(|mut d| {
-            d.any(|e| {
-                e.is_ok_and(|e| {
-                    e.file_name().to_string_lossy().starts_with("checkpoint-")
-                        && !e.file_name().to_string_lossy().contains("unfinished")
-                })
-            })
+    // The last step whose checkpoint is there, or begun.
+    let newest = |whole: bool| -> u64 {
+        let names = std::fs::read_dir(&killed).into_iter().flatten().flatten().map(|e| e.file_name());
+        let steps = names.filter_map(|name| {
+            let name = name.to_str()?.strip_prefix("checkpoint-")?.to_owned();
+            if whole {
+                name.parse().ok()
+            } else {
+                name.get(..6)?.parse().ok()
+            }
         });
+        steps.max().unwrap_or(0)
+    };
+    let (begin, mut kills) = (Instant::now(), 0);
+    loop {
+        let done = newest(true);
         let mut command = std::process::Command::new(PROGRAM);
         command.arg("train").arg("--out").arg(&killed).args(every).stderr(Stdio::null()).stdout(Stdio::null());
-        match resume {
+        match done > 0 {
             true => command.args(["--resume", "--log-every", "4"]),
             false => command.args(TINY),
         };
         let mut child = command.spawn().unwrap();
-        // Somewhere after the first checkpoint or later: later each time, so that it comes to an end.
-        let newest = || std::fs::read_dir(&killed).map_or(0, |d| d.count());
-        let (before, started) = (newest(), Instant::now());
-        let wait = Duration::from_millis(700 + 350 * kills);
+        // As soon as a checkpoint is begun, each time one step later than the last time: so it comes to an end.
+        let last = newest(false).max(done) + 1 + kills;
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
-                assert!(status.success() || !resume, "{status}");
+                assert!(status.success(), "{status}");
                 break true;
             }
-            if started.elapsed() > wait && (newest() != before || kills > 4) {
+            if newest(false) >= last {
                 child.kill().unwrap();
                 child.wait().unwrap();
                 break false;
             }
-            std::thread::sleep(Duration::from_millis(3));
+            std::thread::sleep(Duration::from_millis(1));
         };
         if ended {
             break;

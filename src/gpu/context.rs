@@ -2,7 +2,7 @@
 
 use super::adapter::{self, AdapterChoice, AdapterSummary};
 use super::selftest::Variant;
-use super::shader::ShaderSpec;
+use super::shader::{spoil, ShaderSpec};
 use super::GpuError;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -277,14 +277,7 @@ impl Gpu {
         // "matmul", or "matmul q8" for one format of it.
         let in_format = spec.weight.map(|format| format!("{} {}", spec.name, format.tag()));
         if self.0.spoilt.as_deref().is_some_and(|fault| fault == spec.name || in_format.as_deref() == Some(fault)) {
-            for (exact, spoilt) in [
-                (" fma(", " 1.01 * fma("),
-                ("dot(", "1.01 * dot("),
-                (" exp(", " 1.01 * exp("),
-                ("= weight4(", "= 1.01 * weight4("),
-            ] {
-                source = source.replace(exact, spoilt);
-            }
+            source = spoil(source);
         }
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };

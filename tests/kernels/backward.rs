@@ -194,4 +194,9 @@ fn a_spoilt_kernel_fails() {
     for (i, result) in failed.iter().enumerate() {
         assert!(matches!(result, Err(CheckError::Differs { .. })), "kernel {i} was spoilt: {result:?}");
     }
+    let gpu = spoilt("matmul_grad_split");
+    if gpu.cooperative() {
+        let result = pollster::block_on(split(&gpu, random));
+        assert!(matches!(result, Err(CheckError::Differs { .. })), "{result:?}");
+    }
 }
