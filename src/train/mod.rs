@@ -21,6 +21,6 @@ pub use presets::Preset;
 #[cfg(not(target_arch = "wasm32"))]
 pub use saved::{latest_checkpoint, read_settings, remove_old, Saved};
 pub use settings::{Decay, Optimiser, Schedule, Settings, Shape};
-pub use tape::Tape;
+pub use tape::{Evaluation, Tape};
 pub use tasks::{Batch, Data, Task, TaskKind, IGNORE};
-pub use trainer::{Evaluation, StepRecord, Trainer, TrainerState};
+pub use trainer::{StepRecord, Trainer, TrainerState};

@@ -7,7 +7,6 @@ mod plans;
 use self::plans::Model;
 use super::parameters::{Parameters, Side};
 use super::tasks::{Batch, IGNORE};
-use super::trainer::Evaluation;
 use super::TrainError;
 use crate::error::{InputError, Result};
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
@@ -49,6 +48,34 @@ pub(super) struct Loss<'a> {
     /// (1), added to: the sum of nll.
     pub sum: &'a Tensor,
     pub label_smoothing: f32,
+}
+
+/// What a model says of some batches.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Evaluation {
+    /// Targets that count.
+    pub counted: u64,
+    /// Of those, the ones that the model thought the most likely.
+    pub correct: u64,
+    /// Sum of -log p (natural).
+    pub nll_sum: f64,
+}
+
+impl Evaluation {
+    /// Nats a target.
+    pub fn loss(&self) -> f64 {
+        self.nll_sum / self.counted.max(1) as f64
+    }
+    /// The part of the targets that the model thought the most likely.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.counted.max(1) as f64
+    }
+    /// Both together.
+    pub fn add(&mut self, other: &Evaluation) {
+        self.counted += other.counted;
+        self.correct += other.correct;
+        self.nll_sum += other.nll_sum;
+    }
 }
 
 /// The plans and buffers for batches of one shape.

@@ -23,34 +23,6 @@ pub struct StepRecord {
     pub learning_rate: f64,
 }
 
-/// What a model says of some batches.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Evaluation {
-    /// Targets that count.
-    pub counted: u64,
-    /// Of those, the ones that the model thought the most likely.
-    pub correct: u64,
-    /// Sum of -log p (natural).
-    pub nll_sum: f64,
-}
-
-impl Evaluation {
-    /// Nats a target.
-    pub fn loss(&self) -> f64 {
-        self.nll_sum / self.counted.max(1) as f64
-    }
-    /// The part of the targets that the model thought the most likely.
-    pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.counted.max(1) as f64
-    }
-    /// Both together.
-    pub fn add(&mut self, other: &Evaluation) {
-        self.counted += other.counted;
-        self.correct += other.correct;
-        self.nll_sum += other.nll_sum;
-    }
-}
-
 /// All of a run that its next steps depend on, on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainerState {
