@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Timing};
 use crate::model::synthetic::Spec;
 use crate::train::random::Purpose;
-use crate::train::{Batch, Data, Decay, Optimiser, Schedule, Settings, Shape, Task, Trainer};
+use crate::train::{Batch, Data, Decay, Preset, Schedule, Settings, Shape, Task, TaskKind, Trainer};
 use web_time::Instant;
 
 /// Repeats of a step at most.
@@ -65,11 +65,8 @@ impl Training {
             task: Task::Text { length: self.length, vocab_size: s.vocab_size },
             shape: Shape { d_state, d_conv, expand, tied, ..Shape::new(s.n_layer, s.d_model) },
             batch: self.sequences,
-            accumulate: 1,
-            label_smoothing: 0.0,
-            optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 },
             schedule: Schedule { peak: 1e-4, warmup: 0, steps: u64::MAX, decay: Decay::Constant, floor: 0.0 },
-            seed: s.seed,
+            ..Settings::preset(TaskKind::Text, Preset::Paper, s.seed)
         }
     }
 }

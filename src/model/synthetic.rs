@@ -62,6 +62,10 @@ struct Plan {
 }
 
 impl Spec {
+    /// What delta begins between unless said otherwise, as in mamba-ssm.
+    pub const DT_MIN: f64 = 0.001;
+    pub const DT_MAX: f64 = 0.1;
+
     /// A Mamba-1 of the usual proportions: expand 2, d_state 16, d_conv 4, dt_rank d_model / 16.
     pub fn new(n_layer: usize, d_model: usize, vocab_size: usize) -> Self {
         Self {
@@ -72,8 +76,8 @@ impl Spec {
             d_state: 16,
             d_conv: 4,
             dt_rank: d_model.div_ceil(16),
-            dt_min: 0.001,
-            dt_max: 0.1,
+            dt_min: Self::DT_MIN,
+            dt_max: Self::DT_MAX,
             vocab_size,
             tied: true,
             use_bias: false,

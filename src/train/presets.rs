@@ -14,39 +14,34 @@ pub enum Preset {
 impl Settings {
     /// The settings of a preset for a task.
     pub fn preset(kind: TaskKind, preset: Preset, seed: u64) -> Self {
-        let optimiser = Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
         let schedule = |peak, warmup, steps, decay| Schedule { peak, warmup, steps, decay, floor: 0.02 };
-        let (shape, batch, schedule) = match (preset, kind) {
+        let paper = Shape::new(2, 64);
+        // What lets noise go by for long was not seen to be learnt with weights that decay (docs/claims.md).
+        let (shape, batch, schedule, weight_decay, label_smoothing) = match (preset, kind) {
             (Preset::Tiny, _) => {
                 let shape = Shape { d_state: 8, ..Shape::new(2, 32) };
-                (shape, 16, schedule(8e-3, 20, 300, Decay::Cosine))
+                (shape, 16, schedule(8e-3, 20, 300, Decay::Cosine), 0.01, 0.0)
             }
-            (_, TaskKind::SelectiveCopying) => {
-                let shape = Shape { dt_min: 1e-5, ..Shape::new(2, 64) };
-                (shape, 64, schedule(1e-4, 0, 400_000, Decay::Constant))
+            (Preset::Paper, TaskKind::SelectiveCopying) => {
+                let shape = Shape { dt_min: 1e-5, ..paper };
+                (shape, 64, schedule(1e-4, 0, 400_000, Decay::Constant), 0.0, 0.0)
             }
-            (_, TaskKind::InductionHeads) => (Shape::new(2, 64), 8, schedule(1e-3, 0, 204_800, Decay::Cosine)),
-            (_, TaskKind::AssociativeRecall) => (Shape::new(2, 64), 64, schedule(1e-3, 100, 20_000, Decay::Cosine)),
-            (_, TaskKind::Text) => (Shape::new(8, 256), 32, schedule(2e-3, 100, 725, Decay::Cosine)),
+            (Preset::Paper, TaskKind::InductionHeads) => {
+                (paper, 8, schedule(1e-3, 0, 204_800, Decay::Cosine), 0.0, 0.1)
+            }
+            (Preset::Paper, TaskKind::AssociativeRecall) => {
+                (paper, 64, schedule(1e-3, 100, 20_000, Decay::Cosine), 0.1, 0.0)
+            }
+            (Preset::Paper, TaskKind::Text) => {
+                (Shape::new(8, 256), 32, schedule(2e-3, 100, 725, Decay::Cosine), 0.1, 0.0)
+            }
         };
-        let task = Task::paper(kind);
-        let mut s = Self { task, shape, batch, accumulate: 1, label_smoothing: 0.0, optimiser, schedule, seed };
-        match (preset, kind) {
-            // What lets noise go by for long was not seen to be learnt with weights that decay (docs/claims.md).
-            (Preset::Paper, TaskKind::SelectiveCopying) => s.optimiser.weight_decay = 0.0,
-            (Preset::Paper, TaskKind::InductionHeads) => (s.optimiser.weight_decay, s.label_smoothing) = (0.0, 0.1),
-            _ => {}
-        }
-        if preset == Preset::Tiny {
-            s.task = match kind {
-                TaskKind::SelectiveCopying => Task::SelectiveCopying { length: 24, memorise: 4, vocab_size: 8 },
-                TaskKind::InductionHeads => Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 },
-                TaskKind::AssociativeRecall => Task::AssociativeRecall { length: 25, vocab_size: 8, every: true },
-                TaskKind::Text => Task::Text { length: 64, vocab_size: 512 },
-            };
-            s.optimiser.weight_decay = 0.01;
-        }
-        s
+        let task = match preset {
+            Preset::Paper => Task::paper(kind),
+            Preset::Tiny => Task::tiny(kind),
+        };
+        let optimiser = Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, clip: 1.0 };
+        Self { task, shape, batch, accumulate: 1, label_smoothing, optimiser, schedule, seed }
     }
 }
 

@@ -24,12 +24,12 @@ pub struct Shape {
     pub dt_max: f64,
 }
 
-/// Mamba's.
+/// For runs from before there was a choice.
 fn dt_min() -> f64 {
-    0.001
+    Spec::DT_MIN
 }
 fn dt_max() -> f64 {
-    0.1
+    Spec::DT_MAX
 }
 
 impl Shape {
@@ -42,8 +42,8 @@ impl Shape {
             expand: 2,
             tied: true,
             lti: false,
-            dt_min: dt_min(),
-            dt_max: dt_max(),
+            dt_min: Spec::DT_MIN,
+            dt_max: Spec::DT_MAX,
         }
     }
 

@@ -42,10 +42,10 @@ pub struct Recipe {
     /// Selectivity off (S4D-real): the baseline that the paper compares with
     #[arg(long, conflicts_with = "resume")]
     lti: bool,
-    /// The smallest delta that a channel begins with; a long memory wants a small one [default: 0.001]
+    /// The smallest delta that a channel begins with; a long memory wants a small one (Mamba's is 0.001)
     #[arg(long, value_name = "X", conflicts_with = "resume")]
     dt_min: Option<f64>,
-    /// The largest [default: 0.1]
+    /// The largest (Mamba's is 0.1)
     #[arg(long, value_name = "X", conflicts_with = "resume")]
     dt_max: Option<f64>,
     /// Sequences a step

@@ -196,19 +196,22 @@ pub async fn norm(gpu: &Gpu, (rows, d): (usize, usize), add: bool, random: &mut 
     holds(gpu, &format!("{what}: weight"), &tgw, &want_weight).await
 }
 
-/// cross_entropy, every third target ignored, labels smoothed where there are many rows.
+/// cross_entropy, every third target ignored, without smoothed labels and with.
 pub async fn loss(gpu: &Gpu, (rows, vocab_size): (usize, usize), random: &mut Random) -> Result<(), CheckError> {
-    let shape = CrossEntropy { rows, vocab_size, label_smoothing: if rows > 4 { 0.25 } else { 0.0 } };
-    let what = format!("cross_entropy {shape:?}");
-    let (logits, mut targets) = (random.vec(rows * vocab_size, -9.0, 9.0), random.tokens(rows, vocab_size));
-    targets.iter_mut().skip(2).step_by(3).for_each(|t| *t = IGNORE);
-    let (mut want, mut nll) = (f64s(&logits), vec![0.0; rows]);
-    reference::cross_entropy(&mut want, &mut nll, &targets, 0.125, shape);
-    let (tl, tn, ts) = (tensor(gpu, &logits)?, poisoned(gpu, rows)?, tensor(gpu, &[0.125])?);
-    let tt = Tensor::new(gpu, "targets", &targets)?;
-    run(gpu, |plan| kernels::cross_entropy(plan, &tl, &tt, &ts, &tn, shape)).await?;
-    holds(gpu, &format!("{what}: nll"), &tn, &nll).await?;
-    holds(gpu, &format!("{what}: logits"), &tl, &want).await
+    for label_smoothing in [0.0, 0.25] {
+        let shape = CrossEntropy { rows, vocab_size, label_smoothing };
+        let what = format!("cross_entropy {shape:?}");
+        let (logits, mut targets) = (random.vec(rows * vocab_size, -9.0, 9.0), random.tokens(rows, vocab_size));
+        targets.iter_mut().skip(2).step_by(3).for_each(|t| *t = IGNORE);
+        let (mut want, mut nll) = (f64s(&logits), vec![0.0; rows]);
+        reference::cross_entropy(&mut want, &mut nll, &targets, 0.125, shape);
+        let (tl, tn, ts) = (tensor(gpu, &logits)?, poisoned(gpu, rows)?, tensor(gpu, &[0.125])?);
+        let tt = Tensor::new(gpu, "targets", &targets)?;
+        run(gpu, |plan| kernels::cross_entropy(plan, &tl, &tt, &ts, &tn, shape)).await?;
+        holds(gpu, &format!("{what}: nll"), &tn, &nll).await?;
+        holds(gpu, &format!("{what}: logits"), &tl, &want).await?;
+    }
+    Ok(())
 }
 
 /// embedding_backward on tokens below `used`: few make runs over many blocks.

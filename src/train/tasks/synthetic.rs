@@ -57,6 +57,16 @@ impl Task {
         }
     }
 
+    /// The task at sizes that a software GPU manages.
+    pub fn tiny(kind: TaskKind) -> Self {
+        match kind {
+            TaskKind::SelectiveCopying => Task::SelectiveCopying { length: 24, memorise: 4, vocab_size: 8 },
+            TaskKind::InductionHeads => Task::InductionHeads { length: 24, vocab_size: 8, occurrences: 4 },
+            TaskKind::AssociativeRecall => Task::AssociativeRecall { length: 25, vocab_size: 8, every: true },
+            TaskKind::Text => Task::Text { length: 64, vocab_size: 512 },
+        }
+    }
+
     pub fn kind(&self) -> TaskKind {
         match self {
             Task::SelectiveCopying { .. } => TaskKind::SelectiveCopying,
