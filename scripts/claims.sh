@@ -35,7 +35,7 @@ for claim in "$@"; do
             train copying-lti "${recipe[@]}" --lti
             ;;
         heads)
-            train heads --task induction-heads
+            train heads --task induction-heads --seed 1
             "$program" eval --model "$out/heads" --length 2^8,2^10,2^14,2^17,2^20 "${gpu[@]}"
             train heads-lti --task induction-heads --steps 12000 --lti
             ;;

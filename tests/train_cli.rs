@@ -84,6 +84,46 @@ fn a_run_leaves_a_model_a_log_and_a_curve() {
     assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("--resume"));
 }
 
+/// docs/claims.md's model of induction heads, trained at 256 on an H100, on this machine's GPU.
+#[test]
+fn the_model_of_the_claims_remembers_and_one_with_larger_deltas_forgets() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("benches/records/nvidia-h100-80gb-hbm3/training/2026-11-26-induction-heads");
+    let evaluate = |run: &Path| {
+        let length = ["eval", "--json", "--sequences", "16", "--length", "2^12", "--model"];
+        let done = mamba().args(length).arg(run).assert().success();
+        let report: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        let length = &report["lengths"][0];
+        (length["correct"].as_u64().unwrap(), length["loss"].as_f64().unwrap())
+    };
+    let (correct, loss) = evaluate(&run);
+    assert_eq!(correct, 16);
+    // As on the H100, up to 2^17: what smoothed labels lead to, and no forgetting.
+    assert!((loss - 0.0984).abs() < 1e-3, "{loss}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("checkpoint-204800");
+    std::fs::create_dir(&checkpoint).unwrap();
+    let from = run.join("checkpoint-204800");
+    std::fs::copy(run.join("training.json"), folder.path().join("training.json")).unwrap();
+    for name in ["config.json", "state.json"] {
+        std::fs::copy(from.join(name), checkpoint.join(name)).unwrap();
+    }
+    let mut weights = std::fs::read(from.join("model.safetensors")).unwrap();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(&weights).unwrap();
+    for layer in 0..2 {
+        let bias = format!("backbone.layers.{layer}.mixer.dt_proj.bias");
+        let (start, end) = metadata.info(&bias).unwrap().data_offsets;
+        for value in weights[8 + header + start..8 + header + end].chunks_exact_mut(4) {
+            let larger = f32::from_le_bytes(value.try_into().unwrap()) + 8.0;
+            value.copy_from_slice(&larger.to_le_bytes());
+        }
+    }
+    std::fs::write(checkpoint.join("model.safetensors"), weights).unwrap();
+    let (correct, loss) = evaluate(folder.path());
+    assert!(correct < 12 && loss > 0.5, "{correct} of 16, {loss}");
+}
+
 #[test]
 fn a_run_that_is_killed_again_and_again_is_the_run_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
