@@ -72,6 +72,7 @@ impl Golden {
             optimiser: e.optimiser.clone(),
             schedule: e.schedule.clone(),
             seed: 0,
+            origin: None,
         }
     }
 
@@ -175,6 +176,7 @@ fn tiny(lti: bool) -> Settings {
         optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 },
         schedule: Schedule { peak: 3e-3, warmup: 3, steps: 20, decay: Decay::Cosine, floor: 0.1 },
         seed: 5,
+        origin: None,
     }
 }
 

@@ -102,8 +102,13 @@ impl Spec {
 
     /// The `config.json` that goes with the weights.
     pub fn config_json(&self) -> String {
+        format!("{:#}\n", self.config())
+    }
+
+    /// The same as an object.
+    pub(crate) fn config(&self) -> serde_json::Value {
         let falcon = self.arch == Arch::FalconMamba;
-        let config = serde_json::json!({
+        serde_json::json!({
             "architectures": [if falcon { "FalconMambaForCausalLM" } else { "MambaForCausalLM" }],
             "model_type": self.arch.to_string(),
             "bos_token_id": 0,
@@ -121,8 +126,7 @@ impl Spec {
             "use_bias": self.use_bias,
             "use_conv_bias": self.use_conv_bias,
             "vocab_size": self.vocab_size,
-        });
-        format!("{config:#}\n")
+        })
     }
 
     /// Bytes of the weights.

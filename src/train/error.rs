@@ -15,6 +15,9 @@ pub enum TrainError {
     /// The self-test found the gradients wrong on this device.
     #[error("this device computes gradients wrongly (`mamba-wgpu doctor` says which): it cannot train")]
     Unfit,
+    /// A model that a run cannot begin with.
+    #[error("{model} cannot be trained: {what}")]
+    Untrainable { model: String, what: String },
     /// Batches of other shapes than the trainer was made for.
     #[error("{what}: {got}, the trainer was made for {expected}")]
     BatchShape { what: &'static str, got: usize, expected: usize },

@@ -7,6 +7,7 @@
 mod error;
 mod parameters;
 mod presets;
+mod pretrained;
 pub mod random;
 #[cfg(not(target_arch = "wasm32"))]
 mod saved;
@@ -18,6 +19,7 @@ mod trainer;
 pub use error::TrainError;
 pub use parameters::{NamedTensor, Parameters};
 pub use presets::Preset;
+pub use pretrained::{Origin, Pretrained};
 #[cfg(not(target_arch = "wasm32"))]
 pub use saved::{latest_checkpoint, read_settings, remove_old, Saved};
 pub use settings::{Decay, Optimiser, Schedule, Settings, Shape};

@@ -17,6 +17,7 @@ use crate::model::write::{header, Entry};
 use crate::model::Dtype;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -161,12 +162,20 @@ impl Saved<'_> {
     /// and evaluation knows.
     pub fn config_json(&self) -> String {
         let shape = &self.settings.shape;
-        let text = shape.spec(self.settings.task.vocab_size(), 0).config_json();
-        if !shape.lti {
-            return text;
+        let mut config = shape.spec(self.settings.task.vocab_size(), 0).config();
+        if shape.lti {
+            config["model_type"] = json!("mamba_lti");
+            config["architectures"] = json!(["MambaLtiForCausalLM"]);
         }
-        text.replace("\"model_type\": \"mamba\"", "\"model_type\": \"mamba_lti\"")
-            .replace("MambaForCausalLM", "MambaLtiForCausalLM")
+        if let Some(origin) = &self.settings.origin {
+            config["eos_token_id"] = match origin.eos_token_id.as_slice() {
+                [] => json!(null), // mamba-ssm's models do not say
+                [one] => json!(one),
+                several => json!(several),
+            };
+            config["bos_token_id"] = json!(origin.bos_token_id);
+        }
+        format!("{config:#}\n")
     }
 
     /// Begins a run's folder: the settings.
@@ -262,6 +271,7 @@ mod tests {
             optimiser: Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 },
             schedule: Schedule { peak: 1e-3, warmup: 0, steps: 10, decay: Decay::Constant, floor: 0.0 },
             seed: 1,
+            origin: None,
         };
         let parameters = crate::train::parameters::initial(&settings).unwrap();
         (settings, TrainerState { step: 7, m: parameters.clone(), v: parameters.clone(), parameters })

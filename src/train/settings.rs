@@ -1,6 +1,6 @@
 //! What decides a run: the model's shape, the task, the optimiser, the schedule, the seed.
 
-use super::{Task, TrainError};
+use super::{Origin, Task, TrainError};
 use crate::kernels::AdamW;
 use crate::model::synthetic::Spec;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,9 @@ pub struct Shape {
     pub d_state: usize,
     pub d_conv: usize,
     pub expand: usize,
+    /// Rank of the projection that gives delta; `None`: d_model / 16, rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dt_rank: Option<usize>,
     /// Whether the head is the embedding.
     pub tied: bool,
     /// Selectivity off: delta, B and C do not depend on the input (S4D-real), and there is neither x_proj nor dt_proj.weight.
@@ -40,6 +43,7 @@ impl Shape {
             d_state: 16,
             d_conv: 4,
             expand: 2,
+            dt_rank: None,
             tied: true,
             lti: false,
             dt_min: Spec::DT_MIN,
@@ -53,6 +57,7 @@ impl Shape {
             d_inner: self.d_inner(),
             d_state: self.d_state,
             d_conv: self.d_conv,
+            dt_rank: self.dt_rank(),
             dt_min: self.dt_min,
             dt_max: self.dt_max,
             tied: self.tied,
@@ -67,7 +72,7 @@ impl Shape {
 
     /// Rank of the projection that gives delta.
     pub fn dt_rank(&self) -> usize {
-        self.d_model.div_ceil(16)
+        self.dt_rank.unwrap_or_else(|| self.d_model.div_ceil(16))
     }
 
     /// Columns of x_dbl.
@@ -155,6 +160,9 @@ pub struct Settings {
     pub optimiser: Optimiser,
     pub schedule: Schedule,
     pub seed: u64,
+    /// The model that the run begins with; `None`: from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 impl Settings {
@@ -174,6 +182,7 @@ impl Settings {
             ("d-state", s.d_state),
             ("d-conv", s.d_conv),
             ("expand", s.expand),
+            ("dt-rank", s.dt_rank()),
             ("batch", self.batch),
             ("accumulate", self.accumulate),
             ("steps", self.schedule.steps as usize),

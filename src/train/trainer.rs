@@ -4,7 +4,7 @@ use super::parameters::{initial, NamedTensor, Parameters, Side};
 use super::random::Purpose;
 use super::tape::Loss;
 use super::tasks::{Batch, Data};
-use super::{Settings, Tape, TrainError};
+use super::{Pretrained, Settings, Tape, TrainError};
 use crate::error::Result;
 use crate::gpu::selftest::Variant;
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
@@ -62,6 +62,15 @@ impl Trainer {
     pub fn new(gpu: &Gpu, settings: &Settings, data: &dyn Data) -> Result<Self> {
         settings.check()?;
         Self::with_parameters(gpu, settings, data.length(), &initial(settings)?)
+    }
+
+    /// A run from a model's parameters; the settings are [`Pretrained::adopt`]'s.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; settings for another model.
+    pub fn from_pretrained(gpu: &Gpu, settings: &Settings, data: &dyn Data, model: &Pretrained) -> Result<Self> {
+        settings.check()?;
+        Self::with_parameters(gpu, settings, data.length(), model.tensors_for(settings)?)
     }
 
     /// A run that goes on where another was.

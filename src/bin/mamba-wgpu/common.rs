@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
+use mamba_wgpu::train::latest_checkpoint;
 use mamba_wgpu::Error;
 
 use crate::errors::misuse;
@@ -136,6 +137,14 @@ pub fn open_model(path: Option<&Path>) -> anyhow::Result<Checkpoint> {
         eprintln!("warning: {warning}");
     }
     Ok(checkpoint)
+}
+
+/// The best checkpoint in a run's folder, or the checkpoint itself.
+pub fn run_checkpoint(path: &Path) -> Option<PathBuf> {
+    match path.join("model.safetensors").exists() {
+        true => Some(path.into()),
+        false => latest_checkpoint(path, "best").or_else(|| latest_checkpoint(path, "checkpoint")),
+    }
 }
 
 /// A file's text, which is UTF-8. `name` is what messages call it.

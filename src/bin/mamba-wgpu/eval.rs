@@ -1,6 +1,6 @@
 //! `mamba-wgpu eval`: how well a trained model does its task, also at lengths that it never saw.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -10,13 +10,12 @@ use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, Batch, Data, Evaluation, Parameters, Saved, Settings, Tape, Task, TrainError,
-    IGNORE,
+    read_settings, Batch, Data, Evaluation, Parameters, Saved, Settings, Tape, Task, TrainError, IGNORE,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, end_on_ctrl_c, GpuArgs};
+use crate::common::{at_least_one, describe, end_on_ctrl_c, run_checkpoint, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_recipe::{setting_error, TaskName};
@@ -64,17 +63,9 @@ fn length(text: &str) -> Result<usize, String> {
     power.unwrap_or_else(|| at_least_one(text))
 }
 
-/// A run's best checkpoint, or the checkpoint itself.
-fn checkpoint(path: &Path) -> Option<PathBuf> {
-    match path.join("model.safetensors").exists() {
-        true => Some(path.into()),
-        false => latest_checkpoint(path, "best").or_else(|| latest_checkpoint(path, "checkpoint")),
-    }
-}
-
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("evaluation needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
-    let path = checkpoint(&args.model)
+    let path = run_checkpoint(&args.model)
         .ok_or_else(|| TrainError::NoCheckpoint { path: args.model.display().to_string() })
         .map_err(Error::from)?;
     let settings = read_settings(&path).map_err(Error::from)?;

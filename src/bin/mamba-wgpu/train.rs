@@ -1,4 +1,4 @@
-//! `mamba-wgpu train`: a model from nothing, on a task of the paper or on a text.
+//! `mamba-wgpu train`: a model from nothing or from another's weights, on a task of the paper or on a text.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use mamba_wgpu::generate::Tokenizer;
+use mamba_wgpu::model::Checkpoint;
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Saved, Settings, Tape, Task, TrainError,
-    Trainer, TrainerState,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Saved, Settings, Tape, Task,
+    TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{describe, end_on_ctrl_c, read_text, GpuArgs};
+use crate::common::{describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -40,6 +41,10 @@ pub struct Args {
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
+    /// Begin with the weights, the shape, the vocabulary and the tokenizer of a model, not from nothing: a Hugging Face or mamba-ssm
+    /// folder, a .safetensors file, or the folder of a run (its best checkpoint is taken)
+    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     recipe: Recipe,
     /// The text to train on, in UTF-8 (task text)
@@ -48,7 +53,7 @@ pub struct Args {
     /// The text to validate on, in UTF-8 (task text)
     #[arg(long, value_name = "FILE")]
     validation_text: Option<PathBuf>,
-    /// A tokenizer.json [default: one is trained on --text, with --vocab entries]
+    /// A tokenizer.json [default: that of --from; otherwise one is trained on --text, with --vocab entries]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Steps between lines of the log
@@ -92,6 +97,9 @@ struct Material {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("training needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
     // Everything that can be refused is refused before the folder is touched.
+    let from =
+        args.from.as_deref().map(|path| open_model(Some(&run_checkpoint(path).unwrap_or(path.into())))).transpose()?;
+    let pretrained = from.as_ref().map(Pretrained::new).transpose()?;
     let (mut settings, resumed) = match (args.resume, args.task) {
         (false, Some(task)) => {
             let busy = ["checkpoint", "best"].iter().find_map(|kind| latest_checkpoint(&args.out, kind));
@@ -101,7 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "--out: {busy} is there already: --resume goes on with it, another folder begins anew"
                 )));
             }
-            (args.recipe.settings(task.kind()), None)
+            (args.recipe.settings(task.kind(), pretrained.as_ref()), None)
         }
         _ => {
             let settings = read_settings(&args.out).map_err(Error::from)?;
@@ -112,14 +120,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     settings.check().map_err(setting_error)?;
-    let material = args.material(&mut settings, resumed.as_deref())?;
+    let own = from.as_ref().map(Checkpoint::tokenizer_json);
+    let material = args.material(&mut settings, resumed.as_deref(), own)?;
     let gpu = args.gpu.open().await?;
     let (trainer, best) = match &resumed {
         Some(checkpoint) => {
             let (state, best) = Saved::read(checkpoint).map_err(Error::from)?;
             (Trainer::resume(&gpu, &settings, material.data.as_ref(), &state)?, best)
         }
-        None => (Trainer::new(&gpu, &settings, material.data.as_ref())?, None),
+        None => {
+            let data = material.data.as_ref();
+            let trainer = match &pretrained {
+                Some(model) => Trainer::from_pretrained(&gpu, &settings, data, model)?,
+                None => Trainer::new(&gpu, &settings, data)?,
+            };
+            (trainer, None)
+        }
     };
     if resumed.is_none() {
         Saved::begin(&args.out, &settings).map_err(Error::from)?;
@@ -154,8 +170,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
-    /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's.
-    fn material(&self, settings: &mut Settings, resumed: Option<&Path>) -> anyhow::Result<Material> {
+    /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's, unless there is a
+    /// model to begin with; `own` is that one's tokenizer, if it has one.
+    fn material(
+        &self,
+        settings: &mut Settings,
+        resumed: Option<&Path>,
+        own: Option<Option<&[u8]>>,
+    ) -> anyhow::Result<Material> {
         let Task::Text { length, vocab_size } = &mut settings.task else {
             for (flag, given) in
                 [("text", &self.text), ("validation-text", &self.validation_text), ("tokenizer", &self.tokenizer)]
@@ -177,12 +199,14 @@ impl Args {
             (None, Some(checkpoint)) => Some(checkpoint.join("tokenizer.json")),
             (None, None) => None,
         };
-        let json = match given {
-            Some(path) => std::fs::read(&path).with_context(|| format!("--tokenizer {}", path.display()))?,
-            None => train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?,
+        let json = match (given, own) {
+            (Some(path), _) => std::fs::read(&path).with_context(|| format!("--tokenizer {}", path.display()))?,
+            (None, Some(Some(json))) => json.to_vec(),
+            (None, Some(None)) => return Err(misuse("--tokenizer is needed: the model of --from has none")),
+            (None, None) => train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?,
         };
         let tokenizer = Tokenizer::from_bytes(&json, usize::MAX).map_err(Error::from)?;
-        if resumed.is_none() {
+        if resumed.is_none() && own.is_none() {
             *vocab_size = tokenizer.vocab_size();
         }
         let tokenizer = Tokenizer::from_bytes(&json, *vocab_size).map_err(Error::from)?;
@@ -412,8 +436,10 @@ impl Run {
         let mut all = Evaluation::default();
         let Some(tape) = &self.judge else { return Ok(None) };
         if let Some(text) = &self.material.validation {
+            let origin = self.settings.origin.as_ref();
+            let beginning = origin.and_then(|o| o.bos_token_id.or(o.eos_token_id.first().copied())).unwrap_or(0);
             let mut at = 0;
-            while let Some(batch) = text.window(0, length, at, sequences) {
+            while let Some(batch) = text.window(beginning, length, at, sequences) {
                 all.add(&tape.evaluate(&batch).await?);
                 at += sequences;
             }

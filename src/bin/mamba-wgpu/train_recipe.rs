@@ -1,7 +1,7 @@
 //! The flags that decide what a run computes, for `train`.
 
 use clap::ValueEnum;
-use mamba_wgpu::train::{Decay, Preset, Settings, Task, TaskKind, TrainError};
+use mamba_wgpu::train::{Decay, Preset, Pretrained, Settings, Task, TaskKind, TrainError};
 use mamba_wgpu::Error;
 
 use crate::errors::misuse;
@@ -16,7 +16,7 @@ pub struct Recipe {
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     length: Option<usize>,
     /// Entries of the vocabulary
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["resume", "from"])]
     vocab: Option<usize>,
     /// selective-copying: how many tokens to copy
     #[arg(long, value_name = "N", conflicts_with = "resume")]
@@ -28,25 +28,25 @@ pub struct Recipe {
     #[arg(long, conflicts_with = "resume")]
     every: bool,
     /// Layers
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["resume", "from"])]
     layers: Option<usize>,
     /// Width of the residual stream
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["resume", "from"])]
     d_model: Option<usize>,
     /// States a channel
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["resume", "from"])]
     d_state: Option<usize>,
     /// A head of its own, not the embedding
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["resume", "from"])]
     untied: bool,
     /// Selectivity off (S4D-real): the baseline that the paper compares with
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["resume", "from"])]
     lti: bool,
     /// The smallest delta that a channel begins with; a long memory wants a small one (Mamba's is 0.001)
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    #[arg(long, value_name = "X", conflicts_with_all = ["resume", "from"])]
     dt_min: Option<f64>,
     /// The largest (Mamba's is 0.1)
-    #[arg(long, value_name = "X", conflicts_with = "resume")]
+    #[arg(long, value_name = "X", conflicts_with_all = ["resume", "from"])]
     dt_max: Option<f64>,
     /// Sequences a step
     #[arg(long, value_name = "N", conflicts_with = "resume")]
@@ -60,7 +60,7 @@ pub struct Recipe {
     /// Steps
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     steps: Option<u64>,
-    /// Learning rate after the warm-up
+    /// Learning rate after the warm-up [default: the preset's, a tenth of it with --from]
     #[arg(long, value_name = "RATE", conflicts_with = "resume")]
     lr: Option<f64>,
     /// Steps until the learning rate is reached
@@ -124,13 +124,18 @@ enum ScheduleName {
 }
 
 impl Recipe {
-    /// The settings of a run that begins.
-    pub fn settings(&self, kind: TaskKind) -> Settings {
+    /// The settings of a run that begins, from nothing or with a model.
+    pub fn settings(&self, kind: TaskKind, from: Option<&Pretrained>) -> Settings {
         let preset = match self.preset {
             PresetName::Paper => Preset::Paper,
             PresetName::Tiny => Preset::Tiny,
         };
         let mut s = Settings::preset(kind, preset, self.seed);
+        if let Some(model) = from {
+            // What was learnt from nothing at the full rate would be forgotten at it.
+            s.schedule.peak *= 0.1;
+            model.adopt(&mut s);
+        }
         self.change(&mut s);
         s
     }

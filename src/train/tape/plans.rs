@@ -12,7 +12,7 @@ use crate::train::parameters::{Parameters, Side};
 use crate::train::TrainError;
 
 /// Of the layers' norms and the last one, as published models have it.
-const NORM_EPS: f32 = 1e-5;
+pub(in crate::train) const NORM_EPS: f32 = 1e-5;
 
 /// A layer's parameters, or their gradients.
 struct Layer {

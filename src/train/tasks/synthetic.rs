@@ -106,6 +106,16 @@ impl Task {
         self
     }
 
+    /// For a model that has its vocabulary already.
+    pub(crate) fn set_vocab_size(&mut self, new: usize) {
+        match self {
+            Task::SelectiveCopying { vocab_size, .. }
+            | Task::InductionHeads { vocab_size, .. }
+            | Task::AssociativeRecall { vocab_size, .. }
+            | Task::Text { vocab_size, .. } => *vocab_size = new,
+        }
+    }
+
     /// The task at a length as the paper evaluates it: asked once, at the end.
     pub fn asked_once(&self, length: usize) -> Self {
         let mut task = self.clone().with_length(length);
