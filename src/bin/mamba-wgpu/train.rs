@@ -137,6 +137,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             (trainer, None)
         }
     };
+    drop((from, pretrained)); // as large as the model
     if resumed.is_none() {
         Saved::begin(&args.out, &settings).map_err(Error::from)?;
     }
