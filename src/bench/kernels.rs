@@ -49,7 +49,7 @@ fn activations(
         let bytes = period.bytes().min(all - at) as u64;
         encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64, bytes);
     }
-    gpu.queue().submit([encoder.finish()]);
+    gpu.submit([encoder.finish()]);
     gpu.check()?;
     Ok(tensor)
 }

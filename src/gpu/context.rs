@@ -1,6 +1,7 @@
 //! One device: its limits and features, its pipelines, its memory, and the first error it reported.
 
 use super::adapter::{self, AdapterChoice, AdapterSummary};
+use super::gate::Gate;
 use super::selftest::Variant;
 use super::shader::{spoil, ShaderSpec};
 use super::GpuError;
@@ -76,6 +77,7 @@ struct Inner {
     pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
     memory: Arc<Memory>,
     fault: Arc<Mutex<Option<GpuError>>>,
+    gate: Gate,
 }
 
 /// A device and all that is shared by the models on it. Cheap to clone.
@@ -87,6 +89,10 @@ impl std::fmt::Debug for Gpu {
         write!(f, "Gpu({})", self.0.summary.line())
     }
 }
+
+/// What wgpu says where a window's surface was to be configured while another thread submitted work
+/// ([`Gpu::hold_submissions`]). The surface stays as it was and is configured at a later frame: no fault of the models'.
+const SURFACE_IN_USE: &str = "Failed to wait for GPU to come idle before reconfiguring the Surface";
 
 /// Workgroup memory that the kernels with cooperative matrices take at most, matmul_grad_split.wgsl 46 KiB.
 const COOPERATIVE_STORAGE: u32 = 48 << 10;
@@ -104,7 +110,7 @@ fn cooperative(adapter: &wgpu::Adapter, summary: &AdapterSummary) -> bool {
 }
 
 /// A poisoned lock holds data that is still whole: each is changed in one assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
@@ -178,6 +184,9 @@ impl Gpu {
         let (m, f) = (memory.clone(), fault.clone());
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
             let message = e.to_string();
+            if message.contains(SURFACE_IN_USE) {
+                return;
+            }
             keep_first(
                 &f,
                 match e {
@@ -205,6 +214,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             memory,
             fault,
+            gate: Gate::default(),
         }))
     }
 
@@ -213,6 +223,19 @@ impl Gpu {
     }
     pub fn queue(&self) -> &wgpu::Queue {
         &self.0.queue
+    }
+    /// Submits commands. All that this crate computes goes through here.
+    pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        self.0.gate.pass(|| self.0.queue.submit(commands))
+    }
+    /// Lets models submit nothing until [`Gpu::release_submissions`], 250 ms at most. For a program that draws with the same
+    /// device ([`Gpu::on_device`]) while models run on another thread: a surface can be configured only while the queue is idle.
+    pub fn hold_submissions(&self) {
+        self.0.gate.hold();
+    }
+    /// The other half of [`Gpu::hold_submissions`].
+    pub fn release_submissions(&self) {
+        self.0.gate.release();
     }
     /// The adapter behind the device.
     pub fn adapter_summary(&self) -> &AdapterSummary {
@@ -308,7 +331,7 @@ impl Gpu {
 
     /// Submits, and waits until the device has done it.
     pub async fn submit_and_wait(&self, commands: wgpu::CommandBuffer) -> Result<(), GpuError> {
-        self.0.queue.submit([commands]);
+        self.submit([commands]);
         let (tx, rx) = futures_channel::oneshot::channel();
         self.0.queue.on_submitted_work_done(move || {
             let _ = tx.send(());

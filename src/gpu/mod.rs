@@ -1,6 +1,7 @@
 //! The GPU: which adapter, what it allows, and how a list of kernels becomes one command buffer.
 //!
 //! - [`context`]: adapter choice, limits, features, errors and memory of one device.
+//! - `gate`: what holds submissions back while a window's surface is configured.
 //! - [`shader`]: WGSL sources with includes and variants; the pipeline cache's key.
 //! - [`buffer`]: storage buffers with a label, views into them, and their sizes' accounting.
 //! - [`plan`]: a forward pass as a list of dispatches with their bindings, recorded again and again.
@@ -11,6 +12,7 @@
 pub mod adapter;
 pub mod buffer;
 pub mod context;
+mod gate;
 pub mod plan;
 pub mod readback;
 pub mod selftest;

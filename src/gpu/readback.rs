@@ -74,7 +74,7 @@ impl Tensor {
         let readback = Readback::new(gpu, self.label(), words);
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         readback.copy_from(&mut encoder, self);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit([encoder.finish()]);
         let mut values = readback.read::<T>(gpu, words).await?;
         values.truncate(self.bytes() / std::mem::size_of::<T>().max(1));
         Ok(values)

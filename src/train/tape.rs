@@ -366,7 +366,7 @@ impl Tape {
         self.write(&Batch::new(1, tokens.len(), tokens.to_vec(), vec![IGNORE; tokens.len()]))?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.record_all(&mut encoder);
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit([encoder.finish()]);
         // The buffer holds the last block's logits, the last row's behind all others.
         let (_, rows) = self.blocks().last().unwrap_or_default();
         let at = rows.saturating_sub(1) * self.vocab_size;
@@ -391,7 +391,7 @@ impl Tape {
         let [nll, argmax] = &self.read;
         nll.copy_from(&mut encoder, &self.nll);
         argmax.copy_from(&mut encoder, &self.argmax);
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit([encoder.finish()]);
         let nll: Vec<f32> = nll.read(&self.gpu, self.rows()).await?;
         let argmax: Vec<u32> = argmax.read(&self.gpu, self.rows()).await?;
         let mut sum = Evaluation::default();

@@ -206,7 +206,7 @@ impl Trainer {
             if optimise && i + 1 == batches.len() {
                 self.optimise.record(&mut encoder);
             }
-            self.gpu.queue().submit([encoder.finish()]);
+            self.gpu.submit([encoder.finish()]);
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ impl Trainer {
     pub async fn records(&mut self) -> Result<Vec<StepRecord>> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.record_back.copy_from(&mut encoder, &self.record);
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit([encoder.finish()]);
         let values: Vec<f32> = self.record_back.read(&self.gpu, 2 * SLOTS).await?;
         let first = self.step + 1 - self.unread.len() as u64;
         let mut records = Vec::new();

@@ -59,7 +59,7 @@ impl Loader<'_> {
         self.done += view.bytes();
         (self.progress)(self.done, self.total);
         // Writes are staged in host memory until a submission: without one a model of gigabytes would be there twice.
-        self.gpu.queue().submit([]);
+        self.gpu.submit([]);
         Ok(self.gpu.check()?)
     }
 

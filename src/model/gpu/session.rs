@@ -163,7 +163,7 @@ impl GpuSession {
         w.tokens.write(&gpu, 0, &[token]);
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         plan.record(&mut encoder);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit([encoder.finish()]);
         self.has_logits = true;
         Ok(gpu.check()?)
     }
@@ -203,7 +203,7 @@ impl GpuSession {
             copy(&mut encoder, &self.logits, &before.logits);
             copy(&mut encoder, &self.sampling.next, &w.tokens);
             plan.record(&mut encoder);
-            gpu.queue().submit([encoder.finish()]);
+            gpu.submit([encoder.finish()]);
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl GpuSession {
             copy(&mut encoder, &before.state.conv, &self.state.conv);
             copy(&mut encoder, &before.state.ssm, &self.state.ssm);
             copy(&mut encoder, &before.logits, &self.logits);
-            gpu.queue().submit([encoder.finish()]);
+            gpu.submit([encoder.finish()]);
         }
     }
 
@@ -240,7 +240,7 @@ impl GpuSession {
         let gpu = &self.model.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.logits_back.copy_from(&mut encoder, &self.logits);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit([encoder.finish()]);
         Ok(self.logits_back.read(gpu, self.model.config.vocab_size).await?)
     }
 
@@ -330,7 +330,7 @@ impl GpuSession {
             plan.record(&mut encoder);
         }
         self.sampled.copy_from(&mut encoder, &self.sampling.sampled);
-        let submission = gpu.queue().submit([encoder.finish()]);
+        let submission = gpu.submit([encoder.finish()]);
         self.go_ahead()?;
         // Also where no token was drawn: the step ahead has to be taken back.
         self.ahead = Some(SampleBuffers::NOT_A_NUMBER);
@@ -356,7 +356,7 @@ impl GpuSession {
         copy(&mut encoder, &state.conv, &clone.state.conv);
         copy(&mut encoder, &state.ssm, &clone.state.ssm);
         copy(&mut encoder, logits, &clone.logits);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit([encoder.finish()]);
         clone.has_logits = self.has_logits;
         gpu.check()?;
         Ok(clone)
@@ -369,7 +369,7 @@ impl GpuSession {
         for tensor in [&self.state.conv, &self.state.ssm] {
             encoder.clear_buffer(tensor.buffer(), 0, None);
         }
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit([encoder.finish()]);
         self.has_logits = false;
         self.ahead = None;
         self.sample_plan = None;

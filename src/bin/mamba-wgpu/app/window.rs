@@ -29,6 +29,10 @@ pub struct Window {
     file: Option<(PathBuf, Settings)>,
     /// When they were found to be others.
     changed: Option<Instant>,
+    /// The window's device, if models run on it too.
+    gpu: Option<Gpu>,
+    /// Of the last frame, in pixels.
+    size: egui::Vec2,
 }
 
 impl Window {
@@ -48,9 +52,20 @@ impl Window {
             .and_then(|shown| Gpu::on_device(&shown.adapter, shown.device.clone(), shown.queue.clone()).ok());
         let (to, events) = channel();
         let wake = ctx.clone();
-        let hub = Hub::start(Events { to, wake: Arc::new(move || wake.request_repaint()) }, gpu);
+        let hub = Hub::start(Events { to, wake: Arc::new(move || wake.request_repaint()) }, gpu.clone());
         ctx.memory_mut(|memory| memory.request_focus(egui::Id::unique("prompt text")));
-        Self { state, hub, events, automation, file, changed: None }
+        Self { state, hub, events, automation, file, changed: None, gpu, size: egui::Vec2::ZERO }
+    }
+
+    /// After a change of the window's size its surface is configured anew when this frame is painted: models submit nothing
+    /// until the next frame, which is to come at once.
+    fn make_way_for_painting(&mut self, ctx: &egui::Context) {
+        let size = ctx.input(|input| input.raw.screen_rect.map(|rect| rect.size() * input.pixels_per_point));
+        if let (Some(gpu), Some(size)) = (&self.gpu, size.filter(|size| *size != self.size)) {
+            self.size = size;
+            gpu.hold_submissions();
+            ctx.request_repaint();
+        }
     }
 
     /// Writes the settings if they have changed, and some time ago.
@@ -78,6 +93,9 @@ impl Window {
 
 impl eframe::App for Window {
     fn logic(&mut self, ctx: &egui::Context, _: &mut eframe::Frame) {
+        if let Some(gpu) = &self.gpu {
+            gpu.release_submissions();
+        }
         for event in self.events.try_iter() {
             self.state.apply(event);
         }
@@ -112,6 +130,7 @@ impl eframe::App for Window {
             ctx.request_repaint_after(left);
         }
         self.state.take_commands().into_iter().for_each(|command| self.hub.send(command));
+        self.make_way_for_painting(&ctx);
     }
 
     fn on_exit(&mut self) {
