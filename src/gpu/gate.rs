@@ -25,6 +25,7 @@ impl Gate {
         self.released.notify_all();
     }
 
+    /// Calls it with the gate locked: [`hold`](Self::hold) waits for what is under way.
     pub fn pass<T>(&self, submit: impl FnOnce() -> T) -> T {
         let mut held = lock(&self.held);
         // Never on the web, where there is one thread, which cannot wait.
@@ -35,9 +36,7 @@ impl Gate {
             };
             *held = false;
         }
-        let result = submit();
-        drop(held);
-        result
+        submit()
     }
 }
 

@@ -3,6 +3,7 @@
 //! All of them lie in a few buffers, one after the other (an `Arena` is as long as one binding may be): a step over all of
 //! them is one dispatch an arena. Matrices that decay come first. A matrix larger than an arena is split by rows.
 
+use super::pretrained::named_tensors;
 use super::random::{Purpose, Stream};
 use super::{Settings, Shape, TrainError};
 use crate::error::Result;
@@ -87,15 +88,7 @@ pub struct Parameters {
 pub(super) fn initial(settings: &Settings) -> Result<Vec<NamedTensor>> {
     let shape = &settings.shape;
     let checkpoint = shape.spec(settings.task.vocab_size(), settings.seed).checkpoint()?;
-    let mut tensors = Vec::new();
-    let mut failure = None;
-    checkpoint.weights().for_each(|view| match view.to_f32() {
-        Ok(values) => tensors.push(NamedTensor { name: view.name.into(), shape: view.shape.into(), values }),
-        Err(e) => failure = Some(e),
-    });
-    if let Some(e) = failure {
-        return Err(e.into());
-    }
+    let mut tensors = named_tensors(&checkpoint.weights())?;
     if shape.lti {
         tensors.retain(|t| !t.name.ends_with(".x_proj.weight") && !t.name.ends_with(".dt_proj.weight"));
         for layer in 0..shape.n_layer {

@@ -3,7 +3,7 @@
 use super::tape::NORM_EPS;
 use super::{NamedTensor, Settings, Shape, TrainError};
 use crate::error::Result;
-use crate::model::{Arch, Checkpoint, LoadError, TensorView};
+use crate::model::{Arch, Checkpoint, LoadError, ModelWeights, TensorView};
 use serde::{Deserialize, Serialize};
 
 /// Where a run's first parameters are from, as its folder says.
@@ -24,6 +24,43 @@ pub struct Pretrained {
     shape: Shape,
     vocab_size: usize,
     tensors: Vec<NamedTensor>,
+}
+
+/// A model's weights in f32 under Hugging Face's names, whatever they are called and stored as. The trainer knows no biases on
+/// in_proj and out_proj: they are left out.
+///
+/// # Errors
+/// Weights that are NaN or infinite.
+pub(super) fn named_tensors(weights: &ModelWeights<'_>) -> Result<Vec<NamedTensor>, LoadError> {
+    let mut tensors = Vec::new();
+    let mut take = |name: String, view: &TensorView<'_>| -> Result<(), LoadError> {
+        tensors.push(NamedTensor { name, shape: view.shape.to_vec(), values: view.to_f32()? });
+        Ok(())
+    };
+    take("backbone.embeddings.weight".into(), &weights.embedding)?;
+    for (i, w) in weights.layers.iter().enumerate() {
+        for (end, view) in [
+            ("norm.weight", Some(&w.norm)),
+            ("mixer.in_proj.weight", Some(&w.in_proj)),
+            ("mixer.conv1d.weight", Some(&w.conv1d)),
+            ("mixer.conv1d.bias", w.conv1d_bias.as_ref()),
+            ("mixer.x_proj.weight", Some(&w.x_proj)),
+            ("mixer.dt_proj.weight", Some(&w.dt_proj)),
+            ("mixer.dt_proj.bias", Some(&w.dt_proj_bias)),
+            ("mixer.A_log", Some(&w.a_log)),
+            ("mixer.D", Some(&w.d)),
+            ("mixer.out_proj.weight", Some(&w.out_proj)),
+        ] {
+            if let Some(view) = view {
+                take(format!("backbone.layers.{i}.{end}"), view)?;
+            }
+        }
+    }
+    take("backbone.norm_f.weight".into(), &weights.norm_f)?;
+    if let Some(head) = &weights.lm_head {
+        take("lm_head.weight".into(), head)?;
+    }
+    Ok(tensors)
 }
 
 impl Pretrained {
@@ -53,38 +90,15 @@ impl Pretrained {
             return fail(format!("its norms' epsilon is {}, it must be {NORM_EPS}", c.norm_eps));
         }
         let weights = checkpoint.weights();
-        let mut tensors = Vec::new();
-        let mut take = |name: String, view: &TensorView<'_>| -> Result<(), LoadError> {
-            tensors.push(NamedTensor { name, shape: view.shape.to_vec(), values: view.to_f32()? });
-            Ok(())
-        };
-        take("backbone.embeddings.weight".into(), &weights.embedding)?;
         for (i, w) in weights.layers.iter().enumerate() {
-            let Some(conv1d_bias) = &w.conv1d_bias else {
+            if w.conv1d_bias.is_none() {
                 return fail(format!("layer {i}: its convolution has no bias"));
-            };
+            }
             if w.in_proj_bias.is_some() || w.out_proj_bias.is_some() {
                 return fail(format!("layer {i}: in_proj and out_proj must have no bias"));
             }
-            for (end, view) in [
-                ("norm.weight", &w.norm),
-                ("mixer.in_proj.weight", &w.in_proj),
-                ("mixer.conv1d.weight", &w.conv1d),
-                ("mixer.conv1d.bias", conv1d_bias),
-                ("mixer.x_proj.weight", &w.x_proj),
-                ("mixer.dt_proj.weight", &w.dt_proj),
-                ("mixer.dt_proj.bias", &w.dt_proj_bias),
-                ("mixer.A_log", &w.a_log),
-                ("mixer.D", &w.d),
-                ("mixer.out_proj.weight", &w.out_proj),
-            ] {
-                take(format!("backbone.layers.{i}.{end}"), view)?;
-            }
         }
-        take("backbone.norm_f.weight".into(), &weights.norm_f)?;
-        if let Some(head) = &weights.lm_head {
-            take("lm_head.weight".into(), head)?;
-        }
+        let tensors = named_tensors(&weights)?;
         let origin = Origin {
             model: checkpoint.source().into(),
             fingerprint: checkpoint.fingerprint().to_string(),

@@ -147,6 +147,11 @@ pub fn run_checkpoint(path: &Path) -> Option<PathBuf> {
     }
 }
 
+/// The token before a text that is scored, where a model says.
+pub fn beginning_token(bos: Option<u32>, eos: &[u32]) -> Option<u32> {
+    bos.or(eos.first().copied())
+}
+
 /// A file's text, which is UTF-8. `name` is what messages call it.
 pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| name.to_owned())?;

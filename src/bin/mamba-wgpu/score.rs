@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mamba_wgpu::model::{LanguageModel, ModelConfig};
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, beginning_token, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 
@@ -65,7 +65,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The token before the text.
 fn beginning(wanted: Option<u32>, config: &ModelConfig) -> anyhow::Result<u32> {
-    let known = || config.bos_token_id.or(config.eos_token_id.first().copied());
+    let known = || beginning_token(config.bos_token_id, &config.eos_token_id);
     let bos = wanted.or_else(known).unwrap_or(0);
     match (bos as usize) < config.vocab_size {
         true => Ok(bos),

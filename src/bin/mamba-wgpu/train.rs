@@ -19,7 +19,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
+use crate::common::{beginning_token, describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -97,9 +97,7 @@ struct Material {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("training needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
     // Everything that can be refused is refused before the folder is touched.
-    let from =
-        args.from.as_deref().map(|path| open_model(Some(&run_checkpoint(path).unwrap_or(path.into())))).transpose()?;
-    let pretrained = from.as_ref().map(Pretrained::new).transpose()?;
+    let mut from: Option<(Checkpoint, Pretrained)> = None;
     let (mut settings, resumed) = match (args.resume, args.task) {
         (false, Some(task)) => {
             let busy = ["checkpoint", "best"].iter().find_map(|kind| latest_checkpoint(&args.out, kind));
@@ -109,7 +107,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "--out: {busy} is there already: --resume goes on with it, another folder begins anew"
                 )));
             }
-            (args.recipe.settings(task.kind(), pretrained.as_ref()), None)
+            if let Some(path) = &args.from {
+                let checkpoint = open_model(Some(&run_checkpoint(path).unwrap_or(path.clone())))?;
+                let pretrained = Pretrained::new(&checkpoint)?;
+                from = Some((checkpoint, pretrained));
+            }
+            (args.recipe.settings(task.kind(), from.as_ref().map(|(_, pretrained)| pretrained)), None)
         }
         _ => {
             let settings = read_settings(&args.out).map_err(Error::from)?;
@@ -120,8 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     settings.check().map_err(setting_error)?;
-    let own = from.as_ref().map(Checkpoint::tokenizer_json);
-    let material = args.material(&mut settings, resumed.as_deref(), own)?;
+    let material = args.material(&mut settings, resumed.as_deref(), from.as_ref().map(|(checkpoint, _)| checkpoint))?;
     let gpu = args.gpu.open().await?;
     let (trainer, best) = match &resumed {
         Some(checkpoint) => {
@@ -130,14 +132,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => {
             let data = material.data.as_ref();
-            let trainer = match &pretrained {
-                Some(model) => Trainer::from_pretrained(&gpu, &settings, data, model)?,
+            let trainer = match &from {
+                Some((_, model)) => Trainer::from_pretrained(&gpu, &settings, data, model)?,
                 None => Trainer::new(&gpu, &settings, data)?,
             };
             (trainer, None)
         }
     };
-    drop((from, pretrained)); // as large as the model
+    drop(from); // as large as the model
     if resumed.is_none() {
         Saved::begin(&args.out, &settings).map_err(Error::from)?;
     }
@@ -172,12 +174,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 impl Args {
     /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's, unless there is a
-    /// model to begin with; `own` is that one's tokenizer, if it has one.
+    /// model to begin with, `from`, whose tokenizer is taken.
     fn material(
         &self,
         settings: &mut Settings,
         resumed: Option<&Path>,
-        own: Option<Option<&[u8]>>,
+        from: Option<&Checkpoint>,
     ) -> anyhow::Result<Material> {
         let Task::Text { length, vocab_size } = &mut settings.task else {
             for (flag, given) in
@@ -200,14 +202,16 @@ impl Args {
             (None, Some(checkpoint)) => Some(checkpoint.join("tokenizer.json")),
             (None, None) => None,
         };
-        let json = match (given, own) {
+        let json = match (given, from) {
             (Some(path), _) => std::fs::read(&path).with_context(|| format!("--tokenizer {}", path.display()))?,
-            (None, Some(Some(json))) => json.to_vec(),
-            (None, Some(None)) => return Err(misuse("--tokenizer is needed: the model of --from has none")),
+            (None, Some(model)) => {
+                let own = model.tokenizer_json();
+                own.ok_or_else(|| misuse("--tokenizer is needed: the model of --from has none"))?.to_vec()
+            }
             (None, None) => train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?,
         };
         let tokenizer = Tokenizer::from_bytes(&json, usize::MAX).map_err(Error::from)?;
-        if resumed.is_none() && own.is_none() {
+        if resumed.is_none() && from.is_none() {
             *vocab_size = tokenizer.vocab_size();
         }
         let tokenizer = Tokenizer::from_bytes(&json, *vocab_size).map_err(Error::from)?;
@@ -438,7 +442,7 @@ impl Run {
         let Some(tape) = &self.judge else { return Ok(None) };
         if let Some(text) = &self.material.validation {
             let origin = self.settings.origin.as_ref();
-            let beginning = origin.and_then(|o| o.bos_token_id.or(o.eos_token_id.first().copied())).unwrap_or(0);
+            let beginning = origin.and_then(|o| beginning_token(o.bos_token_id, &o.eos_token_id)).unwrap_or(0);
             let mut at = 0;
             while let Some(batch) = text.window(beginning, length, at, sequences) {
                 all.add(&tape.evaluate(&batch).await?);
