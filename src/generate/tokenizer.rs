@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokenizers::DecoderWrapper;
 
 use super::{DecodeStream, GenerateError};
+use crate::model::sniff::{sniff, trim_bom};
 use crate::model::ModelConfig;
 
 /// A `tokenizer.json`, checked against the model it is used with. A clone is cheap.
@@ -33,8 +34,13 @@ impl Tokenizer {
     /// # Errors
     /// [`GenerateError::BadTokenizer`] where the bytes are no such file.
     pub fn from_bytes(json: &[u8], model_vocab_size: usize) -> Result<Self, GenerateError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(trim_bom(json)).map_err(|error| {
+            let cut =
+                if error.to_string().starts_with("EOF") { ": the file is cut short, download it again" } else { "" };
+            let message =
+                sniff(json).map_or_else(|| format!("{error}{cut}"), |(what, advice)| format!("it is {what}: {advice}"));
+            GenerateError::BadTokenizer { message }
+        })?;
         // Some published files ask for padding or truncation, which are for batches: here they would change the text.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;

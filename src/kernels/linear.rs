@@ -89,17 +89,17 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// As [`WeightMatrix::upload`].
-    pub fn upload_quantised<'a, E: From<GpuError>>(
+    pub fn upload_quantised<E: From<GpuError>, B: AsRef<[u8]>>(
         gpu: &Gpu,
         label: &str,
         (n, k): (usize, usize),
         quant: Quant,
-        mut rows: impl FnMut(Range<usize>) -> Result<(&'a [u8], &'a [u8]), E>,
+        mut rows: impl FnMut(Range<usize>) -> Result<(B, B), E>,
     ) -> Result<Self, E> {
         Self::build(gpu, label, (n, k), quant.into(), |range, out| {
             let (packed, scales) = rows(range)?;
-            out.packed.extend_from_slice(packed);
-            out.scales.extend_from_slice(scales);
+            out.packed.extend_from_slice(packed.as_ref());
+            out.scales.extend_from_slice(scales.as_ref());
             Ok(())
         })
     }

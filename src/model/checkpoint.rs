@@ -1,16 +1,32 @@
 //! Opening a checkpoint: a folder, a file or bytes become a checked config and checked views of the weights.
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::adapter::{Adapter, Adapters};
 use super::{
     config::RawConfig,
     layout::{Layout, Table},
-    names::{self, Names},
+    names::{self, Names, HEAD},
     shard::{Bytes, Shard, Stored},
     Arch, Dtype, LoadError, ModelConfig, ModelWeights,
 };
 use std::borrow::Cow;
 
 #[cfg(not(target_arch = "wasm32"))]
-mod open;
+mod contents;
+#[cfg(not(target_arch = "wasm32"))]
+mod find;
+#[cfg(not(target_arch = "wasm32"))]
+mod merged;
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) mod open;
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) mod pickle;
+mod tokenizer_advice;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use contents::{Contents, FileInfo, Listed};
+#[cfg(not(target_arch = "wasm32"))]
+pub use find::{locate, Located};
 
 /// An opened checkpoint: its files (mapped into memory, or bytes that are there already), its config, its tensors.
 ///
@@ -25,6 +41,11 @@ pub struct Checkpoint {
     config_json: Option<Cow<'static, [u8]>>,
     tokenizer_json: Option<Cow<'static, [u8]>>,
     warnings: Vec<String>,
+    notes: Vec<String>,
+    #[cfg(not(target_arch = "wasm32"))]
+    names: Names,
+    #[cfg(not(target_arch = "wasm32"))]
+    adapters: Adapters,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -54,6 +75,9 @@ struct Parts {
     config_json: Option<Cow<'static, [u8]>>,
     table: Table,
     tokenizer_json: Option<Cow<'static, [u8]>>,
+    /// An adapter in the model's folder.
+    #[cfg(not(target_arch = "wasm32"))]
+    adapter: Option<Adapter>,
     warnings: Vec<String>,
 }
 
@@ -100,7 +124,7 @@ impl Checkpoint {
         tokenizer_json: Option<Cow<'static, [u8]>>,
     ) -> Result<Self, LoadError> {
         if shards.is_empty() {
-            return Err(LoadError::NoWeights { path: source.into() });
+            return Err(LoadError::NoWeights { path: source.into(), hint: String::new() });
         }
         let named = |(name, bytes)| Shard::new(format!("{source}/{name}"), Bytes::Memory(bytes));
         let shards = shards.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
@@ -111,6 +135,8 @@ impl Checkpoint {
             config_json: config_json.map(|json| Cow::Owned(json.to_vec())),
             table: Table::new(shards)?,
             tokenizer_json,
+            #[cfg(not(target_arch = "wasm32"))]
+            adapter: None,
             warnings: Vec::new(),
         })
     }
@@ -122,7 +148,11 @@ impl Checkpoint {
 
     /// The weights, as views of the files' bytes.
     pub fn weights(&self) -> ModelWeights<'_> {
-        self.layout.weights(&self.table)
+        #[cfg(not(target_arch = "wasm32"))]
+        if !self.adapters.is_empty() {
+            return self.adapters.weights(&self.layout, &self.table);
+        }
+        self.layout.weights(|tensor| self.table.view(tensor))
     }
 
     /// The bytes of `config.json`, unless the weights were opened without one.
@@ -165,28 +195,41 @@ impl Checkpoint {
         &self.warnings
     }
 
+    /// What was done that a user may want to hear of: which of several models was taken, which adapters are merged.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     fn build(parts: Parts) -> Result<Self, LoadError> {
-        let Parts { source, config: raw, config_json, table, tokenizer_json, mut warnings } = parts;
+        let Parts { source, config: raw, config_json, mut table, tokenizer_json, mut warnings, .. } = parts;
+        let mut notes = Vec::new();
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let arch = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
             None => Arch::Mamba1,
         };
         table.refuse_mamba2()?;
-        raw.as_ref().map_or(Ok(()), RawConfig::check_supported)?;
+        if let Some(raw) = &raw {
+            raw.check_supported()?;
+            raw.check_quantisation(table.is_plain(), &mut warnings)?;
+        }
 
         let names = Names::recognise(&source, table.names())?;
-        let head = table.find(names.head);
+        let head = table.find(HEAD);
         let ties = match &raw {
             Some(raw) => raw.ties()?,
             None => head.is_none(),
         };
         // A tied checkpoint may store the shared matrix under the head's name only.
         let embedding = match (table.find(&names.embedding), head) {
-            (None, Some(head)) if ties => table.required(&table.tensors[head].0.name)?,
-            _ => table.required(&names.embedding)?,
+            (None, Some(head)) if ties => table.usable(head)?,
+            (Some(_), _) => table.required(&names.embedding)?,
+            (None, _) => {
+                let (file, tensor) = (table.place(), names.embedding.clone());
+                return Err(LoadError::MissingTensor { file, tensor, hint: table.summary() });
+            }
         };
-        let (mut layout, dims) = Layout::new(&table, &names, embedding)?;
+        let (mut layout, dims) = Layout::new(&mut table, &names, embedding, &mut notes)?;
         if let Some(head) = head.filter(|&head| head != embedding) {
             layout.set_head(&table, head, &dims)?;
             if ties {
@@ -194,9 +237,8 @@ impl Checkpoint {
                     layout.tie();
                 } else {
                     warnings.push(format!(
-                        "{}: `{}` differs from `{}` although the config ties them: the stored head is used",
+                        "{}: `{HEAD}` differs from `{}` although the config ties them: the stored head is used",
                         table.file(head),
-                        names.head,
                         names.embedding
                     ));
                 }
@@ -204,7 +246,7 @@ impl Checkpoint {
         } else if !ties {
             return Err(LoadError::MissingTensor {
                 file: table.file(embedding).into(),
-                tensor: names.head.into(),
+                tensor: HEAD.into(),
                 hint: ", and the config does not tie the head to the embedding".into(),
             });
         }
@@ -221,18 +263,42 @@ impl Checkpoint {
         };
         let mut used = vec![false; table.tensors.len()];
         layout.used().into_iter().for_each(|tensor| used[tensor] = true);
-        report_unused(&table, &used, &names, &mut warnings)?;
-        for warning in &warnings {
+        let mut checkpoint = Self {
+            source,
+            config,
+            table,
+            layout,
+            used,
+            config_json,
+            tokenizer_json,
+            warnings,
+            notes,
+            #[cfg(not(target_arch = "wasm32"))]
+            names,
+            #[cfg(not(target_arch = "wasm32"))]
+            adapters: Adapters::default(),
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(mut adapter) = parts.adapter {
+            adapter.take_from(&checkpoint.table, &mut checkpoint.used);
+            checkpoint = checkpoint.with_adapter(adapter, 1.0)?;
+        }
+        report_unused(&checkpoint.table, &checkpoint.used, &mut checkpoint.warnings)?;
+        for warning in &checkpoint.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { source, config, table, layout, used, config_json, tokenizer_json, warnings })
+        Ok(checkpoint)
     }
 }
 
 /// Tensors that are not used cause a warning, or an error where ignoring them would change the result.
-fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+fn report_unused(table: &Table, used: &[bool], warnings: &mut Vec<String>) -> Result<(), LoadError> {
     let mut extra: Vec<&Stored> = Vec::new();
     for (i, (stored, _)) in table.tensors.iter().enumerate().filter(|(i, _)| !used[*i]) {
+        // A head equal to the embedding that it is tied to is no surprise.
+        if names::canonical(&stored.name) == HEAD {
+            continue;
+        }
         if let Some(reason) = names::why_it_matters(&stored.name) {
             return Err(LoadError::UnsupportedTensor {
                 file: table.file(i).into(),
@@ -240,13 +306,10 @@ fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec
                 reason,
             });
         }
-        // A head equal to the embedding that it is tied to is no surprise.
-        if stored.name != names.head {
-            extra.push(stored);
-        }
+        extra.push(stored);
     }
     if let Some(first) = extra.first() {
-        let file = table.find(&first.name).map_or("", |i| table.file(i));
+        let file = table.find(&names::canonical(&first.name)).map_or("", |i| table.file(i));
         warnings.push(format!(
             "{file}: {} tensors of no use to this model are ignored, such as `{}`",
             extra.len(),

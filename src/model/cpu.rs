@@ -124,7 +124,7 @@ impl CpuModel {
 /// A copy of a quantised matrix.
 fn quantised(tensor: &TensorView<'_>, quant: Quant) -> Result<Quantised> {
     let (packed, scales) = tensor.quantised_rows(0..tensor.shape[0])?;
-    Ok(Quantised { quant, k: tensor.shape[1], packed: packed.to_vec(), scales: scales.to_vec() })
+    Ok(Quantised { quant, k: tensor.shape[1], packed: packed.into_owned(), scales: scales.into_owned() })
 }
 
 /// A tensor that is never quantised, in f32.

@@ -71,6 +71,9 @@ impl Checkpoint {
             for bytes in [tensor.data, tensor.scales].into_iter().filter(|bytes| !bytes.is_empty()) {
                 sample(&mut hash, bytes);
             }
+            if let Some(patch) = tensor.patch {
+                patch.for_each_byte_chunk(|bytes| hash.update(bytes));
+            }
         });
         Fingerprint(hash.finalize().into())
     }

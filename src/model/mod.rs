@@ -3,6 +3,8 @@
 //! [`Checkpoint`] opens a folder, file or bytes; [`ModelConfig`] and [`ModelWeights`] are what it holds, with every shape
 //! checked against the others and against the config, so that the backends need no more checks.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod adapter;
 mod checkpoint;
 mod config;
 mod cpu;
@@ -15,15 +17,21 @@ mod layout;
 mod lm;
 mod load_error;
 mod names;
+mod patch;
 mod quantise;
 mod quantised;
 mod saved_state;
 mod shard;
+pub(crate) mod sniff;
 pub mod synthetic;
 mod types;
 mod weights;
 pub(crate) mod write;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use adapter::{Adapter, AdapterInfo};
+#[cfg(not(target_arch = "wasm32"))]
+pub use checkpoint::{locate, Contents, FileInfo, Listed, Located};
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Arch, ModelConfig};
 pub use fingerprint::Fingerprint;

@@ -31,14 +31,21 @@ pub enum QuantiseError {
     #[error("{path}: not a folder")]
     NotAFolder { path: String },
     /// The result could not be written.
-    #[error("{path}: {source}")]
-    Io { path: String, source: io::Error },
+    #[error("{path}: {reason}")]
+    Io { path: String, reason: io::Error },
     /// The bytes could not be written.
     #[error("writing the weights: {0}")]
-    Write(#[from] io::Error),
+    Write(io::Error),
     /// `progress` said so.
     #[error("cancelled")]
     Cancelled,
+}
+
+// Not `#[from]`, which would make it the source: the message says it already.
+impl From<io::Error> for QuantiseError {
+    fn from(error: io::Error) -> Self {
+        QuantiseError::Write(error)
+    }
 }
 
 /// What became of a tensor.
@@ -92,7 +99,9 @@ pub fn quantise(
         true => quant.into(),
         false => tensor.dtype,
     };
-    let entry = |i: usize| Entry { name: tensors[i].name, shape: tensors[i].shape, dtype: to(&tensors[i]) };
+    // Names without what wrappers have added to them.
+    let written: Vec<_> = tensors.iter().map(|tensor| names::canonical(tensor.name)).collect();
+    let entry = |i: usize| Entry { name: &written[i], shape: tensors[i].shape, dtype: to(&tensors[i]) };
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&i| place(to(&tensors[i]))); // stable
     out.write_all(&header(order.iter().map(|&i| entry(i))))?;
@@ -126,15 +135,14 @@ pub fn quantise(
                 write_quantised(out, quant, (n, k), rows, seen)?;
             }
             _ => {
-                tensor.to_f32()?; // that it is finite
-                out.write_all(tensor.data)?;
+                out.write_all(&tensor.stored_bytes()?)?;
                 report(tensor.bytes())?;
             }
         }
     }
     out.flush()?;
     let summary = |(i, tensor): (usize, &TensorView<'_>)| TensorSummary {
-        name: tensor.name.into(),
+        name: written[i].to_string(),
         shape: tensor.shape.to_vec(),
         from: tensor.dtype.to_string(),
         to: to(tensor).to_string(),

@@ -45,8 +45,8 @@ pub enum StateError {
     #[error("{file}: the state of another model ({theirs}); this one is {ours}")]
     OtherModel { file: String, theirs: String, ours: String },
     /// The operating system refused to read or write it.
-    #[error("{path}: {source}")]
-    Io { path: String, source: std::io::Error },
+    #[error("{path}: {reason}")]
+    Io { path: String, reason: std::io::Error },
 }
 
 /// Which model a state belongs to.
@@ -195,7 +195,7 @@ mod files {
         /// [`StateError`].
         pub fn read(path: &Path) -> Result<Self, StateError> {
             let file = path.display().to_string();
-            let io = |source| StateError::Io { path: file.clone(), source };
+            let io = |reason| StateError::Io { path: file.clone(), reason };
             // A pipe could block for ever.
             if !fs::metadata(path).map_err(io)?.is_file() {
                 return Err(StateError::NotAState { file });
@@ -208,7 +208,7 @@ mod files {
         /// # Errors
         /// [`StateError::Io`].
         pub fn write(&self, path: &Path) -> Result<(), StateError> {
-            let io = |source| StateError::Io { path: path.display().to_string(), source };
+            let io = |reason| StateError::Io { path: path.display().to_string(), reason };
             let name = path.file_name().ok_or_else(|| io(io::Error::from(io::ErrorKind::IsADirectory)))?;
             let mut beside = name.to_os_string();
             beside.push(format!(".{}.part", std::process::id()));

@@ -185,7 +185,7 @@ impl Spec {
     pub fn checkpoint(&self) -> Result<Checkpoint, LoadError> {
         let mut bytes = Vec::new();
         self.write_safetensors(&mut bytes, &mut |_, _| {})
-            .map_err(|source| LoadError::Io { path: "synthetic/model.safetensors".into(), source })?;
+            .map_err(|reason| LoadError::Io { path: "synthetic/model.safetensors".into(), reason })?;
         Checkpoint::from_named_bytes("synthetic", self.config_json().as_bytes(), vec![Cow::Owned(bytes)], None)
     }
 

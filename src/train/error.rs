@@ -28,8 +28,8 @@ pub enum TrainError {
     #[error("{file}: {message}")]
     Malformed { file: String, message: String },
     /// A file that cannot be read or written.
-    #[error("{path}: {source}")]
-    Io { path: String, source: io::Error },
+    #[error("{path}: {reason}")]
+    Io { path: String, reason: io::Error },
     /// There is nothing to resume.
     #[error("{path}: no checkpoint to go on from")]
     NoCheckpoint { path: String },

@@ -35,7 +35,7 @@ struct StateFile {
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> TrainError + '_ {
-    |source| TrainError::Io { path: path.display().to_string(), source }
+    |reason| TrainError::Io { path: path.display().to_string(), reason }
 }
 
 /// A file, on the disk when this returns.

@@ -32,6 +32,7 @@ fn code(error: &Error) -> &'static str {
     match error {
         Error::Load(error) => match error {
             LoadError::EmptyFile { .. }
+            | LoadError::WrongFile { .. }
             | LoadError::Header { .. }
             | LoadError::DuplicateTensor { .. }
             | LoadError::NonFinite { .. } => "damaged-file",

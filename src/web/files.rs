@@ -59,6 +59,10 @@ impl Files {
             match name.as_str() {
                 "config.json" => config = Some(content),
                 "tokenizer.json" => tokenizer = Some(Cow::Owned(content)),
+                // Ignored, it would leave the base model where another was meant.
+                "adapter_config.json" | "adapter_model.safetensors" => {
+                    return Err(LoadError::AdapterHere { path: format!("{source}/{name}") });
+                }
                 _ => shards.push((name, Cow::Owned(content))),
             }
         }

@@ -9,8 +9,9 @@ use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
-use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
-use mamba_wgpu::train::latest_checkpoint;
+use mamba_wgpu::model::{
+    ActivationDtype, Adapter, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype,
+};
 use mamba_wgpu::Error;
 
 use crate::errors::misuse;
@@ -18,10 +19,34 @@ use crate::output::Progress;
 
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Folder of a checkpoint (config.json, *.safetensors, tokenizer.json) or one .safetensors file beside them
-    /// [default: the small model built into this program]
+    /// Folder of a checkpoint (config.json, *.safetensors, tokenizer.json) or one .safetensors file beside them; also a run's
+    /// folder of `train`, a trainer's output or a model in Hugging Face's cache [default: the small model built into this program]
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub lora: LoraArgs,
+}
+
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct LoraArgs {
+    /// Merge a LoRA adapter in PEFT's format into the model, weighed with SCALE, which is 1 by default (may be given several times;
+    /// one in the model's own folder is merged by itself)
+    #[arg(long = "lora", value_name = "DIR[=SCALE]", value_parser = lora)]
+    adapters: Vec<(PathBuf, f32)>,
+}
+
+/// "DIR" or "DIR=0.5". A folder whose name ends so is taken by its name.
+fn lora(text: &str) -> Result<(PathBuf, f32), String> {
+    let scaled = || {
+        let (path, scale) = text.rsplit_once('=')?;
+        Some((path, scale.parse::<f32>().ok()?))
+    };
+    match scaled() {
+        Some((path, _)) if path.is_empty() => Err("there is no folder before the scale".into()),
+        Some((_, scale)) if !scale.is_finite() => Err("the scale must be a finite number".into()),
+        Some((path, scale)) if !Path::new(text).exists() => Ok((path.into(), scale)),
+        _ => Ok((text.into(), 1.0)),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,31 +145,32 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 impl ModelArgs {
     /// Opens the checkpoint that was asked for, or the embedded one.
     pub fn open(&self) -> anyhow::Result<Checkpoint> {
-        open_model(self.model.as_deref())
+        open_model(self.model.as_deref(), &self.lora)
     }
 }
 
-/// Opens a checkpoint, or the embedded one, and shows its warnings.
-pub fn open_model(path: Option<&Path>) -> anyhow::Result<Checkpoint> {
-    let checkpoint = match path {
+/// Opens a checkpoint, or the embedded one, with adapters. Says on stderr what was found where the path was not the model's own, and which
+/// adapters are merged. (Its warnings are logged, which `output::show_warnings` shows.)
+pub fn open_model(path: Option<&Path>, lora: &LoraArgs) -> anyhow::Result<Checkpoint> {
+    let mut checkpoint = match path {
         Some(path) => Checkpoint::open(path).map_err(Error::from)?,
         #[cfg(feature = "embedded-model")]
         None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
         #[cfg(not(feature = "embedded-model"))]
         None => return Err(misuse("--model is needed: this program was built without its own model")),
     };
-    for warning in checkpoint.warnings() {
-        eprintln!("warning: {warning}");
+    let in_its_folder: Vec<_> =
+        checkpoint.adapters().filter_map(|a| Path::new(&a.source).canonicalize().ok()).collect();
+    for (path, scale) in &lora.adapters {
+        if path.canonicalize().is_ok_and(|path| in_its_folder.contains(&path)) {
+            let path = path.display();
+            return Err(misuse(format!("--lora {path}: it lies in the model's folder and is merged by itself")));
+        }
+        let adapter = Adapter::open(path).map_err(Error::from)?;
+        checkpoint = checkpoint.with_adapter(adapter, *scale).map_err(Error::from)?;
     }
+    checkpoint.notes().iter().for_each(|note| eprintln!("mamba-wgpu: {note}"));
     Ok(checkpoint)
-}
-
-/// The best checkpoint in a run's folder, or the checkpoint itself.
-pub fn run_checkpoint(path: &Path) -> Option<PathBuf> {
-    match path.join("model.safetensors").exists() {
-        true => Some(path.into()),
-        false => latest_checkpoint(path, "best").or_else(|| latest_checkpoint(path, "checkpoint")),
-    }
 }
 
 /// The token before a text that is scored, where a model says.
@@ -155,19 +181,26 @@ pub fn beginning_token(bos: Option<u32>, eos: &[u32]) -> Option<u32> {
 /// A file's text, which is UTF-8. `name` is what messages call it.
 pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| name.to_owned())?;
+    utf8(name, bytes)
+}
+
+/// Bytes that are UTF-8, with or without a byte order mark, which is no part of the text.
+pub fn utf8(name: &str, mut bytes: Vec<u8>) -> anyhow::Result<String> {
+    if [&b"\xff\xfe"[..], b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(misuse(format!("{name}: UTF-16, save it as UTF-8")));
+    }
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(.."\u{feff}".len());
+    }
     String::from_utf8(bytes)
         .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.utf8_error().valid_up_to())))
 }
 
 /// The checkpoint's tokenizer.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
-    let json = checkpoint.tokenizer_json().ok_or_else(|| {
-        anyhow!(
-            "{}: no tokenizer.json beside the weights, so text cannot be turned into tokens (models published by \
-             mamba-ssm use EleutherAI/gpt-neox-20b's: put that file there)",
-            checkpoint.source()
-        )
-    })?;
+    let json = checkpoint
+        .tokenizer_json()
+        .ok_or_else(|| anyhow!("{}: no tokenizer: {}", checkpoint.source(), checkpoint.tokenizer_advice()))?;
     Tokenizer::from_bytes(json, checkpoint.config().vocab_size)
         .map_err(Error::from)
         .with_context(|| format!("{}, tokenizer.json", checkpoint.source()))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mamba_wgpu::gpu::Gpu;
-use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions};
+use mamba_wgpu::model::{locate, Backend, Checkpoint, LanguageModel, ModelOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
     read_settings, Batch, Data, Evaluation, Parameters, Saved, Settings, Tape, Task, TrainError, IGNORE,
@@ -15,7 +15,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, end_on_ctrl_c, run_checkpoint, GpuArgs};
+use crate::common::{at_least_one, describe, end_on_ctrl_c, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_recipe::{setting_error, TaskName};
@@ -65,9 +65,12 @@ fn length(text: &str) -> Result<usize, String> {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("evaluation needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
-    let path = run_checkpoint(&args.model)
-        .ok_or_else(|| TrainError::NoCheckpoint { path: args.model.display().to_string() })
-        .map_err(Error::from)?;
+    let located = locate(&args.model).map_err(Error::from)?;
+    located.note.iter().for_each(|note| eprintln!("mamba-wgpu: {note}"));
+    let path = located.path;
+    if !path.join("model.safetensors").exists() {
+        return Err(Error::from(TrainError::NoCheckpoint { path: args.model.display().to_string() }).into());
+    }
     let settings = read_settings(&path).map_err(Error::from)?;
     let kind = settings.task.kind();
     if args.task.is_some_and(|task| task.kind() != kind) {

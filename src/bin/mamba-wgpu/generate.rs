@@ -12,7 +12,7 @@ use mamba_wgpu::model::{ModelId, SavedState, StateError};
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, utf8, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
 use crate::output::{print_json, Progress};
 
@@ -178,8 +178,7 @@ impl Args {
             None => {
                 let mut bytes = Vec::new();
                 io::stdin().lock().read_to_end(&mut bytes).context("reading the prompt from stdin")?;
-                let text = String::from_utf8(bytes)
-                    .map_err(|error| misuse(format!("stdin: the prompt is not UTF-8 ({})", error.utf8_error())))?;
+                let text = utf8("the prompt from stdin", bytes)?;
                 // `echo` and editors end the last line, which is no part of the prompt.
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 text.strip_suffix('\r').unwrap_or(text).to_string()

@@ -11,7 +11,7 @@ use mamba_wgpu::reference::Quant;
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{end_on_ctrl_c, open_model};
+use crate::common::{end_on_ctrl_c, open_model, LoraArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, size, Progress};
 
@@ -30,6 +30,8 @@ pub struct Args {
     /// 8 bits a weight (a little over half the size of f16, all but the same text) or 4 (a little over a quarter)
     #[arg(long, value_enum)]
     to: Kind,
+    #[command(flatten)]
+    lora: LoraArgs,
     /// Replace the model in OUT
     #[arg(long)]
     force: bool,
@@ -55,7 +57,7 @@ impl From<Kind> for Quant {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let embedded = args.input.as_os_str() == "embedded" && !args.input.exists();
-    let checkpoint = open_model((!embedded).then_some(args.input.as_path()))?;
+    let checkpoint = open_model((!embedded).then_some(args.input.as_path()), &args.lora)?;
     let cancel = Arc::new(AtomicBool::new(false));
     end_on_ctrl_c(cancel.clone())?;
     let bar = Progress::bytes("quantising");

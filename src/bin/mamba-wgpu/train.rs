@@ -19,7 +19,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{beginning_token, describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
+use crate::common::{beginning_token, describe, end_on_ctrl_c, open_model, read_text, GpuArgs, LoraArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -108,7 +108,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 )));
             }
             if let Some(path) = &args.from {
-                let checkpoint = open_model(Some(&run_checkpoint(path).unwrap_or(path.clone())))?;
+                let checkpoint = open_model(Some(path), &LoraArgs::default())?;
                 let pretrained = Pretrained::new(&checkpoint)?;
                 from = Some((checkpoint, pretrained));
             }

@@ -30,11 +30,11 @@ pub fn quantise_to_folder(
     check_place(checkpoint, out, force)?;
     let mut folder = Unfinished::new(out)?;
     let path = folder.file(WEIGHTS);
-    let error = |source| QuantiseError::Io { path: path.display().to_string(), source };
+    let error = |reason| QuantiseError::Io { path: path.display().to_string(), reason };
     let file = fs::File::create(&path).map_err(error)?;
     let mut writer = io::BufWriter::with_capacity(1 << 20, file);
     let summary = quantise(checkpoint, quant, &mut writer, progress).map_err(|e| match e {
-        QuantiseError::Write(source) => error(source),
+        QuantiseError::Write(reason) => error(reason),
         other => other,
     })?;
     writer.into_inner().map_err(|e| error(e.into_error()))?.sync_all().map_err(error)?;
@@ -53,7 +53,7 @@ pub fn quantise_to_folder(
 fn remove(path: &Path) -> Result<(), QuantiseError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(QuantiseError::Io { path: path.display().to_string(), source: e })
+            Err(QuantiseError::Io { path: path.display().to_string(), reason: e })
         }
         _ => Ok(()),
     }
@@ -112,7 +112,7 @@ impl Unfinished {
     fn new(folder: &Path) -> Result<Self, QuantiseError> {
         let made_folder = !folder.exists();
         fs::create_dir_all(folder)
-            .map_err(|source| QuantiseError::Io { path: folder.display().to_string(), source })?;
+            .map_err(|reason| QuantiseError::Io { path: folder.display().to_string(), reason })?;
         Ok(Self { folder: folder.into(), made_folder, names: Vec::new() })
     }
 
@@ -134,7 +134,7 @@ impl Unfinished {
             io::Write::write_all(&mut file, bytes)?;
             file.sync_all()
         };
-        write().map_err(|source| QuantiseError::Io { path: path.display().to_string(), source })
+        write().map_err(|reason| QuantiseError::Io { path: path.display().to_string(), reason })
     }
 
     /// Gives the files their names, the weights last: until then a folder that was empty holds no model.
@@ -142,7 +142,7 @@ impl Unfinished {
         while let Some(&name) = self.names.last() {
             let to = out.join(name);
             fs::rename(self.temporary(name), &to)
-                .map_err(|source| QuantiseError::Io { path: to.display().to_string(), source })?;
+                .map_err(|reason| QuantiseError::Io { path: to.display().to_string(), reason })?;
             self.names.pop();
             self.made_folder = false;
         }

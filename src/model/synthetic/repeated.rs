@@ -119,7 +119,7 @@ impl Repeated {
                 }
                 _ => (data.get(..shape.iter().product::<usize>() * dtype.row_bytes(1))?, &[][..]),
             };
-            Some(TensorView { name, dtype: *dtype, shape, data, scales, file: "synthetic" })
+            Some(TensorView { name, dtype: *dtype, shape, data, scales, file: "synthetic", patch: None })
         };
         let find = |name: &str| {
             let missing =

@@ -188,7 +188,7 @@ impl Worker {
             Source::Embedded => None,
             Source::Path(path) => Some(path.as_path()),
         };
-        let checkpoint = common::open_model(path).map_err(in_words)?;
+        let checkpoint = common::open_model(path, &common::LoraArgs::default()).map_err(in_words)?;
         let tokenizer = common::tokenizer(&checkpoint).map_err(in_words)?;
         let mut warnings = checkpoint.warnings().to_vec();
         let mut on = self.devices.resolve(device);
