@@ -99,6 +99,10 @@ cp -R web/page/. "$DIST/"
 mkdir "$DIST/explain"
 cp src/explain/view.{js,css} "$DIST/explain/"
 cp models/austen-4m/{config.json,tokenizer.json,model.safetensors} "$DIST/models/austen-4m/"
+# What every published folder has and is asked for: without them the browser's console would show them as missing.
+echo '{"bos_token_id": 0, "eos_token_id": 0}' >"$DIST/models/austen-4m/generation_config.json"
+echo '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}' \
+    >"$DIST/models/austen-4m/tokenizer_config.json"
 
 bytes="$(wc -c <"$wasm")"
 say "$wasm: $bytes bytes, $(gzip -9 -c "$wasm" | wc -c) gzipped"

@@ -46,8 +46,9 @@ pub struct GenerateOptions {
     pub params: SamplingParams,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
-    /// Tokens that end the text; they are neither text nor counted as generated.
-    pub eos: Vec<u32>,
+    /// Tokens that end the text; they are neither text nor counted as generated. `None`: those that the tokenizer knows to end the
+    /// model's texts ([`Tokenizer::end_of_text`]).
+    pub eos: Option<Vec<u32>>,
     /// Goes on after an end-of-text token (which then counts as generated and has no text).
     pub ignore_eos: bool,
     /// Tokens that the model has consumed before the prompt: they count as seen, and give the decoder its context.
@@ -65,7 +66,7 @@ impl Default for GenerateOptions {
             max_tokens: 128,
             params: SamplingParams::default(),
             stop: Vec::new(),
-            eos: Vec::new(),
+            eos: None,
             ignore_eos: false,
             history: Vec::new(),
             prefill_chunk: 2048,
@@ -230,7 +231,7 @@ impl<S: TokenSource> Generator<S> {
             source,
             prompt: prompt.to_vec(),
             text: TextStream::new(tokenizer, &context, options.stop.clone())?,
-            eos: options.eos.iter().copied().collect(),
+            eos: options.eos.as_deref().unwrap_or(tokenizer.end_of_text()).iter().copied().collect(),
             options,
             pending: None,
             prompt_done: false,

@@ -5,9 +5,11 @@ use super::{
     layout::{Layout, Table},
     names::{self, Names},
     shard::{Bytes, Shard, Stored},
-    Arch, Dtype, LoadError, ModelConfig, ModelWeights,
+    sidecars::TOKENIZER,
+    Arch, Dtype, GenerationConfig, LoadError, ModelConfig, ModelWeights, Sidecars,
 };
 use std::borrow::Cow;
+use std::path::Path;
 
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
@@ -23,7 +25,10 @@ pub struct Checkpoint {
     /// By position in the table.
     used: Vec<bool>,
     config_json: Option<Cow<'static, [u8]>>,
-    tokenizer_json: Option<Cow<'static, [u8]>>,
+    sidecars: Sidecars,
+    generation: GenerationConfig,
+    /// Whether config.json itself says which tokens end a text.
+    names_eos: bool,
     warnings: Vec<String>,
 }
 
@@ -53,7 +58,7 @@ struct Parts {
     config: Option<RawConfig>,
     config_json: Option<Cow<'static, [u8]>>,
     table: Table,
-    tokenizer_json: Option<Cow<'static, [u8]>>,
+    sidecars: Sidecars,
     warnings: Vec<String>,
 }
 
@@ -85,32 +90,38 @@ impl Checkpoint {
             1 => ("model.safetensors".to_owned(), bytes),
             _ => (format!("model-{:05}-of-{count:05}.safetensors", i + 1), bytes),
         };
-        Self::from_files(source, Some(config_json), shards.into_iter().enumerate().map(named).collect(), tokenizer_json)
+        let config = ("config.json".to_owned(), Cow::Owned(config_json.to_vec()));
+        let tokenizer = tokenizer_json.map(|json| (TOKENIZER.to_owned(), json));
+        let shards = shards.into_iter().enumerate().map(named);
+        Self::from_files(source, [config].into_iter().chain(tokenizer).chain(shards).collect())
     }
 
-    /// As [`Checkpoint::from_named_bytes`], from safetensors files with their names, and perhaps without a `config.json`
-    /// (see `Checkpoint::open`).
+    /// As [`Checkpoint::from_named_bytes`], from files with their names: perhaps `config.json` (see `Checkpoint::open`), perhaps those
+    /// of [`Sidecars`], and safetensors files under any other names.
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn from_files(
-        source: &str,
-        config_json: Option<&[u8]>,
-        shards: Vec<(String, Cow<'static, [u8]>)>,
-        tokenizer_json: Option<Cow<'static, [u8]>>,
-    ) -> Result<Self, LoadError> {
+    pub fn from_files(source: &str, files: Vec<(String, Cow<'static, [u8]>)>) -> Result<Self, LoadError> {
+        let (mut config_json, mut sidecars, mut shards) = (None, Sidecars::default(), Vec::new());
+        for (name, bytes) in files {
+            match name.as_str() {
+                "config.json" => config_json = Some(bytes),
+                name if Sidecars::takes(name) => sidecars.insert(name, bytes),
+                _ => shards.push((name, bytes)),
+            }
+        }
         if shards.is_empty() {
             return Err(LoadError::NoWeights { path: source.into() });
         }
         let named = |(name, bytes)| Shard::new(format!("{source}/{name}"), Bytes::Memory(bytes));
         let shards = shards.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
-        let config = config_json.map(|json| RawConfig::parse(&format!("{source}/config.json"), json));
+        let config = config_json.as_deref().map(|json| RawConfig::parse(&format!("{source}/config.json"), json));
         Self::build(Parts {
             source: source.into(),
             config: config.transpose()?,
-            config_json: config_json.map(|json| Cow::Owned(json.to_vec())),
+            config_json,
             table: Table::new(shards)?,
-            tokenizer_json,
+            sidecars,
             warnings: Vec::new(),
         })
     }
@@ -132,7 +143,23 @@ impl Checkpoint {
 
     /// The bytes of `tokenizer.json`, if there was one beside the weights.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
-        self.tokenizer_json.as_deref()
+        self.sidecars.get(TOKENIZER)
+    }
+
+    /// The small files beside the weights, `tokenizer.json` among them.
+    pub fn sidecars(&self) -> &Sidecars {
+        &self.sidecars
+    }
+
+    /// What `generation_config.json` states.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// Tokens that end a text, where `generation_config.json` or else `config.json` says so itself.
+    pub(crate) fn named_eos(&self) -> Option<&[u32]> {
+        let config = Some(self.config.eos_token_id.as_slice()).filter(|_| self.names_eos);
+        self.generation.eos_token_id.as_deref().or(config).filter(|ids| !ids.is_empty())
     }
 
     /// All stored tensors, in the order of the files, those included that the model does not use.
@@ -166,7 +193,7 @@ impl Checkpoint {
     }
 
     fn build(parts: Parts) -> Result<Self, LoadError> {
-        let Parts { source, config: raw, config_json, table, tokenizer_json, mut warnings } = parts;
+        let Parts { source, config: raw, config_json, table, sidecars, mut warnings } = parts;
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let arch = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
@@ -222,11 +249,20 @@ impl Checkpoint {
         let mut used = vec![false; table.tensors.len()];
         layout.used().into_iter().for_each(|tensor| used[tensor] = true);
         report_unused(&table, &used, &names, &mut warnings)?;
+        let generation = GenerationConfig::read(folder_of(&source), &sidecars, &mut warnings)?;
+        let names_eos = raw.as_ref().is_some_and(|raw| raw.get("eos_token_id").is_some());
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { source, config, table, layout, used, config_json, tokenizer_json, warnings })
+        Ok(Self { source, config, table, layout, used, config_json, sidecars, generation, names_eos, warnings })
     }
+}
+
+/// The folder that a source names, by itself or by a file in it; for messages.
+fn folder_of(source: &str) -> &str {
+    let file = [".safetensors", ".json"].iter().any(|end| source.ends_with(end));
+    let folder = Path::new(source).parent().and_then(Path::to_str).filter(|folder| file && !folder.is_empty());
+    folder.unwrap_or(if file { "." } else { source })
 }
 
 /// Tensors that are not used cause a warning, or an error where ignoring them would change the result.

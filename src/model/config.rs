@@ -6,7 +6,7 @@
 //! of several keys for one dimension, the first in the order of precedence must agree; those after it only cause a warning.
 
 use super::LoadError;
-use raw::shown;
+pub(super) use raw::shown;
 use serde_json::Value;
 
 mod raw;

@@ -6,7 +6,8 @@
 //!  0   8  "mambaST\n"
 //!  8   4  version (u32)                    1
 //! 12   4  length of the header, n (u32)
-//! 16   n  header, JSON: fingerprint and description of the model, the counts of what follows, who wrote it
+//! 16   n  header, JSON: fingerprint and description of the model, the tokenizer's fingerprint if there is one, the counts
+//!         of what follows, who wrote it
 //!         tokens of the whole text (u32 each)
 //!         conv_state (n_layer, d_conv, d_inner), ssm_state (n_layer, d_inner, d_state) (f32 each)
 //!     32  SHA-256 of everything before
@@ -17,6 +18,7 @@
 
 use super::types::StateData;
 use super::{Checkpoint, Fingerprint};
+use crate::generate::Tokenizer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -44,6 +46,12 @@ pub enum StateError {
     /// The state was computed with other weights: it means nothing to this model.
     #[error("{file}: the state of another model ({theirs}); this one is {ours}")]
     OtherModel { file: String, theirs: String, ours: String },
+    /// The text's tokens are another tokenizer's: as this one's they would be another text.
+    #[error(
+        "{file}: the text was made with another tokenizer (fingerprint {theirs}) than this model's (fingerprint {ours}), \
+         to which its tokens mean another text: use the tokenizer files that it was made with"
+    )]
+    OtherTokenizer { file: String, theirs: String, ours: String },
     /// The operating system refused to read or write it.
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
@@ -55,17 +63,24 @@ pub struct ModelId {
     pub fingerprint: Fingerprint,
     /// In words, for messages.
     pub description: String,
+    /// The tokenizer's, where there is one and its user cares (see [`ModelId::with_tokenizer`]).
+    pub tokenizer: Option<Fingerprint>,
 }
 
 impl ModelId {
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let c = checkpoint.config();
         let fingerprint = checkpoint.fingerprint();
-        let mut short = fingerprint.to_string();
-        short.truncate(8);
+        let short = fingerprint.short();
         let (arch, layers, width, vocab) = (c.arch, c.n_layer, c.d_model, c.vocab_size);
         let description = format!("{arch}, {layers} layers x {width}, {vocab} tokens, fingerprint {short}");
-        Self { fingerprint, description }
+        Self { fingerprint, description, tokenizer: None }
+    }
+
+    /// With the tokenizer that texts are made with, so that a state of another tokenizer's tokens is refused.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: &Tokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer.fingerprint()), ..self }
     }
 }
 
@@ -84,6 +99,9 @@ pub struct SavedState {
 struct Header {
     fingerprint: String,
     model: String,
+    /// The tokenizer's fingerprint. Files from before there was one, and texts that are only tokens, have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokenizer: Option<String>,
     tokens: usize,
     consumed: usize,
     /// Values of each.
@@ -103,6 +121,7 @@ impl SavedState {
         let header = Header {
             fingerprint: self.model.fingerprint.to_string(),
             model: self.model.description.clone(),
+            tokenizer: self.model.tokenizer.map(|tokenizer| tokenizer.to_string()),
             tokens: self.tokens.len(),
             consumed: self.consumed,
             conv: self.state.conv.len(),
@@ -150,6 +169,8 @@ impl SavedState {
         let header: Header = serde_json::from_slice(header).map_err(|e| damaged(format!("its header: {e}")))?;
         let fingerprint = header.fingerprint.parse();
         let fingerprint = fingerprint.map_err(|()| damaged("its header: no fingerprint".into()))?;
+        let tokenizer = header.tokenizer.map(|text| text.parse()).transpose();
+        let tokenizer = tokenizer.map_err(|()| damaged("its header: the tokenizer's fingerprint is none".into()))?;
         let values = [header.tokens, header.conv, header.ssm].into_iter().try_fold(0usize, usize::checked_add);
         if values.and_then(|n| n.checked_mul(4)) != Some(data.len()) || header.consumed > header.tokens {
             return Err(damaged("its header does not describe what follows".into()));
@@ -161,7 +182,7 @@ impl SavedState {
         let (tokens, data) = data.split_at(4 * header.tokens);
         let (conv, ssm) = data.split_at(4 * header.conv);
         Ok(Self {
-            model: ModelId { fingerprint, description: header.model },
+            model: ModelId { fingerprint, description: header.model, tokenizer },
             tokens: words(tokens),
             consumed: header.consumed,
             state: StateData { conv: floats(conv), ssm: floats(ssm) },
@@ -171,13 +192,19 @@ impl SavedState {
     /// Whether a model can go on from here; `file` is what the message calls the state.
     ///
     /// # Errors
-    /// [`StateError::OtherModel`].
+    /// [`StateError::OtherModel`]; [`StateError::OtherTokenizer`] where both say which tokenizer it is.
     pub fn check_model(&self, file: &str, model: &ModelId) -> Result<(), StateError> {
-        if self.model.fingerprint == model.fingerprint {
-            return Ok(());
+        if self.model.fingerprint != model.fingerprint {
+            let (theirs, ours) = (self.model.description.clone(), model.description.clone());
+            return Err(StateError::OtherModel { file: file.into(), theirs, ours });
         }
-        let (theirs, ours) = (self.model.description.clone(), model.description.clone());
-        Err(StateError::OtherModel { file: file.into(), theirs, ours })
+        match (self.model.tokenizer, model.tokenizer) {
+            (Some(theirs), Some(ours)) if theirs != ours => {
+                let [theirs, ours] = [theirs, ours].map(|tokenizer| tokenizer.short());
+                Err(StateError::OtherTokenizer { file: file.into(), theirs, ours })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

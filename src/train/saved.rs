@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! training.json            the settings
-//! checkpoint-000400/       after step 400: a model as any other (config.json, model.safetensors, tokenizer.json), and
+//! checkpoint-000400/       after step 400: a model as any other (config.json, model.safetensors, tokenizer.json and what else goes
+//!                          along with it), and
 //!   optimizer.safetensors  AdamW's moments, m.NAME and v.NAME
 //!   state.json             the step
 //! best-000300/             the model that did best on the validation data, likewise
@@ -14,7 +15,7 @@
 use super::trainer::TrainerState;
 use super::{NamedTensor, Settings, TrainError};
 use crate::model::write::{header, Entry};
-use crate::model::Dtype;
+use crate::model::{Dtype, Sidecars};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -151,8 +152,8 @@ pub fn remove_old(folder: &Path, kind: &str, keep: usize) -> Result<(), TrainErr
 pub struct Saved<'a> {
     pub settings: &'a Settings,
     pub state: &'a TrainerState,
-    /// Of a text model.
-    pub tokenizer_json: Option<&'a [u8]>,
+    /// What goes along with the model: a text model's tokenizer, and what was beside the model that the run began with.
+    pub sidecars: &'a Sidecars,
     /// Of the best model so far: a text's validation loss, the part of a task's targets that are wrong.
     pub best: Option<f64>,
 }
@@ -216,8 +217,12 @@ impl Saved<'_> {
         };
         write_tensors(&unfinished.join(OPTIMIZER), moments("m", &s.m).chain(moments("v", &s.v)))?;
         write_file(&unfinished.join("config.json"), &[self.config_json().as_bytes()])?;
-        if let Some(json) = self.tokenizer_json {
-            write_file(&unfinished.join("tokenizer.json"), &[json])?;
+        for (name, bytes) in self.sidecars.iter() {
+            let file = unfinished.join(name);
+            if let Some(folder) = file.parent() {
+                fs::create_dir_all(folder).map_err(io_error(folder))?;
+            }
+            write_file(&file, &[bytes])?;
         }
         let state = serde_json::to_vec(&StateFile { step: s.step, best: self.best.filter(|best| best.is_finite()) })
             .map_err(|e| TrainError::Malformed { file: STATE.into(), message: e.to_string() })?;
@@ -287,7 +292,7 @@ mod tests {
         let (settings, state) = run();
         let folder = tempfile::tempdir().unwrap();
         Saved::begin(folder.path(), &settings).unwrap();
-        let saved = Saved { settings: &settings, state: &state, tokenizer_json: None, best: Some(1.5) };
+        let saved = Saved { settings: &settings, state: &state, sidecars: &Sidecars::default(), best: Some(1.5) };
         let path = saved.write(folder.path(), "checkpoint").unwrap();
         assert_eq!(latest_checkpoint(folder.path(), "checkpoint"), Some(path.clone()));
         assert_eq!(read_settings(folder.path()).unwrap(), settings);
@@ -311,7 +316,7 @@ mod tests {
         assert_eq!(latest_checkpoint(folder.path(), "checkpoint"), None);
         for step in [9, 10, 12] {
             state.step = step;
-            Saved { settings: &settings, state: &state, tokenizer_json: None, best: Some(1.5) }
+            Saved { settings: &settings, state: &state, sidecars: &Sidecars::default(), best: Some(1.5) }
                 .write(folder.path(), "checkpoint")
                 .unwrap();
         }
@@ -326,7 +331,7 @@ mod tests {
     fn damaged_files_are_named() {
         let (settings, state) = run();
         let folder = tempfile::tempdir().unwrap();
-        let saved = Saved { settings: &settings, state: &state, tokenizer_json: None, best: Some(1.5) };
+        let saved = Saved { settings: &settings, state: &state, sidecars: &Sidecars::default(), best: Some(1.5) };
         let path = saved.write(folder.path(), "best").unwrap();
         let file = path.join(OPTIMIZER);
         let bytes = fs::read(&file).unwrap();

@@ -40,7 +40,7 @@ fn code(error: &Error) -> &'static str {
         Error::State(error) => match error {
             StateError::NotAState { .. } => "not-a-state",
             StateError::Newer { .. } => "newer-state",
-            StateError::OtherModel { .. } => "other-models-state",
+            StateError::OtherModel { .. } | StateError::OtherTokenizer { .. } => "other-models-state",
             _ => "damaged-state",
         },
         Error::Gpu(error) => match error {
@@ -56,7 +56,7 @@ fn code(error: &Error) -> &'static str {
         },
         Error::Train(TrainError::NotFinite { .. }) => "diverged",
         Error::Train(TrainError::Unfit) => "gpu-fault",
-        Error::Generate(GenerateError::BadTokenizer { .. }) => "bad-tokenizer",
+        Error::Generate(GenerateError::BadTokenizer { .. } | GenerateError::TokenizerFile { .. }) => "bad-tokenizer",
         // Nothing here quantises.
         Error::Train(_) | Error::Generate(_) | Error::Input(_) | Error::Quantise(_) => "options",
     }

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
 
-/// Files by name: `config.json`, `tokenizer.json`, and safetensors under any names.
+/// Files by name: `config.json`, those of [`Sidecars`](crate::model::Sidecars) (the tokenizer's, `generation_config.json`), and
+/// safetensors under any other names.
 #[wasm_bindgen]
 #[derive(Default)]
 pub struct Files(RefCell<Vec<(String, Vec<u8>)>>);
@@ -54,15 +55,8 @@ impl Files {
 impl Files {
     /// The checkpoint that they make.
     pub(super) fn open(self, source: &str) -> Result<Checkpoint, LoadError> {
-        let (mut config, mut tokenizer, mut shards) = (None, None, Vec::new());
-        for (name, content) in self.0.into_inner() {
-            match name.as_str() {
-                "config.json" => config = Some(content),
-                "tokenizer.json" => tokenizer = Some(Cow::Owned(content)),
-                _ => shards.push((name, Cow::Owned(content))),
-            }
-        }
-        Checkpoint::from_files(source, config.as_deref(), shards, tokenizer)
+        let files = self.0.into_inner().into_iter().map(|(name, content)| (name, Cow::Owned(content)));
+        Checkpoint::from_files(source, files.collect())
     }
 }
 

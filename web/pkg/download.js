@@ -9,6 +9,9 @@ const PART = 8 << 20;
 const ATTEMPTS = 4;
 const WEIGHTS = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
+/** What a folder may have beside the weights, and what is asked for only where there is no tokenizer.json. */
+const OPTIONAL = ['tokenizer.json', 'generation_config.json', 'tokenizer_config.json'];
+const WITHOUT_TOKENIZER = ['vocab.json', 'merges.txt', 'added_tokens.json', 'special_tokens_map.json'];
 
 /** @typedef {{ begin(name: string, bytes: number): void, append(chunk: Uint8Array): void }} Sink */
 
@@ -80,7 +83,7 @@ async function fillFromFiles(files, list, name, { onProgress, signal }) {
   const all = new Map(list.map(([file, content]) => [file, content instanceof Blob ? content : new Blob([content])]));
   const shards = all.has(INDEX) ? shardsOf(await all.get(INDEX).text(), name) : null;
   const weights = pickWeights([...all.keys()], shards, name);
-  const wanted = [...['config.json', 'tokenizer.json'].filter((file) => all.has(file)), ...weights];
+  const wanted = [...['config.json', ...OPTIONAL, ...WITHOUT_TOKENIZER].filter((file) => all.has(file)), ...weights];
   const total = wanted.reduce((sum, file) => sum + all.get(file).size, 0);
   let loaded = 0;
   for (const file of wanted) {
@@ -187,7 +190,10 @@ async function fillFromUrl(files, folder, { cache, onProgress, signal }) {
     return { name, forget: () => store.forget() };
   }
   await fetchFile(transfer, 'config.json');
-  await fetchFile(transfer, 'tokenizer.json', { optional: true });
+  for (const file of OPTIONAL) await fetchFile(transfer, file, { optional: true });
+  if (!store.manifest.files['tokenizer.json']) {
+    for (const file of WITHOUT_TOKENIZER) await fetchFile(transfer, file, { optional: true });
+  }
   if (!(await fetchFile(transfer, WEIGHTS, { optional: true }))) {
     const index = await get(`${folder}${INDEX}`, { signal });
     if (index.status === 404) {

@@ -99,9 +99,11 @@ class Host {
     return this.#model;
   }
 
-  async generate(call, prompt, append, options) {
+  async generate(call, prompt, append, { addSpecialTokens = true, ...options }) {
     const model = this.#loaded();
-    const tokens = typeof prompt === 'string' ? model.encode(prompt) : Uint32Array.from(prompt);
+    // What is added to a text has nothing before it.
+    const special = addSpecialTokens && !append;
+    const tokens = typeof prompt === 'string' ? model.encode(prompt, special) : Uint32Array.from(prompt);
     if (!append) model.clear();
     model.push(tokens);
     const cancel = new Cancel();
@@ -130,8 +132,8 @@ class Host {
     }
   }
 
-  encode(_, text) {
-    return this.#loaded().encode(text);
+  encode(_, text, special) {
+    return this.#loaded().encode(text, special);
   }
   decode(_, tokens) {
     return this.#loaded().decode(tokens);
@@ -145,9 +147,9 @@ class Host {
   push(_, tokens) {
     this.#loaded().push(tokens);
   }
-  explain(call, text, options) {
+  explain(call, text, { addSpecialTokens = true, ...options }) {
     const model = this.#loaded();
-    const tokens = typeof text === 'string' ? model.encode(text) : Uint32Array.from(text);
+    const tokens = typeof text === 'string' ? model.encode(text, addSpecialTokens) : Uint32Array.from(text);
     return model.explain(tokens, JSON.stringify(options), call.progress);
   }
   logits(_, tokens) {

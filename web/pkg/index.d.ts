@@ -60,7 +60,8 @@ export function deleteCachedModel(url: string): Promise<boolean>;
 
 /**
  * A folder's URL (Hugging Face's pages of a model count as one), files that the user picked, or bytes by file name:
- * `config.json`, `tokenizer.json`, and the weights as safetensors, sharded or not.
+ * `config.json`, `tokenizer.json` (or `vocab.json` and `merges.txt`), `generation_config.json`, `tokenizer_config.json`, and the weights
+ * as safetensors, sharded or not.
  */
 export type Source = string | File[] | { name?: string; files: Record<string, Blob | ArrayBuffer | Uint8Array> };
 
@@ -100,6 +101,10 @@ export interface LoadOptions extends OpenOptions {
   signal?: AbortSignal;
 }
 
+/**
+ * What is left out is as the model's generation_config.json states (`ModelInfo.defaults`: `do_sample: false` is a temperature of 0), or
+ * else as said here.
+ */
 export interface GenerateOptions {
   /** At most so many. Default: 128. */
   maxTokens?: number;
@@ -119,6 +124,11 @@ export interface GenerateOptions {
   stop?: string[];
   /** Goes on where the model ends its text. */
   ignoreEos?: boolean;
+  /**
+   * Puts those special tokens around a text that the tokenizer asks for, as transformers' `tokenizer(text)` does. Never around what
+   * is appended. Default: true.
+   */
+  addSpecialTokens?: boolean;
   /** Continues the present text, to which the prompt (which may be empty) is added. Default: false, a new text. */
   append?: boolean;
   /** While the prompt is read: tokens done and in all. */
@@ -156,6 +166,10 @@ export interface ModelInfo {
   vocabSize: number;
   hasTokenizer: boolean;
   onGpu: boolean;
+  /** What generation_config.json states, of what is understood. */
+  generationConfig: Record<string, unknown>;
+  /** What `generate` does where an option is left out. */
+  defaults: Pick<GenerateOptions, 'maxTokens' | 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty' | 'stop'>;
   warnings: string[];
 }
 
@@ -242,6 +256,8 @@ export interface ExplainOptions {
   channels?: number[];
   /** Refuses a longer text. Default: 512. */
   maxTokens?: number;
+  /** As in GenerateOptions. */
+  addSpecialTokens?: boolean;
   /** Layers done and in all. */
   onProgress?(done: number, total: number): void;
 }
@@ -370,7 +386,8 @@ export class Mamba {
    */
   generate(prompt: string | ArrayLike<number>, options?: GenerateOptions): AsyncGenerator<Piece, Outcome, void>;
 
-  encode(text: string): Promise<Uint32Array>;
+  /** A text's tokens, with the special ones that the tokenizer puts around a text unless told otherwise. */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): Promise<Uint32Array>;
   decode(tokens: ArrayLike<number>): Promise<string>;
   /** The text of each token by itself. */
   pieces(tokens: ArrayLike<number>): Promise<string[]>;

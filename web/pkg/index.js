@@ -218,8 +218,8 @@ export class Mamba {
     }
   }
 
-  encode(text) {
-    return this.#connection.call('encode', [text]);
+  encode(text, { addSpecialTokens = true } = {}) {
+    return this.#connection.call('encode', [text, addSpecialTokens]);
   }
   decode(tokens) {
     return this.#connection.call('decode', [Uint32Array.from(tokens)]);

@@ -147,11 +147,6 @@ pub fn run_checkpoint(path: &Path) -> Option<PathBuf> {
     }
 }
 
-/// The token before a text that is scored, where a model says.
-pub fn beginning_token(bos: Option<u32>, eos: &[u32]) -> Option<u32> {
-    bos.or(eos.first().copied())
-}
-
 /// A file's text, which is UTF-8. `name` is what messages call it.
 pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| name.to_owned())?;
@@ -161,16 +156,14 @@ pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
 
 /// The checkpoint's tokenizer.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
-    let json = checkpoint.tokenizer_json().ok_or_else(|| {
+    let tokenizer = checkpoint.tokenizer().map_err(Error::from).with_context(|| checkpoint.source().to_owned())?;
+    tokenizer.ok_or_else(|| {
         anyhow!(
             "{}: no tokenizer.json beside the weights, so text cannot be turned into tokens (models published by \
              mamba-ssm use EleutherAI/gpt-neox-20b's: put that file there)",
             checkpoint.source()
         )
-    })?;
-    Tokenizer::from_bytes(json, checkpoint.config().vocab_size)
-        .map_err(Error::from)
-        .with_context(|| format!("{}, tokenizer.json", checkpoint.source()))
+    })
 }
 
 impl BackendArgs {

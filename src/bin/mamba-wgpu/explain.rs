@@ -11,6 +11,7 @@ use mamba_wgpu::explain::{explain, page, ExplainOptions, Explanation, LayerExpla
 use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
+use crate::special_tokens::SpecialTokens;
 
 /// Show what the model sees in a text: the attention that its scan implies, and what each token opens and forgets
 ///
@@ -25,6 +26,8 @@ pub struct Args {
     /// A file with the text, in UTF-8
     #[arg(long, value_name = "FILE", group = "input")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    special: SpecialTokens,
     /// Only these layers, counted from 0
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     layer: Option<Vec<usize>>,
@@ -67,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let tokens = tokenizer.encode(&text)?;
+    let tokens = args.special.encode(&tokenizer, &text)?;
     if tokens.is_empty() {
         return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to explain")));
     }

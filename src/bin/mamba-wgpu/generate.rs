@@ -7,19 +7,24 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text};
-use mamba_wgpu::model::{ModelId, SavedState, StateError};
+use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, Stats, Text};
+use mamba_wgpu::model::{GenerationConfig, ModelId, SavedState, StateError};
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
-use crate::output::{print_json, Progress};
+use crate::output::{print_json, short, Progress};
+use crate::sampling_args::SamplingArgs;
+use crate::special_tokens::SpecialTokens;
 
 /// Continue a text
 ///
 /// The prompt and its continuation go to stdout as they are computed; everything else goes to stderr. Ctrl-C ends the
 /// text and keeps what there is.
+///
+/// Where a flag is not given, what the model's generation_config.json states counts (and nothing that it does not state), and else
+/// the default that is named. `--stats` says what came from there.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The text to continue [default: what comes through stdin, without its last line break; none is needed with
@@ -27,30 +32,13 @@ pub struct Args {
     prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// How many tokens at most
-    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one)]
-    max_tokens: usize,
-    /// How adventurous: 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among the K most likely tokens; 0 is all
-    #[arg(long, value_name = "K", default_value = "0")]
-    top_k: u32,
-    /// Choose among the most likely tokens that together have this probability; 1 is all
-    #[arg(long, value_name = "P", default_value = "0.95", allow_negative_numbers = true)]
-    top_p: f32,
-    /// Choose among tokens at least this many times as likely as the most likely one; 0 is all
-    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true)]
-    min_p: f32,
-    /// Make tokens that were there before less likely; 1 is off
-    #[arg(long, value_name = "R", default_value = "1", allow_negative_numbers = true)]
-    repetition_penalty: f32,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    special: SpecialTokens,
     /// Same seed, same text [default: another one each time; --stats shows it]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// End the text before this string (may be given several times)
-    #[arg(long, value_name = "S")]
-    stop: Vec<String>,
     /// Go on where the model ends its text
     #[arg(long)]
     ignore_eos: bool,
@@ -75,23 +63,31 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Everything that can be refused is refused before the model is loaded.
-    let mut options = args.options();
-    options.validate().map_err(flag_error)?;
+    let seed = args.seed.unwrap_or_else(random_seed);
+    args.options(&GenerationConfig::default(), seed).validate().map_err(flag_error)?;
     let prompt = args.prompt()?;
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let tokens = tokenizer.encode(&prompt)?;
-    let id = ModelId::of(&checkpoint);
+    let options = args.options(checkpoint.generation_config(), seed);
+    // What is added to a text that has begun has nothing before it.
+    let tokens = match args.state_in.is_some() {
+        true => tokenizer.encode(&prompt)?,
+        false => args.special.encode(&tokenizer, &prompt)?,
+    };
+    let mut id = ModelId::of(&checkpoint);
+    if args.state_in.is_some() || args.state_out.is_some() {
+        id = id.with_tokenizer(&tokenizer);
+    }
     let saved = args.state_in.as_ref().map(|path| read_state(path, &id)).transpose().map_err(Error::from)?;
     if tokens.is_empty() && saved.as_ref().is_none_or(|saved| saved.pending().is_empty()) {
         return Err(misuse("the prompt has no tokens: the model needs at least one to continue from"));
     }
     let model = args.backend.load(&checkpoint).await?;
-    options.eos = tokenizer.end_of_text(checkpoint.config());
     // Until here Ctrl-C ends the program as it does any other.
     end_on_ctrl_c(options.cancel.clone())?;
 
-    let seed = options.params.seed;
+    let from_model = args.sampling.from_model(checkpoint.generation_config(), args.ignore_eos);
+    let (params, eos) = (options.params, tokenizer.end_of_text().to_vec());
     let mut text = Text::new(model.session()?);
     if let Some(saved) = &saved {
         text.restore(saved)?;
@@ -127,6 +123,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "generated_tokens": run.stats.generated_tokens,
             "finish_reason": run.finish,
             "seed": seed,
+            "temperature": short(params.temperature),
+            "top_k": params.top_k,
+            "top_p": short(params.top_p),
+            "min_p": short(params.min_p),
+            "repetition_penalty": short(params.repetition_penalty),
+            "eos_token_id": eos,
+            "from_generation_config": from_model,
             "backend": backend_name(&model),
             "prefill_seconds": times.prefill.as_secs_f64(),
             "time_to_first_token_seconds": times.first_token.map(|time| time.as_secs_f64()),
@@ -138,6 +141,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if args.stats {
         eprintln!("{}", run.report(seed, &backend_name(&model), memory));
+        if !from_model.is_empty() {
+            eprintln!("generation_config.json: {}", from_model.join(", "));
+        }
     }
     Ok(match run.finish {
         FinishReason::Cancelled => ExitCode::from(130),
@@ -146,21 +152,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
-    fn options(&self) -> GenerateOptions {
+    fn options(&self, model: &GenerationConfig, seed: u64) -> GenerateOptions {
         GenerateOptions {
-            max_tokens: self.max_tokens,
-            params: SamplingParams {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-                seed: self.seed.unwrap_or_else(random_seed),
-            },
-            stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             prefill_chunk: self.backend.chunk,
-            ..GenerateOptions::default()
+            ..self.sampling.options(model, seed)
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::model::{Arch, Checkpoint};
 use serde_json::json;
 
 use crate::common::ModelArgs;
-use crate::output::{print_json, print_line, size};
+use crate::output::{print_json, print_line, short, size};
 
 /// Show a checkpoint's dimensions, tensors and sizes
 #[derive(Debug, clap::Args)]
@@ -20,7 +21,11 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let checkpoint = args.model.open()?;
-    let value = describe(&checkpoint);
+    let tokenizer = checkpoint.tokenizer().unwrap_or_else(|error| {
+        eprintln!("warning: {}: {error}", checkpoint.source());
+        None
+    });
+    let value = describe(&checkpoint, tokenizer.as_ref());
     if args.json {
         print_json(&value)?;
     } else {
@@ -29,7 +34,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
+fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_json::Value {
     let config = checkpoint.config();
     let arch = match config.arch {
         Arch::Mamba1 => "mamba",
@@ -53,7 +58,12 @@ fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
             "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
             "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
         },
-        "tokenizer": checkpoint.tokenizer_json().is_some(),
+        "generation_config": checkpoint.generation_config().stated(),
+        "tokenizer": tokenizer.is_some(),
+        "end_of_text": tokenizer.map(Tokenizer::end_of_text),
+        "tokens_before": tokenizer.map(Tokenizer::tokens_before),
+        "tokens_after": tokenizer.map(Tokenizer::tokens_after),
+        "files_beside": checkpoint.sidecars().iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "tensors": tensors,
         "parameters": parameters,
         "bytes": bytes,
@@ -68,7 +78,14 @@ fn in_words(value: &serde_json::Value) -> String {
     for (key, value) in value["config"].as_object().into_iter().flatten() {
         lines.push(format!("  {key:<16}{value}"));
     }
-    lines.push(format!("  {:<16}{}", "tokenizer.json", if value["tokenizer"] == true { "yes" } else { "no" }));
+    lines.push(format!("  {:<16}{}", "tokenizer", if value["tokenizer"] == true { "yes" } else { "no" }));
+    if value["tokenizer"] == true {
+        lines.push(format!("  {:<16}{}", "texts end with", value["end_of_text"]));
+        lines.push(format!("  {:<16}{} before, {} after", "texts get", value["tokens_before"], value["tokens_after"]));
+    }
+    for (key, value) in value["generation_config"].as_object().into_iter().flatten() {
+        lines.push(format!("  {key:<16}{value} (generation_config.json)"));
+    }
     let tensors = value["tensors"].as_array().map_or(&[][..], Vec::as_slice);
     lines.push(format!("{} tensors", tensors.len()));
     for tensor in tensors {
@@ -87,9 +104,4 @@ fn in_words(value: &serde_json::Value) -> String {
         size(value["state_bytes"].as_u64().unwrap_or(0)),
     ));
     lines.join("\n")
-}
-
-/// An f32 as its shortest decimal (1e-5), not with the digits that it has as an f64.
-fn short(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -26,6 +26,11 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// An f32 as its shortest decimal (1e-5), not with the digits that it has as an f64.
+pub fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 /// Shows the library's warnings on stderr; `RUST_LOG` asks for more.
 pub fn show_warnings() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off,mamba_wgpu=warn"));

@@ -7,19 +7,19 @@ use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{anyhow, Context};
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::model::Checkpoint;
+use mamba_wgpu::model::{Checkpoint, GenerationConfig, LoadError, Sidecars};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Saved, Settings, Tape, Task,
-    TrainError, Trainer, TrainerState,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Origin, Pretrained, Saved, Settings, Tape,
+    Task, TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{beginning_token, describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
+use crate::common::{describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -91,7 +91,10 @@ pub struct Args {
 struct Material {
     data: Arc<dyn Data>,
     validation: Option<TextData>,
-    tokenizer_json: Option<Vec<u8>>,
+    /// What goes along with the model: the tokenizer, and with --from all that was beside it.
+    sidecars: Sidecars,
+    /// The token before a text that is validated on.
+    beginning: u32,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -189,32 +192,38 @@ impl Args {
                     return Err(misuse(format!("--{flag}: only the task text has one")));
                 }
             }
-            return Ok(Material { data: Arc::new(settings.task.clone()), validation: None, tokenizer_json: None });
+            let (data, sidecars) = (Arc::new(settings.task.clone()), self.sidecars(resumed, from)?);
+            return Ok(Material { data, validation: None, sidecars, beginning: 0 });
         };
         let read = |flag: &str, path: &Path| -> anyhow::Result<String> {
             read_text(&format!("--{flag} {}", path.display()), path)
         };
         let path = self.text.as_deref().ok_or_else(|| misuse("--text is needed for the task text"))?;
         let text = read("text", path)?;
-        let given = match (&self.tokenizer, resumed) {
-            (Some(path), None) => Some(path.clone()),
-            (Some(_), Some(_)) => return Err(misuse("--tokenizer: a run that is resumed has its own")),
-            (None, Some(checkpoint)) => Some(checkpoint.join("tokenizer.json")),
-            (None, None) => None,
-        };
-        let json = match (given, from) {
-            (Some(path), _) => std::fs::read(&path).with_context(|| format!("--tokenizer {}", path.display()))?,
-            (None, Some(model)) => {
-                let own = model.tokenizer_json();
-                own.ok_or_else(|| misuse("--tokenizer is needed: the model of --from has none"))?.to_vec()
+        let mut sidecars = self.sidecars(resumed, from)?;
+        match (&self.tokenizer, resumed.is_some() || from.is_some()) {
+            (Some(_), _) if resumed.is_some() => return Err(misuse("--tokenizer: a run that is resumed has its own")),
+            (Some(path), _) => {
+                let json = std::fs::read(path).with_context(|| format!("--tokenizer {}", path.display()))?;
+                sidecars = sidecars.with_tokenizer(json);
             }
-            (None, None) => train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?,
-        };
-        let tokenizer = Tokenizer::from_bytes(&json, usize::MAX).map_err(Error::from)?;
-        if resumed.is_none() && from.is_none() {
-            *vocab_size = tokenizer.vocab_size();
+            (None, true) => {}
+            (None, false) => {
+                let json = train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?;
+                sidecars = sidecars.with_tokenizer(json);
+            }
         }
-        let tokenizer = Tokenizer::from_bytes(&json, *vocab_size).map_err(Error::from)?;
+        let open = |vocab_size| -> anyhow::Result<Tokenizer> {
+            let tokenizer = Tokenizer::from_sidecars(&sidecars, vocab_size).map_err(Error::from)?;
+            tokenizer.ok_or_else(|| match resumed {
+                Some(checkpoint) => anyhow!("{}: the checkpoint's tokenizer is gone", checkpoint.display()),
+                None => misuse("--tokenizer is needed: the model of --from has none"),
+            })
+        };
+        if resumed.is_none() && from.is_none() {
+            *vocab_size = open(usize::MAX)?.vocab_size();
+        }
+        let tokenizer = open(*vocab_size)?;
         let tokens = |name: &Path, text: &str| {
             TextData::new(&name.display().to_string(), text, &tokenizer, *length)
                 .map_err(TrainError::from)
@@ -231,12 +240,32 @@ impl Args {
             validation.as_ref().map_or(0, |v| v.tokens().len()),
             *vocab_size
         );
-        Ok(Material { data: Arc::new(data), validation, tokenizer_json: Some(json) })
+        let beginning = beginning(&tokenizer, &sidecars, settings.origin.as_ref()).map_err(Error::from)?;
+        Ok(Material { data: Arc::new(data), validation, sidecars, beginning })
+    }
+
+    /// What is beside the model that a run begins with, or goes on from.
+    fn sidecars(&self, resumed: Option<&Path>, from: Option<&Checkpoint>) -> anyhow::Result<Sidecars> {
+        Ok(match (resumed, from) {
+            (Some(checkpoint), _) => Sidecars::read(checkpoint).map_err(Error::from)?,
+            (None, Some(model)) => model.sidecars().clone(),
+            (None, None) => Sidecars::default(),
+        })
     }
 
     fn every(given: Option<u64>, steps: u64, part: u64) -> u64 {
         given.unwrap_or((steps / part).max(1))
     }
+}
+
+/// The token before a text, as `mamba-wgpu score` puts it before one for the checkpoints of the run.
+fn beginning(tokenizer: &Tokenizer, sidecars: &Sidecars, origin: Option<&Origin>) -> Result<u32, LoadError> {
+    let stated = GenerationConfig::of(sidecars)?;
+    // Models from nothing have 0 for both (Spec::config_json).
+    let (bos, eos) = origin.map_or((Some(0), &[0][..]), |origin| (origin.bos_token_id, &origin.eos_token_id[..]));
+    let eos = stated.eos_token_id.as_deref().unwrap_or(eos);
+    let tokenizer = tokenizer.clone().with_ends(stated.bos_token_id.or(bos), eos);
+    Ok(tokenizer.beginning_of_text().unwrap_or(0))
 }
 
 /// Batches are made ahead, by another thread.
@@ -386,8 +415,8 @@ impl Run {
             Some(state) => state,
             None => self.trainer.state().await?,
         };
-        let tokenizer_json = self.material.tokenizer_json.as_deref();
-        let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
+        let sidecars = &self.material.sidecars;
+        let saved = Saved { settings: &self.settings, state: &state, sidecars, best: self.best };
         saved.write(&self.args.out, kind).map_err(Error::from)?;
         self.read = Some(state);
         Ok(remove_old(&self.args.out, kind, keep).map_err(Error::from)?)
@@ -441,10 +470,8 @@ impl Run {
         let mut all = Evaluation::default();
         let Some(tape) = &self.judge else { return Ok(None) };
         if let Some(text) = &self.material.validation {
-            let origin = self.settings.origin.as_ref();
-            let beginning = origin.and_then(|o| beginning_token(o.bos_token_id, &o.eos_token_id)).unwrap_or(0);
             let mut at = 0;
-            while let Some(batch) = text.window(beginning, length, at, sequences) {
+            while let Some(batch) = text.window(self.material.beginning, length, at, sequences) {
                 all.add(&tape.evaluate(&batch).await?);
                 at += sequences;
             }

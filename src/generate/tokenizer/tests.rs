@@ -172,3 +172,159 @@ proptest! {
         prop_assert_eq!(stream(&tokenizer, &[], &tokens).concat(), tokenizer.decode(&tokens).unwrap());
     }
 }
+
+/// tests/golden/tokenizers: files as they lie beside models, and what transformers makes of texts with them.
+#[cfg(not(target_arch = "wasm32"))]
+mod goldens {
+    use super::*;
+    use crate::model::Sidecars;
+    use std::borrow::Cow;
+    use std::path::Path;
+
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        eos: Option<u32>,
+        texts: Vec<Row>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Row {
+        text: String,
+        special: Vec<u32>,
+        plain: Vec<u32>,
+        decoded: String,
+    }
+
+    fn all() -> Vec<(String, Sidecars, Expected)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers");
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let expected = serde_json::from_slice(&std::fs::read(path.join("expected.json")).unwrap()).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            all.push((name, Sidecars::read(&path).unwrap(), expected));
+        }
+        assert!(all.len() >= 17, "{}", all.len());
+        all
+    }
+
+    /// What differs from transformers' tokens.
+    fn difference(tokenizer: &Tokenizer, expected: &Expected) -> Option<String> {
+        for Row { text, special, plain, decoded } in &expected.texts {
+            let got = (tokenizer.encode_with_special_tokens(text).unwrap(), tokenizer.encode(text).unwrap());
+            if (&got.0, &got.1) != (special, plain) {
+                return Some(format!("{text:?}: {got:?}, expected {:?}", (special, plain)));
+            }
+            let text = tokenizer.decode(plain).unwrap();
+            if text != *decoded {
+                return Some(format!("{plain:?}: {text:?}, expected {decoded:?}"));
+            }
+            // The tokens around a text are the same around every text.
+            let whole = [tokenizer.tokens_before(), plain, tokenizer.tokens_after()].concat();
+            assert_eq!(&whole, special);
+        }
+        let eos: Vec<u32> = expected.eos.into_iter().collect();
+        (tokenizer.end_of_text() != eos).then(|| format!("ends with {:?}, expected {eos:?}", tokenizer.end_of_text()))
+    }
+
+    #[test]
+    fn every_kind_of_tokenizer_gives_what_transformers_gives() {
+        for (name, sidecars, expected) in all() {
+            let tokenizer = Tokenizer::from_sidecars(&sidecars, 402).unwrap().unwrap();
+            assert_eq!(difference(&tokenizer, &expected), None, "{name}");
+            // With a byte order mark before each file.
+            let mut marked = Sidecars::default();
+            for (file, bytes) in sidecars.iter() {
+                marked.insert(file, Cow::Owned([b"\xef\xbb\xbf", bytes].concat()));
+            }
+            let marked = Tokenizer::from_sidecars(&marked, 402).unwrap().unwrap();
+            assert_eq!(difference(&marked, &expected), None, "{name}, marked");
+            assert_eq!(marked.fingerprint(), tokenizer.fingerprint());
+        }
+    }
+
+    #[test]
+    fn the_comparison_can_fail() {
+        let all = all();
+        let of = |name: &str| all.iter().find(|(other, ..)| other == name).unwrap();
+        for (ours, theirs) in [
+            ("template-before", "template-around"),
+            ("slow-gpt2", "slow-neox"),
+            ("slow-gpt2", "slow-qwen2"),
+            ("slow-gpt2", "slow-gpt2-added"),
+            ("slow-gpt2", "slow-gpt2-space"),
+            ("none-flags", "sequence-after"),
+        ] {
+            let tokenizer = Tokenizer::from_sidecars(&of(ours).1, 402).unwrap().unwrap();
+            assert!(difference(&tokenizer, &of(theirs).2).is_some(), "{ours} as {theirs}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_content_not_the_writing() {
+        let all = all();
+        let (_, sidecars, _) = all.iter().find(|(name, ..)| name == "template-before").unwrap();
+        let json: serde_json::Value = serde_json::from_slice(sidecars.get(TOKENIZER).unwrap()).unwrap();
+        let of = |json: &serde_json::Value, pretty: bool| {
+            let text = if pretty { format!("{json:#}") } else { json.to_string() };
+            Tokenizer::from_bytes(text.as_bytes(), 400).unwrap().fingerprint()
+        };
+        let before = of(&json, false);
+        assert_eq!(of(&json, true), before);
+        // Merges as older versions write them.
+        let mut old = json.clone();
+        for merge in old["model"]["merges"].as_array_mut().unwrap() {
+            *merge = format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()).into();
+        }
+        assert_eq!(of(&old, false), before);
+        let mut swapped = json.clone();
+        let vocab = swapped["model"]["vocab"].as_object_mut().unwrap();
+        let (a, b) = (vocab["a"].clone(), vocab["b"].clone());
+        vocab.insert("a".into(), b);
+        vocab.insert("b".into(), a);
+        let mut fewer = json.clone();
+        fewer["model"]["merges"].as_array_mut().unwrap().pop();
+        let mut plain = json.clone();
+        plain["added_tokens"][2]["special"] = false.into();
+        for other in [swapped, fewer, plain] {
+            assert_ne!(of(&other, false), before);
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_or_unknown_is_said_by_file() {
+        let all = all();
+        let (_, slow, _) = all.iter().find(|(name, ..)| name == "slow-gpt2").unwrap();
+        let with = |file: &str, text: &str| {
+            let mut sidecars = slow.clone();
+            sidecars.insert(file, Cow::Owned(text.as_bytes().to_vec()));
+            Tokenizer::from_sidecars(&sidecars, 400).unwrap_err().to_string()
+        };
+        for (file, text, parts) in [
+            ("vocab.json", "[]", &["vocab.json"][..]),
+            ("vocab.json", "{\"a\": -1}", &["vocab.json"]),
+            ("vocab.json", "", &["vocab.json"]),
+            ("merges.txt", "#version: 0.2\nabc\n", &["merges.txt", "line 2"]),
+            ("merges.txt", "a b c\n", &["merges.txt", "line 1"]),
+            ("merges.txt", "t zzz\n", &["merges.txt", "zzz", "vocab.json"]),
+            ("tokenizer_config.json", "{", &["tokenizer_config.json"]),
+            ("tokenizer_config.json", "[]", &["tokenizer_config.json"]),
+            (
+                "tokenizer_config.json",
+                "{\"add_bos_token\": \"yes\"}",
+                &["tokenizer_config.json", "add_bos_token", "yes"],
+            ),
+            ("tokenizer_config.json", "{\"eos_token\": 3}", &["tokenizer_config.json", "eos_token"]),
+            ("tokenizer_config.json", "{\"added_tokens_decoder\": {\"x\": \"a\"}}", &["added_tokens_decoder", "\"x\""]),
+            ("tokenizer_config.json", "{\"tokenizer_class\": \"CLIPTokenizer\"}", &["CLIPTokenizer", "AutoTokenizer"]),
+            ("added_tokens.json", "{\"<x>\": \"y\"}", &["added_tokens.json", "<x>"]),
+        ] {
+            let message = with(file, text);
+            assert!(parts.iter().all(|part| message.contains(part)), "{file} {text}: {message}");
+        }
+        // One of the two alone is none.
+        let mut half = Sidecars::default();
+        half.insert("vocab.json", Cow::Borrowed(b"{}"));
+        assert!(Tokenizer::from_sidecars(&half, 400).unwrap().is_none());
+    }
+}

@@ -5,7 +5,8 @@ use crate::model::{
     config::RawConfig,
     layout::Table,
     shard::{Shard, Stored},
-    LoadError,
+    sidecars::CHAT_TEMPLATES,
+    LoadError, Sidecars,
 };
 use std::{
     borrow::Cow,
@@ -57,7 +58,7 @@ impl Checkpoint {
             config,
             config_json: config_json.map(Cow::Owned),
             table: Table::new(shards)?,
-            tokenizer_json: read_optional(&folder.join("tokenizer.json"))?.map(Cow::Owned),
+            sidecars: Sidecars::read(folder)?,
             warnings,
         });
         match checkpoint {
@@ -68,6 +69,27 @@ impl Checkpoint {
             }
             result => result,
         }
+    }
+}
+
+impl Sidecars {
+    /// Those in a folder.
+    ///
+    /// # Errors
+    /// Files that are there and cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        let mut names: Vec<String> = Self::names().map(str::to_owned).collect();
+        // No such folder, or one that cannot be listed: no templates.
+        for entry in fs::read_dir(folder.join(CHAT_TEMPLATES)).into_iter().flatten().flatten() {
+            names.extend(entry.file_name().to_str().map(|name| format!("{CHAT_TEMPLATES}/{name}")));
+        }
+        let mut sidecars = Self::default();
+        for name in names.iter().filter(|name| Self::takes(name)) {
+            if let Some(bytes) = read_optional(&folder.join(name))? {
+                sidecars.insert(name, Cow::Owned(bytes));
+            }
+        }
+        Ok(sidecars)
     }
 }
 

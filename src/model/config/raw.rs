@@ -81,7 +81,7 @@ impl RawConfig {
 }
 
 /// A JSON value for a message, cut to a length that a message can have.
-pub(super) fn shown(value: &Value) -> String {
+pub(in crate::model) fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -2,7 +2,7 @@
 
 use super::{quantise, Progress, QuantiseError, Summary};
 use crate::model::synthetic::Spec;
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Sidecars};
 use crate::reference::Quant;
 use std::{
     fs, io,
@@ -11,12 +11,11 @@ use std::{
 
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Quantises `checkpoint` into the folder `out`, which is made if it is not there: `model.safetensors`, and `config.json`
-/// and `tokenizer.json` as they are beside the original. Each file is written under another name, brought to the disk, and
-/// renamed at the end; whatever goes wrong before leaves nothing behind. `force`: files of these names are replaced (a
-/// tokenizer is removed where the original has none: it would be another model's).
+/// and the [`Sidecars`] as they are beside the original. Each file is written under another name, brought to the disk, and
+/// renamed at the end; whatever goes wrong before leaves nothing behind. `force`: files of these names are replaced (and those
+/// that the original does not have removed: they would be another model's).
 ///
 /// # Errors
 /// As [`quantise`]; files that are there already; a folder that cannot be written to.
@@ -28,6 +27,7 @@ pub fn quantise_to_folder(
     progress: &mut Progress<'_>,
 ) -> Result<Summary, QuantiseError> {
     check_place(checkpoint, out, force)?;
+    let stale = sidecars_in(out);
     let mut folder = Unfinished::new(out)?;
     let path = folder.file(WEIGHTS);
     let error = |source| QuantiseError::Io { path: path.display().to_string(), source };
@@ -39,14 +39,20 @@ pub fn quantise_to_folder(
     })?;
     writer.into_inner().map_err(|e| error(e.into_error()))?.sync_all().map_err(error)?;
     folder.write(CONFIG, &config_json(checkpoint))?;
-    if let Some(tokenizer) = checkpoint.tokenizer_json() {
-        folder.write(TOKENIZER, tokenizer)?;
+    for (name, bytes) in checkpoint.sidecars().iter() {
+        folder.write(name, bytes)?;
     }
     folder.finish(out)?;
-    if checkpoint.tokenizer_json().is_none() {
-        remove(&out.join(TOKENIZER))?;
+    for name in stale.iter().filter(|name| checkpoint.sidecars().get(name).is_none()) {
+        remove(&out.join(name))?;
     }
     Ok(summary)
+}
+
+/// Names of the sidecars in a folder.
+fn sidecars_in(folder: &Path) -> Vec<String> {
+    let there = Sidecars::read(folder).unwrap_or_default();
+    there.iter().map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Removes a file, if it is there.
@@ -72,9 +78,10 @@ fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Q
             return Err(QuantiseError::Source { path: path(out) });
         }
     }
-    match [WEIGHTS, CONFIG, TOKENIZER].map(|name| out.join(name)).iter().find(|path| path.exists()) {
-        Some(there) if !force => Err(QuantiseError::Exists { path: path(there) }),
-        Some(there) if there.is_dir() => Err(QuantiseError::Exists { path: path(there) }),
+    let mut names = [WEIGHTS, CONFIG].into_iter().chain(Sidecars::names()).map(|name| out.join(name));
+    match names.find(|path| path.exists()) {
+        Some(there) if !force => Err(QuantiseError::Exists { path: path(&there) }),
+        Some(there) if there.is_dir() => Err(QuantiseError::Exists { path: path(&there) }),
         _ => Ok(()),
     }
 }
@@ -82,7 +89,7 @@ fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Q
 /// The original's, or for weights without one what says the same.
 fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
     if let Some(json) = checkpoint.config_json() {
-        return json.to_vec();
+        return typed(json).unwrap_or_else(|| json.to_vec());
     }
     let (c, weights) = (checkpoint.config(), checkpoint.weights());
     let first = weights.layers.first();
@@ -100,12 +107,29 @@ fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
     spec.config_json().into_bytes()
 }
 
+/// A config whose counts are written as 2.0, which transformers refuses, with whole numbers in their place; `None` where there is nothing
+/// to mend.
+fn typed(json: &[u8]) -> Option<Vec<u8>> {
+    let mut config: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let mut mended = false;
+    for key in
+        ["expand", "hidden_size", "intermediate_size", "num_hidden_layers", "state_size", "conv_kernel", "vocab_size"]
+    {
+        let count = config.get(key).filter(|value| value.is_f64()).and_then(serde_json::Value::as_f64);
+        if let Some(count) = count.filter(|count| count.fract() == 0.0 && (0.0..1e15).contains(count)) {
+            config[key] = serde_json::json!(count as u64);
+            mended = true;
+        }
+    }
+    mended.then(|| format!("{config:#}\n").into_bytes())
+}
+
 /// Files under their temporary names; what is not finished is removed.
 struct Unfinished {
     folder: PathBuf,
     /// Whether it was made for this.
     made_folder: bool,
-    names: Vec<&'static str>,
+    names: Vec<String>,
 }
 
 impl Unfinished {
@@ -118,16 +142,16 @@ impl Unfinished {
 
     fn temporary(&self, name: &str) -> PathBuf {
         // No .safetensors at the end: nothing may take it for a model.
-        self.folder.join(format!(".{name}.{}.unfinished", std::process::id()))
+        self.folder.join(format!(".{}.{}.unfinished", name.replace('/', "-"), std::process::id()))
     }
 
     /// Where to write a file meanwhile.
-    fn file(&mut self, name: &'static str) -> PathBuf {
-        self.names.push(name);
+    fn file(&mut self, name: &str) -> PathBuf {
+        self.names.push(name.into());
         self.temporary(name)
     }
 
-    fn write(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), QuantiseError> {
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), QuantiseError> {
         let path = self.file(name);
         let write = || {
             let mut file = fs::File::create(&path)?;
@@ -139,9 +163,11 @@ impl Unfinished {
 
     /// Gives the files their names, the weights last: until then a folder that was empty holds no model.
     fn finish(mut self, out: &Path) -> Result<(), QuantiseError> {
-        while let Some(&name) = self.names.last() {
+        while let Some(name) = self.names.last() {
             let to = out.join(name);
-            fs::rename(self.temporary(name), &to)
+            let folder = to.parent().unwrap_or(out);
+            fs::create_dir_all(folder)
+                .and_then(|()| fs::rename(self.temporary(name), &to))
                 .map_err(|source| QuantiseError::Io { path: to.display().to_string(), source })?;
             self.names.pop();
             self.made_folder = false;

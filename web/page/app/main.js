@@ -117,6 +117,7 @@ async function load(from) {
     if (same && view.length) await on.push(view.ids);
     else startOver();
     showModel(info, from);
+    if (!same || !view.length) takeDefaults(info);
     $('notice').hidden = true;
     say(`Loaded ${$('model-name').textContent}`);
     void device.show(on);
@@ -143,8 +144,18 @@ function startOver() {
 
 // ---- writing
 
+const numbers = ['temperature', 'topP', 'topK', 'minP', 'repetitionPenalty', 'maxTokens'];
+
+/** A model that says how it wants to be drawn from sets the fields. */
+function takeDefaults({ generationConfig, defaults }) {
+  if (!['do_sample', 'temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'max_new_tokens'].some((key) => key in generationConfig)) return;
+  for (const id of numbers) {
+    input(id).value = String(defaults[id]);
+    input(id).dispatchEvent(new Event('input'));
+  }
+}
+
 function sampling() {
-  const numbers = ['temperature', 'topP', 'topK', 'minP', 'repetitionPenalty', 'maxTokens'];
   const options = Object.fromEntries(numbers.map((id) => [id, Number(input(id).value)]));
   const seed = input('seed').value;
   return { ...options, ignoreEos: input('ignoreEos').checked, ...(seed !== '' && { seed: Number(seed) }) };
@@ -184,7 +195,7 @@ async function write(how) {
     if (how !== 'continue') {
       let words = input('prompt').value;
       if (append && /\S$/.test(view.text) && /^[\p{L}\p{N}]/u.test(words)) words = ` ${words}`;
-      prompt = [...(await on.encode(words))];
+      prompt = [...(await on.encode(words, { addSpecialTokens: !append }))];
       if (!prompt.length) throw Object.assign(new Error('the box is empty: the model needs at least one character'), { code: 'options' });
       const pieces = await on.pieces(prompt);
       view.set([...view.tokens, ...prompt.map((id, i) => ({ id, text: pieces[i], prompt: true }))]);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mamba_wgpu::generate::{GenerateOptions, SamplingParams};
+use mamba_wgpu::generate::{GenerateOptions, GenerationSettings, SamplingParams};
 use serde::{Deserialize, Serialize};
 
 /// Models remembered.
@@ -123,6 +123,23 @@ impl Sampling {
             stop: stop_strings(&self.stop),
             ignore_eos: self.ignore_eos,
             ..GenerateOptions::default()
+        }
+    }
+}
+
+impl Sampling {
+    /// Takes over what a model says.
+    pub fn take(&mut self, model: &GenerationSettings) {
+        let GenerationSettings { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop } = model;
+        self.max_tokens = max_tokens.unwrap_or(self.max_tokens);
+        self.temperature = temperature.unwrap_or(self.temperature);
+        self.top_k = top_k.unwrap_or(self.top_k);
+        self.top_p = top_p.unwrap_or(self.top_p);
+        self.min_p = min_p.unwrap_or(self.min_p);
+        self.repetition_penalty = repetition_penalty.unwrap_or(self.repetition_penalty);
+        if let Some(stop) = stop {
+            let escape = |line: &String| line.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t");
+            self.stop = stop.iter().map(escape).collect::<Vec<_>>().join("\n");
         }
     }
 }

@@ -454,6 +454,7 @@ impl State {
             return;
         }
         self.settings.opened(&info.source);
+        self.settings.sampling.take(&info.sampling);
         self.note = info.warnings.first().cloned();
         self.activity = Activity::Idle;
         self.text = Document::default();

@@ -113,7 +113,6 @@ struct Loaded {
     model: LanguageModel,
     tokenizer: Tokenizer,
     id: ModelId,
-    end_of_text: Vec<u32>,
     on: Device,
     /// None only while it is generated from.
     text: Option<Text>,
@@ -217,10 +216,10 @@ impl Worker {
             on: on.clone(),
             shared,
             memory: memory(&model),
+            sampling: checkpoint.generation_config().settings.clone(),
             warnings,
         };
-        let end_of_text = tokenizer.end_of_text(checkpoint.config());
-        self.loaded = Some(Loaded { model, tokenizer, id, end_of_text, on, text: Some(text) });
+        self.loaded = Some(Loaded { model, tokenizer, id, on, text: Some(text) });
         Ok(info)
     }
 
@@ -238,12 +237,13 @@ impl Worker {
 
     async fn generate(&mut self, start: Start, mut options: GenerateOptions) -> Result<()> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        options.eos.clone_from(&loaded.end_of_text);
         options.prefill_chunk = CHUNK;
         // All that can be refused is refused before the text is touched.
         options.validate()?;
         let added = match &start {
-            Start::Prompt(prompt) | Start::Add(prompt) => loaded.tokenizer.encode(prompt)?,
+            // As transformers' tokenizer(text): what is added later has nothing before it.
+            Start::Prompt(prompt) => loaded.tokenizer.encode_with_special_tokens(prompt)?,
+            Start::Add(added) => loaded.tokenizer.encode(added)?,
             Start::Continue => Vec::new(),
         };
         let mut text = loaded.take_text()?;
@@ -271,7 +271,7 @@ impl Worker {
     /// The begin of a text, if it is long, on a session of its own.
     async fn explain(&mut self, text: &str) -> Result<()> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
-        let mut tokens = loaded.tokenizer.encode(text)?;
+        let mut tokens = loaded.tokenizer.encode_with_special_tokens(text)?;
         let left_out = tokens.len().saturating_sub(MOST);
         tokens.truncate(MOST);
         let progress = &mut |done, total| self.events.send(Event::Explaining { done, total });
@@ -298,14 +298,14 @@ impl Worker {
     fn open_state(&mut self, path: &Path) -> Result<()> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
         let state = SavedState::read(path)?;
-        state.check_model(&path.display().to_string(), &loaded.id)?;
+        state.check_model(&path.display().to_string(), &loaded.states_id())?;
         self.restore(&state, Some(format!("Opened {}", path.display())))
     }
 
     fn restore(&mut self, state: &SavedState, note: Option<String>) -> Result<()> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
         // A branch may be older than the model that is open now.
-        state.check_model("this branch", &loaded.id)?;
+        state.check_model("this branch", &loaded.states_id())?;
         let mut text = loaded.take_text()?;
         let result = text.restore(state);
         loaded.text = Some(text);
@@ -344,11 +344,16 @@ impl Loaded {
         }
     }
 
+    /// What its states say of it.
+    fn states_id(&self) -> ModelId {
+        self.id.clone().with_tokenizer(&self.tokenizer)
+    }
+
     async fn save(&mut self) -> Result<SavedState> {
         let mut text = self.take_text()?;
         let saved = match text.tokens().is_empty() {
             true => Err(GenerateError::EmptyPrompt.into()),
-            false => text.save(&self.id).await,
+            false => text.save(&self.states_id()).await,
         };
         self.text = Some(text);
         saved

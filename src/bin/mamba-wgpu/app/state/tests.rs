@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::app::document::Segment;
 use crate::app::messages::Browse;
-use mamba_wgpu::generate::Stats;
+use crate::app::settings::Sampling;
+use mamba_wgpu::generate::{GenerationSettings, Stats};
 use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::model::{embedded, ModelId, StateData};
 
@@ -23,6 +24,7 @@ fn info(source: Source, on: Device) -> Box<ModelInfo> {
         on,
         shared: true,
         memory: Some(1),
+        sampling: GenerationSettings::default(),
         warnings: vec![],
     })
 }
@@ -34,6 +36,19 @@ fn ready() -> State {
     state.apply(Event::Loaded(info(Source::Embedded, gpu())));
     state.take_commands();
     state
+}
+
+#[test]
+fn a_model_that_says_how_it_is_drawn_from_sets_those_fields() {
+    let mut state = ready();
+    let before = Sampling { top_k: 7, ..state.settings.sampling.clone() };
+    state.settings.sampling = before.clone();
+    let source = Source::Path("/models/m".into());
+    state.open(source.clone());
+    let mut info = info(source, gpu());
+    info.sampling = GenerationSettings { temperature: Some(0.5), stop: Some(vec!["\n".into()]), ..Default::default() };
+    state.apply(Event::Loaded(info));
+    assert_eq!(state.settings.sampling, Sampling { temperature: 0.5, stop: "\\n".into(), ..before });
 }
 
 fn piece(text: &str) -> Event {
