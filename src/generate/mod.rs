@@ -37,16 +37,16 @@ pub enum GenerateError {
     #[error("stop string {index} is empty: it would end every text at once")]
     EmptyStop { index: usize },
     /// The logits hold NaN, or nothing but minus infinity.
-    #[error("no token can be drawn: the model's logits hold NaN, or nothing but minus infinity")]
+    #[error("no token can be drawn: the model's logits hold NaN, or nothing but minus infinity (`mamba-wgpu doctor` says whether the device computes rightly)")]
     NotSampleable,
     /// Nothing to continue: the model needs one token at least.
     #[error("the prompt is empty: the model needs at least one token to continue from")]
     EmptyPrompt,
     /// `tokenizer.json` is not what the `tokenizers` crate can read.
-    #[error("the tokenizer cannot be read (a tokenizer.json of Hugging Face's `tokenizers` is expected): {message}")]
+    #[error("the tokenizer cannot be read; take the tokenizer.json that was published with the model: {message}")]
     BadTokenizer { message: String },
     /// A text the tokenizer refuses.
-    #[error("the text cannot be tokenized: {message}")]
+    #[error("the text cannot be turned into tokens: {message}")]
     Encode { message: String },
     /// Tokens that the tokenizer's decoder refuses.
     #[error("the tokens cannot be turned into text: {message}")]

@@ -34,11 +34,17 @@ pub enum QuantiseError {
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
     /// The bytes could not be written.
-    #[error("writing the weights: {0}")]
-    Write(#[from] io::Error),
+    #[error("the weights cannot be written: {0}")]
+    Write(io::Error),
     /// `progress` said so.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<io::Error> for QuantiseError {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
 }
 
 /// What became of a tensor.

@@ -35,7 +35,7 @@ struct StateFile {
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> TrainError + '_ {
-    |source| TrainError::Io { path: path.display().to_string(), source }
+    |reason| TrainError::Io { path: path.display().to_string(), reason }
 }
 
 /// A file, on the disk when this returns.
@@ -101,6 +101,7 @@ pub fn read_settings(folder: &Path) -> Result<Settings, TrainError> {
     let here = folder.join(SETTINGS);
     match folder.parent() {
         Some(parent) if !here.exists() && parent.join(SETTINGS).exists() => read_json(&parent.join(SETTINGS)),
+        _ if !here.exists() => Err(TrainError::NotARun { path: folder.display().to_string() }),
         _ => read_json(&here),
     }
 }

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use anyhow::{anyhow, Context};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::gpu::{Gpu, GpuError, GpuOptions};
 use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
 use mamba_wgpu::train::latest_checkpoint;
 use mamba_wgpu::Error;
 
-use crate::errors::misuse;
+use crate::errors::{gpu_error, in_words, misuse};
 use crate::output::Progress;
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,7 @@ pub struct BackendArgs {
 #[derive(Debug, clap::Args)]
 pub struct GpuArgs {
     /// Which API to reach the GPU through
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    #[arg(long, value_parser = gpu_backends(), default_value = "auto")]
     backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]
@@ -67,7 +68,7 @@ impl GpuArgs {
     }
 
     pub async fn open(&self) -> anyhow::Result<Gpu> {
-        Ok(Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?)
+        Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(gpu_error)
     }
 }
 
@@ -94,6 +95,15 @@ impl BackendName {
     }
 }
 
+/// For clap, where nothing but a GPU will do: `cpu` is understood, to be refused with the reason, and not offered.
+pub fn gpu_backends() -> impl TypedValueParser<Value = BackendName> {
+    let values = BackendName::value_variants().iter().filter_map(|backend| {
+        let value = backend.to_possible_value()?;
+        Some(value.hide(*backend == BackendName::Cpu))
+    });
+    PossibleValuesParser::new(values).try_map(|name| BackendName::from_str(&name, false))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScanName {
     Sequential,
@@ -111,9 +121,8 @@ pub enum WeightsName {
 /// A whole number of 1 or more, for clap.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match usize::from_str(text) {
-        Ok(0) => Err("it must be 1 or more".into()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(error.to_string()),
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("it must be a whole number, 1 or more".into()),
     }
 }
 
@@ -156,7 +165,7 @@ pub fn beginning_token(bos: Option<u32>, eos: &[u32]) -> Option<u32> {
 pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| name.to_owned())?;
     String::from_utf8(bytes)
-        .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.utf8_error().valid_up_to())))
+        .map_err(|error| misuse(format!("{name}: not UTF-8 text (at byte {})", error.utf8_error().valid_up_to())))
 }
 
 /// The checkpoint's tokenizer.
@@ -170,7 +179,7 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
     })?;
     Tokenizer::from_bytes(json, checkpoint.config().vocab_size)
         .map_err(Error::from)
-        .with_context(|| format!("{}, tokenizer.json", checkpoint.source()))
+        .with_context(|| format!("tokenizer.json of {}", checkpoint.source()))
 }
 
 impl BackendArgs {
@@ -185,15 +194,16 @@ impl BackendArgs {
         match self.load_on_gpu(checkpoint).await {
             // A GPU that is not there or cannot hold the model is no reason to give up, unless it was asked for.
             Err(error) if self.backend == BackendName::Auto && self.adapter.is_none() && is_gpu_error(&error) => {
-                eprintln!("mamba-wgpu: on the CPU ({error:#})");
+                eprintln!("mamba-wgpu: on the CPU ({})", in_words(&error));
                 self.load_on(checkpoint, &Backend::Cpu).await
             }
+            Err(error) if is_no_adapter(&error) => Err(anyhow!("{error} (--backend cpu needs none)")),
             done => done,
         }
     }
 
     async fn load_on_gpu(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
-        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?;
+        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(gpu_error)?;
         let model = self.load_on(checkpoint, &Backend::Gpu(gpu.clone())).await?;
         if self.backend == BackendName::Auto {
             eprintln!("mamba-wgpu: on {}", describe(&gpu));
@@ -248,6 +258,10 @@ pub fn end_on_ctrl_c(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
 
 fn is_gpu_error(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Gpu(_)))
+}
+
+fn is_no_adapter(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Gpu(GpuError::NoAdapter { .. })))
 }
 
 /// "llvmpipe (LLVM 19) (vulkan, in software)".

@@ -9,7 +9,7 @@ use mamba_wgpu::Error;
 use serde_json::json;
 
 use crate::common::{describe, gpu_options, BackendName};
-use crate::errors::misuse;
+use crate::errors::{gpu_error, misuse};
 use crate::output::{print_json, print_line, Progress};
 
 /// List the adapters, and check every kernel on the one that would be used
@@ -21,7 +21,7 @@ pub struct Args {
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]
     adapter: Option<String>,
-    /// Print one JSON object
+    /// Print one JSON object: passed, adapters, adapter, kernels, embedded_model
     #[arg(long)]
     json: bool,
     /// Spoil this kernel's arithmetic by one per cent, to see that it is found
@@ -69,7 +69,7 @@ async fn examine(args: &Args) -> anyhow::Result<Findings> {
             }
             // Without a GPU there is nothing wrong: the CPU does it.
             Err(GpuError::NoAdapter { .. }) if args.backend == BackendName::Auto && args.adapter.is_none() => {}
-            Err(error) => return Err(Error::from(error).into()),
+            Err(error) => return Err(gpu_error(error)),
         }
     }
     findings.models.extend(model_check("cpu".into(), &Backend::Cpu).await?);

@@ -41,7 +41,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     backend: BackendArgs,
-    /// Print one JSON object: source, pieces, tokens, layers with delta, forget, state_norm, attention, magnitude, channels
+    /// Print one JSON object: source, pieces, tokens, n_layer, d_inner, d_state, layers (each with layer, delta, forget, state_norm,
+    /// attention, magnitude, channels; docs/explain.md says what they are)
     #[arg(long)]
     json: bool,
 }
@@ -69,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tokenizer = tokenizer(&checkpoint)?;
     let tokens = tokenizer.encode(&text)?;
     if tokens.is_empty() {
-        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to explain")));
+        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, so there is nothing to explain")));
     }
     let model = args.backend.load(&checkpoint).await?;
     let (layers, channels, max_tokens) = (args.layer, args.channel, args.max_tokens);

@@ -68,7 +68,9 @@ pub struct Args {
     /// Print speed, memory and the seed on stderr at the end
     #[arg(long)]
     stats: bool,
-    /// Print one JSON object at the end instead of the text as it comes
+    /// Print one JSON object at the end instead of the text as it comes: prompt, text, tokens, prompt_tokens, generated_tokens,
+    /// finish_reason, seed, backend, prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second,
+    /// decode_tokens_per_second, gpu_memory_peak_bytes
     #[arg(long)]
     json: bool,
 }

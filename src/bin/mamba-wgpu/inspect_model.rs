@@ -13,7 +13,7 @@ use crate::output::{print_json, print_line, size};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Print one JSON object
+    /// Print one JSON object: source, config, tokenizer, tensors, parameters, bytes, state_bytes
     #[arg(long)]
     json: bool,
 }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use mamba_wgpu::generate::Tokenizer;
 
 use crate::common::{backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
-use crate::errors::misuse;
+use crate::errors::{misuse, tokens_error};
 use crate::output::{print_json, print_line, Progress};
 
-/// Run tokens through the model and print what it predicts after each
+/// Run tokens through the model and print what it predicts after the last; with --json after each
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub struct Args {
@@ -23,7 +23,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     backend: BackendArgs,
-    /// Print one JSON object: argmax (a position), last_logits (vocabulary), nll_sum (natural logarithm)
+    /// Print one JSON object: argmax (the likeliest next token after each), last_logits (of the whole vocabulary, after the last),
+    /// nll_sum (of -log p of each token but the first, natural logarithm)
     #[arg(long)]
     json: bool,
 }
@@ -37,21 +38,24 @@ struct Numbers {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let tokens = match (&args.tokens, &args.tokens_file) {
-        (Some(text), _) => parse_tokens(text, "--tokens")?,
+    let (name, text) = match (&args.tokens, &args.tokens_file) {
+        (Some(text), _) => ("--tokens".to_owned(), text.clone()),
         (None, Some(path)) => {
             let name = format!("--tokens-file {}", path.display());
-            parse_tokens(&read_text(&name, path)?, &name)?
+            let text = read_text(&name, path)?;
+            (name, text)
         }
         (None, None) => return Err(misuse("--tokens or --tokens-file is needed")),
     };
+    let tokens = parse_tokens(&text, &name)?;
     let checkpoint = args.model.open()?;
     let model = args.backend.load(&checkpoint).await?;
     let mut session = model.session()?;
     // The score takes a target for each token; the last one has none, so its number is left out again.
     let targets: Vec<u32> = tokens[1..].iter().copied().chain([0]).collect();
     let bar = Progress::tokens("reading");
-    let scores = session.score(&tokens, Some(&targets), &mut |done, total| bar.set(done as u64, total as u64)).await?;
+    let mut progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
+    let scores = session.score(&tokens, Some(&targets), &mut progress).await.map_err(|e| tokens_error(&name, e))?;
     drop(bar);
     let nll_sum: f64 = scores.nll.iter().take(tokens.len() - 1).map(|&nll| f64::from(nll)).sum();
     let logits = session.logits().await?;
@@ -74,11 +78,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn parse_tokens(text: &str, name: &str) -> anyhow::Result<Vec<u32>> {
     let text = text.trim().trim_start_matches('\u{feff}');
     let tokens = if text.starts_with('[') {
-        serde_json::from_str(text).map_err(|error| misuse(format!("{name}: no list of token ids: {error}")))?
+        serde_json::from_str(text).map_err(|error| misuse(format!("{name}: not a list of token ids: {error}")))?
     } else {
         text.split(|c: char| c == ',' || c.is_whitespace())
             .filter(|part| !part.is_empty())
-            .map(|part| part.parse().map_err(|_| misuse(format!("{name}: {part:?} is no token id"))))
+            .map(|part| part.parse().map_err(|_| misuse(format!("{name}: {part:?} is not a token id, a whole number"))))
             .collect::<anyhow::Result<Vec<u32>>>()?
     };
     match tokens.is_empty() {

@@ -21,12 +21,14 @@ mod score;
 mod train;
 mod train_log;
 mod train_recipe;
+#[cfg(test)]
+mod words;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Run Mamba language models on any GPU, or on the CPU.
+/// Run, explain and train Mamba language models on any GPU, or run them on the CPU
 #[derive(Debug, Parser)]
 #[command(name = "mamba-wgpu", version, propagate_version = true)]
 struct Cli {
@@ -54,7 +56,7 @@ enum Command {
 
 fn main() -> ExitCode {
     // Misused flags, --help and --version end here, with codes 2, 0 and 0.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| errors::plain_words(error).exit());
     output::show_warnings();
     output::quieten_vulkan();
     run(cli).unwrap_or_else(|error| errors::report(&error))

@@ -17,8 +17,7 @@ use crate::output::{print_json, print_line, size, Progress};
 
 /// Make a smaller, faster model: its large matrices to 8 or 4 bits
 ///
-/// OUT is a folder that every other command takes as --model. How it is stored and what it costs is in
-/// docs/quantisation.md.
+/// OUT is a folder that other commands take as --model. How it is stored and what it costs is in docs/quantisation.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of a checkpoint or one .safetensors file, or `embedded` for the small model built into this program
@@ -33,7 +32,7 @@ pub struct Args {
     /// Replace the model in OUT
     #[arg(long)]
     force: bool,
-    /// Print one JSON object: bytes before and after, and each tensor's errors
+    /// Print one JSON object: source, out, to, bytes_before, bytes_after, tensors (with their errors)
     #[arg(long)]
     json: bool,
 }

@@ -38,12 +38,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = format!("--text {}", args.text.display());
     let text = read_text(&name, &args.text)?;
     if text.is_empty() {
-        return Err(misuse(format!("{name}: the file is empty, there is nothing to score")));
+        return Err(misuse(format!("{name}: the file is empty, so there is nothing to score")));
     }
     let checkpoint = args.model.open()?;
     let tokens = tokenizer(&checkpoint)?.encode(&text)?;
     if tokens.is_empty() {
-        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to score")));
+        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, so there is nothing to score")));
     }
     let bos = beginning(args.bos, checkpoint.config())?;
     let model = args.backend.load(&checkpoint).await?;

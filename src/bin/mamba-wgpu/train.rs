@@ -13,13 +13,15 @@ use mamba_wgpu::model::Checkpoint;
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Saved, Settings, Tape, Task,
-    TrainError, Trainer, TrainerState,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Questions, Saved, Settings,
+    Tape, Task, TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{beginning_token, describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
+use crate::common::{
+    at_least_one, beginning_token, describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs,
+};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_log::{plot, Log};
@@ -42,7 +44,8 @@ pub struct Args {
     #[arg(long)]
     resume: bool,
     /// Begin with the weights, the shape, the vocabulary and the tokenizer of a model, not from nothing: a Hugging Face or mamba-ssm
-    /// folder, a .safetensors file, or the folder of a run (its best checkpoint is taken)
+    /// folder, a .safetensors file, or the folder of a run (its best checkpoint is taken, and with the same task its length, batch,
+    /// steps and all else that flags may change)
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
     from: Option<PathBuf>,
     #[command(flatten)]
@@ -57,22 +60,22 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Steps between lines of the log
-    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = some_steps)]
     log_every: u64,
     /// Steps between validations; 0 for none but at the end [default: a twentieth of the steps]
     #[arg(long, value_name = "N")]
     validate_every: Option<u64>,
-    /// Sequences of a synthetic task to validate on
-    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u64).range(1..))]
-    validation_sequences: u64,
+    /// Sequences of a synthetic task to validate on, each asked once, at its end, as `eval` asks
+    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one)]
+    validation_sequences: usize,
     /// Steps between checkpoints; 0 for none but at the end [default: a tenth of the steps]
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
     /// How many of the newest checkpoints to keep; the best is always kept
-    #[arg(long, value_name = "N", default_value = "2", value_parser = crate::common::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = at_least_one)]
     keep: usize,
-    /// End as soon as so many of the validation's targets are right, e.g. 0.999
-    #[arg(long, value_name = "PART")]
+    /// End after the first validation with this part of the answers right (of a text: of its tokens), e.g. 0.999
+    #[arg(long, value_name = "PART", value_parser = part)]
     stop_at_accuracy: Option<f64>,
     /// Where the log goes [default: log.jsonl in --out]
     #[arg(long, value_name = "FILE")]
@@ -82,9 +85,21 @@ pub struct Args {
     plot: Option<PathBuf>,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Print one JSON object at the end: steps, loss, validation, seconds
+    /// Print one JSON object at the end: task, steps, loss, validation, validation_loss, accuracy, best (of a text the lowest
+    /// validation loss, of a task the smallest part of wrong answers), seconds, cancelled, out
     #[arg(long)]
     json: bool,
+}
+
+/// A number of steps that is not 0, for clap.
+fn some_steps(text: &str) -> Result<u64, String> {
+    Ok(at_least_one(text)? as u64)
+}
+
+/// Between 0 and 1, for clap.
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "it must be a number between 0 and 1".into())
 }
 
 /// What a run learns from and is validated on.
@@ -112,7 +127,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let pretrained = Pretrained::new(&checkpoint)?;
                 from = Some((checkpoint, pretrained));
             }
-            (args.recipe.settings(task.kind(), from.as_ref().map(|(_, pretrained)| pretrained)), None)
+            let pretrained = from.as_ref().map(|(_, pretrained)| pretrained);
+            let run = args.from.as_deref().and_then(|path| run_of(path, task));
+            (args.recipe.settings(task.kind(), pretrained, run.as_ref()), None)
         }
         _ => {
             let settings = read_settings(&args.out).map_err(Error::from)?;
@@ -144,7 +161,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Saved::begin(&args.out, &settings).map_err(Error::from)?;
     }
     eprintln!(
-        "mamba-wgpu: {} of {} parameters, step {} of {}, on {}",
+        "mamba-wgpu: training on {}, a model of {} parameters, {} of {} steps done, on {}",
         settings.task.kind(),
         trainer.parameters().count(),
         trainer.step(),
@@ -172,6 +189,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await
 }
 
+/// How the model of `--from` was trained, where its folder says so and the task was the same.
+fn run_of(from: &Path, task: TaskName) -> Option<Settings> {
+    let checkpoint = run_checkpoint(from)?;
+    read_settings(&checkpoint).ok().filter(|settings| settings.task.kind() == task.kind())
+}
+
 impl Args {
     /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's, unless there is a
     /// model to begin with, `from`, whose tokenizer is taken.
@@ -186,7 +209,7 @@ impl Args {
                 [("text", &self.text), ("validation-text", &self.validation_text), ("tokenizer", &self.tokenizer)]
             {
                 if given.is_some() {
-                    return Err(misuse(format!("--{flag}: only the task text has one")));
+                    return Err(misuse(format!("--{flag}: it goes with --task text only")));
                 }
             }
             return Ok(Material { data: Arc::new(settings.task.clone()), validation: None, tokenizer_json: None });
@@ -194,11 +217,15 @@ impl Args {
         let read = |flag: &str, path: &Path| -> anyhow::Result<String> {
             read_text(&format!("--{flag} {}", path.display()), path)
         };
-        let path = self.text.as_deref().ok_or_else(|| misuse("--text is needed for the task text"))?;
+        if self.stop_at_accuracy.is_some() && self.validation_text.is_none() {
+            return Err(misuse("--stop-at-accuracy: the task text needs --validation-text for it"));
+        }
+        let path =
+            self.text.as_deref().ok_or_else(|| misuse("--text is needed: the task text is trained on a file"))?;
         let text = read("text", path)?;
         let given = match (&self.tokenizer, resumed) {
             (Some(path), None) => Some(path.clone()),
-            (Some(_), Some(_)) => return Err(misuse("--tokenizer: a run that is resumed has its own")),
+            (Some(_), Some(_)) => return Err(misuse("--tokenizer: a run that is resumed has its own; leave it out")),
             (None, Some(checkpoint)) => Some(checkpoint.join("tokenizer.json")),
             (None, None) => None,
         };
@@ -208,9 +235,16 @@ impl Args {
                 let own = model.tokenizer_json();
                 own.ok_or_else(|| misuse("--tokenizer is needed: the model of --from has none"))?.to_vec()
             }
-            (None, None) => train_tokenizer(&text, *vocab_size).map_err(TrainError::from).map_err(Error::from)?,
+            (None, None) => train_tokenizer(&text, *vocab_size)
+                .map_err(|error| Error::from(TrainError::from(error)))
+                .with_context(|| format!("--text {}", path.display()))?,
         };
-        let tokenizer = Tokenizer::from_bytes(&json, usize::MAX).map_err(Error::from)?;
+        let name = || match (&self.tokenizer, from) {
+            (Some(path), _) => format!("--tokenizer {}", path.display()),
+            (None, Some(model)) => format!("tokenizer.json of {}", model.source()),
+            (None, None) => format!("tokenizer.json of {}", resumed.unwrap_or(path).display()),
+        };
+        let tokenizer = Tokenizer::from_bytes(&json, usize::MAX).map_err(Error::from).with_context(name)?;
         if resumed.is_none() && from.is_none() {
             *vocab_size = tokenizer.vocab_size();
         }
@@ -260,7 +294,7 @@ struct Run {
     material: Material,
     trainer: Trainer,
     log: Log,
-    /// The best validation loss.
+    /// How the best model so far did, the smaller the better: [`Run::validate`].
     best: Option<f64>,
     /// The last one.
     validation: Option<Evaluation>,
@@ -298,16 +332,21 @@ impl Run {
                 "steps": step,
                 "loss": self.log.last_loss(),
                 "validation": validation,
+                "validation_loss": self.validation.map(|e| e.loss()),
+                "accuracy": self.validation.map(|e| e.accuracy()),
                 "best": self.best,
                 "seconds": seconds,
                 "cancelled": ended,
                 "out": self.args.out,
             }))?;
         } else {
-            let loss = self.log.last_loss().map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+            let loss = self.log.last_loss().map_or_else(String::new, |loss| format!(", training loss {loss:.4}"));
             print_line(&format!("step {step}{loss}, {seconds:.1} s, in {}", self.args.out.display()))?;
             if let Some(validation) = validation {
                 print_line(&format!("validation: {validation}"))?;
+            }
+            if let Some(best) = latest_checkpoint(&self.args.out, "best") {
+                print_line(&format!("best model: {}", best.display()))?;
             }
         }
         Ok(if ended { ExitCode::from(130) } else { ExitCode::SUCCESS })
@@ -349,7 +388,8 @@ impl Run {
                 let quiet = said.is_none_or(|said| said.elapsed() > Duration::from_secs(2));
                 if (due(log_every) && quiet || step == steps) && !bar.shown() {
                     said = Some(Instant::now());
-                    eprintln!("step {step}: loss {:.4}, norm {:.3}, {rate:.2} steps/s", last.loss, last.gradient_norm);
+                    let (loss, norm) = (last.loss, last.gradient_norm);
+                    eprintln!("step {step} of {steps}: loss {loss:.4}, gradient norm {norm:.3}, {rate:.2} steps/s");
                 }
             }
             if validate || step == steps {
@@ -395,6 +435,7 @@ impl Run {
 
     /// Looks at data that is not trained on, and keeps the model if it is the best so far.
     async fn validate(&mut self, bar: &Progress) -> anyhow::Result<()> {
+        bar.say("validating".into());
         let Some(e) = self.judge().await? else { return Ok(()) };
         let step = self.trainer.step();
         let text = self.describe(&e);
@@ -419,43 +460,49 @@ impl Run {
             Some(text) => {
                 format!("loss {:.4} nats a token, {:.4} bits a byte", e.loss(), bits_per_byte(e, text.bytes()))
             }
-            None => format!("loss {:.4}, accuracy {:.2}%", e.loss(), 100.0 * e.accuracy()),
+            None => {
+                let (accuracy, right, asked) = (100.0 * e.accuracy(), e.correct, e.counted);
+                format!("loss {:.4}, accuracy {accuracy:.2}% ({right} of {asked} answers)", e.loss())
+            }
         }
     }
 
-    /// `None`: there is nothing to validate on.
+    /// A text as `mamba-wgpu score` reads it, a task as `mamba-wgpu eval` asks it. `None`: there is nothing to validate on, or Ctrl-C
+    /// ended it.
     async fn judge(&mut self) -> anyhow::Result<Option<Evaluation>> {
-        let length = self.material.data.length();
-        let micro = self.settings.micro_batch();
-        let text = matches!(self.settings.task, Task::Text { .. });
-        if text && self.material.validation.is_none() {
-            return Ok(None);
-        }
-        let (sequences, length) = match text {
-            true => ((micro * length).div_ceil(WINDOW).max(1), WINDOW),
-            false => ((ROWS / length).clamp(1, self.args.validation_sequences as usize), length),
+        let rows = self.settings.micro_batch() * self.material.data.length();
+        let Some(text) = &self.material.validation else {
+            if matches!(self.settings.task, Task::Text { .. }) {
+                return Ok(None);
+            }
+            let (task, sequences) = (&self.settings.task, self.args.validation_sequences);
+            let asked = Questions::new(task, task.nominal_length(), Purpose::Validation, self.settings.seed, sequences);
+            let together = (ROWS / asked.length()).clamp(1, sequences);
+            let tape = tape(&mut self.judge, &self.trainer, (together, asked.length()))?;
+            return Ok(asked.ask(tape, |_| !self.cancel.load(Ordering::Relaxed)).await?);
         };
-        if self.judge.is_none() {
-            self.judge = Some(self.trainer.evaluation(sequences, length)?);
-        }
+        let together = rows.div_ceil(WINDOW).max(1);
+        let tape = tape(&mut self.judge, &self.trainer, (together, WINDOW))?;
+        let origin = self.settings.origin.as_ref();
+        let beginning = origin.and_then(|o| beginning_token(o.bos_token_id, &o.eos_token_id)).unwrap_or(0);
         let mut all = Evaluation::default();
-        let Some(tape) = &self.judge else { return Ok(None) };
-        if let Some(text) = &self.material.validation {
-            let origin = self.settings.origin.as_ref();
-            let beginning = origin.and_then(|o| beginning_token(o.bos_token_id, &o.eos_token_id)).unwrap_or(0);
-            let mut at = 0;
-            while let Some(batch) = text.window(beginning, length, at, sequences) {
-                all.add(&tape.evaluate(&batch).await?);
-                at += sequences;
+        let mut at = 0;
+        while let Some(batch) = text.window(beginning, WINDOW, at, together) {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Ok(None);
             }
-        } else {
-            let mut first = 0;
-            while first < self.args.validation_sequences {
-                let batch = self.settings.task.batch(self.settings.seed, Purpose::Validation, first, sequences);
-                all.add(&tape.evaluate(&batch).await?);
-                first += sequences as u64;
-            }
+            all.add(&tape.evaluate(&batch).await?);
+            at += together;
         }
         Ok(Some(all))
     }
+}
+
+/// The validation's tape, made for the first one.
+fn tape<'a>(kept: &'a mut Option<Tape>, trainer: &Trainer, shape: (usize, usize)) -> anyhow::Result<&'a Tape> {
+    let tape = match kept.take() {
+        Some(tape) => tape,
+        None => trainer.evaluation(shape.0, shape.1)?,
+    };
+    Ok(kept.insert(tape))
 }

@@ -50,7 +50,7 @@ fn write_charts(
 fn read(path: &Path) -> anyhow::Result<Report> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of `mamba-wgpu bench --json`", path.display()))
+        .with_context(|| format!("{}: not a report of `mamba-wgpu bench --json`", path.display()))
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
