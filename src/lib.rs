@@ -57,6 +57,8 @@
 pub mod bench;
 pub mod error;
 pub mod explain;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod files;
 pub mod generate;
 pub mod gpu;
 pub mod html;

@@ -33,6 +33,12 @@ pub enum QuantiseError {
     /// The result could not be written.
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
+    /// Another process writes there.
+    #[error("{path}: another process is writing there{}", process.map_or_else(String::new, |id| format!(" (process {id})")))]
+    Locked { path: String, process: Option<u32> },
+    #[cfg(not(target_arch = "wasm32"))]
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
     /// The bytes could not be written.
     #[error("writing the weights: {0}")]
     Write(#[from] io::Error),

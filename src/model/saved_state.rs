@@ -44,9 +44,13 @@ pub enum StateError {
     /// The state was computed with other weights: it means nothing to this model.
     #[error("{file}: the state of another model ({theirs}); this one is {ours}")]
     OtherModel { file: String, theirs: String, ours: String },
-    /// The operating system refused to read or write it.
+    /// The operating system refused to read it.
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
+    /// It cannot be written.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
 }
 
 /// Which model a state belongs to.
@@ -183,12 +187,15 @@ impl SavedState {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod files {
-    use super::{SavedState, StateError};
-    use std::fs::{self, File};
-    use std::io::{self, Write};
+    use super::{SavedState, StateError, MAGIC};
+    use crate::files::{self, Kind};
+    use std::fs;
     use std::path::Path;
 
     impl SavedState {
+        /// By what a state file is told from others, of whatever version and model.
+        pub const KIND: Kind = Kind { name: "state file of mamba-wgpu", is: |bytes| bytes.starts_with(MAGIC) };
+
         /// Reads a file (see [`SavedState::from_bytes`]).
         ///
         /// # Errors
@@ -203,26 +210,12 @@ mod files {
             Self::from_bytes(&file, &fs::read(path).map_err(io)?)
         }
 
-        /// Writes a file. One that was there before stays whole until the new one is: it is written beside it and renamed.
+        /// Writes a file, or into what is none ([`crate::files`]). Whatever file was there before stays whole until the new one is.
         ///
         /// # Errors
-        /// [`StateError::Io`].
+        /// [`StateError::File`].
         pub fn write(&self, path: &Path) -> Result<(), StateError> {
-            let io = |source| StateError::Io { path: path.display().to_string(), source };
-            let name = path.file_name().ok_or_else(|| io(io::Error::from(io::ErrorKind::IsADirectory)))?;
-            let mut beside = name.to_os_string();
-            beside.push(format!(".{}.part", std::process::id()));
-            let beside = path.with_file_name(beside);
-            let written = File::create(&beside).and_then(|mut file| {
-                file.write_all(&self.to_bytes())?;
-                file.sync_all()?;
-                fs::rename(&beside, path)
-            });
-            written.map_err(|error| {
-                // Nothing to be done if it cannot be removed either: the first error is the one to tell.
-                let _ = fs::remove_file(&beside);
-                io(error)
-            })
+            Ok(files::replace(path, &self.to_bytes())?)
         }
     }
 }

@@ -33,6 +33,18 @@ pub enum TrainError {
     /// There is nothing to resume.
     #[error("{path}: no checkpoint to go on from")]
     NoCheckpoint { path: String },
+    /// A new run in a folder that has one.
+    #[error("{path} is there already: go on with that run (--resume), or begin in another folder")]
+    Begun { path: String },
+    /// A new run in a folder that is something else.
+    #[error("{path}: no folder of a run, it holds {what}: begin in another one")]
+    NotARun { path: String, what: String },
+    /// Two runs in one folder would each remove the other's checkpoints.
+    #[error("{path}: another run is at work there{}", process.map_or_else(String::new, |id| format!(" (process {id})")))]
+    Locked { path: String, process: Option<u32> },
+    #[cfg(not(target_arch = "wasm32"))]
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
     #[cfg(not(target_arch = "wasm32"))]
     #[error(transparent)]
     Text(#[from] super::tasks::TextError),

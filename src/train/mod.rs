@@ -5,6 +5,8 @@
 //! the one that was never interrupted. docs/training.md explains it.
 
 mod error;
+#[cfg(not(target_arch = "wasm32"))]
+mod folder;
 mod parameters;
 mod presets;
 mod pretrained;
@@ -17,6 +19,8 @@ pub mod tasks;
 mod trainer;
 
 pub use error::TrainError;
+#[cfg(not(target_arch = "wasm32"))]
+pub use folder::RunFolder;
 pub use parameters::{NamedTensor, Parameters};
 pub use presets::Preset;
 pub use pretrained::{Origin, Pretrained};

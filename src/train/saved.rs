@@ -13,6 +13,7 @@
 
 use super::trainer::TrainerState;
 use super::{NamedTensor, Settings, TrainError};
+use crate::files::{self, sync_folder, UNFINISHED};
 use crate::model::write::{header, Entry};
 use crate::model::Dtype;
 use safetensors::SafeTensors;
@@ -22,11 +23,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const SETTINGS: &str = "training.json";
+pub(super) const SETTINGS: &str = "training.json";
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-const UNFINISHED: &str = ".unfinished";
 
 #[derive(Serialize, Deserialize)]
 struct StateFile {
@@ -46,13 +46,6 @@ fn write_file(path: &Path, parts: &[&[u8]]) -> Result<(), TrainError> {
         out.into_inner().map_err(|e| e.into_error())?.sync_all()
     };
     write().map_err(io_error(path))
-}
-
-/// What a folder lists, on the disk when this returns (where folders can be synced: not on Windows).
-fn sync_folder(path: &Path) {
-    if let Ok(folder) = fs::File::open(path) {
-        let _ = folder.sync_all();
-    }
 }
 
 fn write_tensors<'a>(
@@ -186,12 +179,7 @@ impl Saved<'_> {
         fs::create_dir_all(folder).map_err(io_error(folder))?;
         let json = serde_json::to_string_pretty(settings)
             .map_err(|e| TrainError::Malformed { file: SETTINGS.into(), message: e.to_string() })?;
-        let temporary = folder.join(format!("{SETTINGS}{UNFINISHED}"));
-        write_file(&temporary, &[json.as_bytes(), b"\n"])?;
-        let path = folder.join(SETTINGS);
-        fs::rename(&temporary, &path).map_err(io_error(&path))?;
-        sync_folder(folder);
-        Ok(())
+        Ok(files::replace(&folder.join(SETTINGS), &[json.as_bytes(), b"\n"].concat())?)
     }
 
     /// Writes the checkpoint of a kind ("checkpoint", "best"), whole or not at all; gives its folder.
@@ -208,6 +196,16 @@ impl Saved<'_> {
             fs::remove_dir_all(&unfinished).map_err(io_error(&unfinished))?;
         }
         fs::create_dir_all(&unfinished).map_err(io_error(&unfinished))?;
+        if let Err(error) = self.write_files(&unfinished) {
+            let _ = fs::remove_dir_all(&unfinished); // a full disk has better uses for what it takes
+            return Err(error);
+        }
+        fs::rename(&unfinished, &path).map_err(io_error(&path))?;
+        sync_folder(folder);
+        Ok(path)
+    }
+
+    fn write_files(&self, unfinished: &Path) -> Result<(), TrainError> {
         let s = self.state;
         write_tensors(&unfinished.join(MODEL), s.parameters.iter().map(|t| (t.name.clone(), t)))?;
         let moments = |prefix: &'static str, tensors| {
@@ -222,10 +220,8 @@ impl Saved<'_> {
         let state = serde_json::to_vec(&StateFile { step: s.step, best: self.best.filter(|best| best.is_finite()) })
             .map_err(|e| TrainError::Malformed { file: STATE.into(), message: e.to_string() })?;
         write_file(&unfinished.join(STATE), &[&state])?;
-        sync_folder(&unfinished);
-        fs::rename(&unfinished, &path).map_err(io_error(&path))?;
-        sync_folder(folder);
-        Ok(path)
+        sync_folder(unfinished);
+        Ok(())
     }
 
     /// A model's parameters, of a checkpoint's folder.

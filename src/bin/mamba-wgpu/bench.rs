@@ -1,21 +1,21 @@
 //! `mamba-wgpu bench`: how fast this GPU is, and how near that is to what it could be.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
 use clap::ValueEnum;
 use mamba_wgpu::bench::{self, Options, Report, Row, Shapes, Spread, Suite};
+use mamba_wgpu::files::Kind;
 
 use crate::bench_report;
-use crate::common::{at_least_one, end_on_ctrl_c, GpuArgs};
+use crate::common::{at_least_one, GpuArgs};
 use crate::errors::misuse;
-use crate::output::{print_line, Progress};
+use crate::output::{lost, place, print_line, Progress};
+use crate::signals;
 
 /// Measure the kernels and whole models of published sizes on a GPU
 ///
@@ -32,6 +32,9 @@ pub struct Args {
     /// Write everything to this file, as one JSON object
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Replace a file at --json that is no report
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     gpu: GpuArgs,
     /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]
@@ -74,6 +77,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// What --json writes.
+pub const REPORT: Kind =
+    Kind { name: "report of `mamba-wgpu bench`", is: |bytes| serde_json::from_slice::<Report>(bytes).is_ok() };
+
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(Command::Report(args)) = &args.command {
         return bench_report::run(args);
@@ -81,12 +88,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("there is no GPU to measure")?;
     let cancel = Arc::new(AtomicBool::new(false));
     let options = args.options(cancel.clone())?;
-    if let Some(path) = &args.json {
-        // A path that cannot be written is found out before the measuring, and an older report stays until it is over.
-        OpenOptions::new().append(true).create(true).open(path).with_context(|| path.display().to_string())?;
-    }
+    let json = args.json.as_deref().map(|path| place("json", path, REPORT, args.force)).transpose()?;
     let gpu = args.gpu.open().await?;
-    end_on_ctrl_c(cancel)?;
+    signals::ask(&cancel);
     let bar = Progress::count("measuring");
     let report = bench::run(&gpu, &options, &mut |now| {
         bar.say(format!("{} {} {}", now.row.suite, now.row.name, now.row.variant));
@@ -94,12 +98,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .await;
     drop(bar);
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report)? + "\n";
-        fs::write(path, json).with_context(|| path.display().to_string())?;
-    }
-    print_line(&in_words(&report))?;
-    Ok(if report.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    let text = serde_json::to_string_pretty(&report)? + "\n";
+    let written = json.map_or(Ok(()), |json| json.write(text.as_bytes()));
+    let printed = print_line(&in_words(&report));
+    written.map_err(lost("json", "the report"))?;
+    printed?;
+    Ok(if report.interrupted { signals::exit_code() } else { ExitCode::SUCCESS })
 }
 
 impl Args {

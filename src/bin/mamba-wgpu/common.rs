@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
@@ -234,16 +232,6 @@ pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
     // Any text is an adapter's number or name: nothing fails to parse.
     let adapter = adapter.and_then(|adapter| adapter.parse().ok());
     GpuOptions { backend: backend.wgpu(), adapter, ..GpuOptions::default() }
-}
-
-/// The first Ctrl-C asks for an end, the second one does not ask.
-pub fn end_on_ctrl_c(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("waiting for Ctrl-C")
 }
 
 fn is_gpu_error(error: &anyhow::Error) -> bool {

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::time::Instant;
 
 use mamba_wgpu::gpu::Gpu;
@@ -15,7 +13,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, end_on_ctrl_c, run_checkpoint, GpuArgs};
+use crate::common::{at_least_one, describe, run_checkpoint, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::train_recipe::{setting_error, TaskName};
@@ -89,18 +87,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let gpu = args.gpu.open().await?;
     let tensors = Saved::read_parameters(&path).map_err(Error::from)?;
     let parameters = Parameters::new(&gpu, &settings.shape, settings.task.vocab_size(), &tensors)?;
-    let cancel = Arc::new(AtomicBool::new(false));
-    end_on_ctrl_c(cancel.clone())?;
-    let judge = Judge {
-        gpu,
-        settings,
-        parameters,
-        path,
-        chunk: args.chunk,
-        seed: args.seed,
-        sequences: args.sequences,
-        cancel,
-    };
+    let judge =
+        Judge { gpu, settings, parameters, path, chunk: args.chunk, seed: args.seed, sequences: args.sequences };
     let mut rows = Vec::new();
     if !args.json {
         print_line(&format!("{kind}, {}, on {}", judge.path.display(), describe(&judge.gpu)))?;
@@ -108,7 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     for task in &tasks {
         let begin = Instant::now();
-        let Some(e) = judge.length(task).await? else { return Ok(ExitCode::from(130)) };
+        let e = judge.length(task).await?;
         let seconds = begin.elapsed().as_secs_f64();
         let (length, n) = (task.nominal_length(), args.sequences);
         if !args.json {
@@ -134,12 +122,10 @@ struct Judge {
     chunk: usize,
     seed: u64,
     sequences: usize,
-    cancel: Arc<AtomicBool>,
 }
 
 impl Judge {
-    /// `None` after Ctrl-C.
-    async fn length(&self, task: &Task) -> anyhow::Result<Option<Evaluation>> {
+    async fn length(&self, task: &Task) -> anyhow::Result<Evaluation> {
         if task.length() > self.chunk && !self.settings.shape.lti {
             return self.long(task).await;
         }
@@ -153,15 +139,12 @@ impl Judge {
             batch.targets.iter_mut().skip((self.sequences - first) * batch.length).for_each(|t| *t = IGNORE);
             all.add(&tape.evaluate(&batch).await?);
             bar.set((first + together).min(self.sequences) as u64, self.sequences as u64);
-            if self.cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
         }
-        Ok(Some(all))
+        Ok(all)
     }
 
     /// One sequence at a time, by chunks.
-    async fn long(&self, task: &Task) -> anyhow::Result<Option<Evaluation>> {
+    async fn long(&self, task: &Task) -> anyhow::Result<Evaluation> {
         let checkpoint = Checkpoint::open(&self.path).map_err(Error::from)?;
         let options = ModelOptions { chunk: self.chunk.min(CHUNK), ..ModelOptions::default() };
         let backend = Backend::Gpu(self.gpu.clone());
@@ -170,9 +153,6 @@ impl Judge {
         let mut session = model.session()?;
         let mut all = Evaluation::default();
         for sequence in 0..self.sequences {
-            if self.cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
             let Batch { tokens, targets, length, .. } = task.batch(self.seed, Purpose::Evaluation, sequence as u64, 1);
             let mut progress = |done: usize, _: usize| {
                 bar.set((sequence * length + done) as u64, (self.sequences * length) as u64);
@@ -187,7 +167,7 @@ impl Judge {
                 all.nll_sum += f64::from(*nll);
             }
         }
-        Ok(Some(all))
+        Ok(all)
     }
 }
 

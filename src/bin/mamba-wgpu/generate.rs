@@ -12,9 +12,10 @@ use mamba_wgpu::model::{ModelId, SavedState, StateError};
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
-use crate::output::{print_json, Progress};
+use crate::output::{lost, place, print_json, stdout_error, Progress};
+use crate::signals;
 
 /// Continue a text
 ///
@@ -63,6 +64,9 @@ pub struct Args {
     /// Save where the text ends to this file
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
+    /// Replace a file at --state-out that is no state
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     backend: BackendArgs,
     /// Print speed, memory and the seed on stderr at the end
@@ -78,6 +82,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut options = args.options();
     options.validate().map_err(flag_error)?;
     let prompt = args.prompt()?;
+    let state_out = args.state_out.as_deref();
+    let state_out = state_out.map(|path| place("state-out", path, SavedState::KIND, args.force)).transpose()?;
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let tokens = tokenizer.encode(&prompt)?;
@@ -88,8 +94,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let model = args.backend.load(&checkpoint).await?;
     options.eos = tokenizer.end_of_text(checkpoint.config());
-    // Until here Ctrl-C ends the program as it does any other.
-    end_on_ctrl_c(options.cancel.clone())?;
+    // Until here a signal ends the program as it does any other.
+    signals::ask(&options.cancel);
 
     let seed = options.params.seed;
     let mut text = Text::new(model.session()?);
@@ -98,28 +104,27 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     text.push(&tokens);
     let mut generator = text.generate(&tokenizer, options)?;
-    let mut stdout = io::stdout().lock();
-    if !args.json && !args.no_echo {
-        stdout.write_all(prompt.as_bytes())?;
-        stdout.flush()?;
+    let mut echo = Echo { stdout: (!args.json).then(|| io::stdout().lock()), failed: None };
+    if !args.no_echo {
+        echo.write(&prompt);
     }
-    let mut output = if args.json { None } else { Some(&mut stdout) };
-    let result = generate(&mut generator, &mut output).await;
-    if let Some(stdout) = output {
-        // After an error too: the message starts on a line of its own.
-        stdout.write_all(b"\n")?;
-        stdout.flush()?;
-    }
-    drop(stdout);
+    let result = generate(&mut generator, &mut echo).await;
+    // After an error too: the message starts on a line of its own.
+    echo.write("\n");
+    let echoed = echo.failed.map_or(Ok(()), Err);
+    drop(echo.stdout);
     let run = result?;
-    if let Some(path) = &args.state_out {
-        Text::from_generator(generator).save(&id).await?.write(path).map_err(Error::from)?;
-    }
+    // Whether anybody still reads the text or not: the state was asked for by itself.
+    let saved = match &state_out {
+        Some(output) => output.write(&Text::from_generator(generator).save(&id).await?.to_bytes()),
+        None => Ok(()),
+    };
 
     let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
+    let mut printed = echoed;
     if args.json {
         let times = &run.times;
-        print_json(&json!({
+        printed = print_json(&json!({
             "prompt": prompt,
             "text": run.text,
             "tokens": run.tokens,
@@ -134,13 +139,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "prefill_tokens_per_second": times.prefill_rate(&run.stats),
             "decode_tokens_per_second": times.decode_rate(&run.stats),
             "gpu_memory_peak_bytes": memory,
-        }))?;
+        }));
     }
     if args.stats {
         eprintln!("{}", run.report(seed, &backend_name(&model), memory));
     }
+    saved.map_err(lost("state-out", "the state"))?;
+    printed?;
     Ok(match run.finish {
-        FinishReason::Cancelled => ExitCode::from(130),
+        FinishReason::Cancelled => signals::exit_code(),
         _ => ExitCode::SUCCESS,
     })
 }
@@ -231,11 +238,24 @@ impl Times {
     }
 }
 
-/// Runs the generator to its end, writing each piece to `output` (if any) as it comes.
-async fn generate(
-    generator: &mut Generator<Text>,
-    output: &mut Option<&mut io::StdoutLock<'static>>,
-) -> anyhow::Result<Run> {
+/// Where the text goes as it comes, if anywhere.
+struct Echo {
+    stdout: Option<io::StdoutLock<'static>>,
+    /// Why no more goes there.
+    failed: Option<io::Error>,
+}
+
+impl Echo {
+    fn write(&mut self, text: &str) {
+        if let (Some(stdout), None) = (&mut self.stdout, &self.failed) {
+            let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            self.failed = written.map_err(stdout_error).err();
+        }
+    }
+}
+
+/// Runs the generator to its end, or until nobody reads it any more.
+async fn generate(generator: &mut Generator<Text>, echo: &mut Echo) -> anyhow::Result<Run> {
     let start = Instant::now();
     {
         let bar = Progress::tokens("reading the prompt");
@@ -243,14 +263,12 @@ async fn generate(
     }
     let prefill = start.elapsed();
     let (mut text, mut tokens, mut first_token) = (String::new(), Vec::new(), None);
-    while let Some(piece) = generator.next().await? {
+    while echo.failed.is_none() {
+        let Some(piece) = generator.next().await? else { break };
         first_token.get_or_insert_with(|| start.elapsed());
         tokens.extend(piece.token);
         text += &piece.text;
-        if let Some(output) = output {
-            output.write_all(piece.text.as_bytes())?;
-            output.flush()?;
-        }
+        echo.write(&piece.text);
     }
     Ok(Run {
         text,

@@ -1,5 +1,13 @@
 //! The command line. Each subcommand has a file of its own; `main` only picks one and turns its outcome into an exit
-//! code: 0 done, 1 failed, 2 asked for something that makes no sense, 130 after Ctrl-C.
+//! code: 0 done, 1 failed, 2 asked for something that makes no sense; ended from outside 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP).
+
+/// The standard library's panics where stderr is closed: a terminal that is gone is no reason to lose a run.
+macro_rules! eprintln {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
 
 mod adapters;
 #[cfg(feature = "app")]
@@ -18,6 +26,7 @@ mod logits;
 mod output;
 mod quantize;
 mod score;
+mod signals;
 mod train;
 mod train_log;
 mod train_recipe;
@@ -57,7 +66,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     output::show_warnings();
     output::quieten_vulkan();
-    run(cli).unwrap_or_else(|error| errors::report(&error))
+    signals::watch().and_then(|()| run(cli)).unwrap_or_else(|error| errors::report(&error))
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -11,9 +11,10 @@ use mamba_wgpu::reference::Quant;
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{end_on_ctrl_c, open_model};
+use crate::common::open_model;
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, size, Progress};
+use crate::signals;
 
 /// Make a smaller, faster model: its large matrices to 8 or 4 bits
 ///
@@ -57,7 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let embedded = args.input.as_os_str() == "embedded" && !args.input.exists();
     let checkpoint = open_model((!embedded).then_some(args.input.as_path()))?;
     let cancel = Arc::new(AtomicBool::new(false));
-    end_on_ctrl_c(cancel.clone())?;
+    signals::ask(&cancel);
     let bar = Progress::bytes("quantising");
     let mut progress = |done, total| {
         bar.set(done, total);
@@ -69,12 +70,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(summary) => summary,
         Err(QuantiseError::Cancelled) => {
             eprintln!("mamba-wgpu: cancelled, {} is as it was", args.out.display());
-            return Ok(ExitCode::from(130));
+            return Ok(signals::exit_code());
         }
         Err(error @ QuantiseError::Exists { .. }) if !args.force => {
             return Err(misuse(format!("{error} (--force replaces it)")));
         }
-        Err(error @ (QuantiseError::Source { .. } | QuantiseError::NotAFolder { .. })) => {
+        Err(
+            error @ (QuantiseError::Source { .. } | QuantiseError::NotAFolder { .. } | QuantiseError::Locked { .. }),
+        ) => {
             return Err(misuse(error.to_string()));
         }
         Err(error) => return Err(Error::from(error).into()),

@@ -8,20 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use mamba_wgpu::files::{Kind, Output};
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::model::Checkpoint;
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Saved, Settings, Tape, Task,
-    TrainError, Trainer, TrainerState,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, RunFolder, Saved, Settings,
+    Tape, Task, TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{beginning_token, describe, end_on_ctrl_c, open_model, read_text, run_checkpoint, GpuArgs};
+use crate::bench_report::charts::PICTURE;
+use crate::common::{beginning_token, describe, open_model, read_text, run_checkpoint, GpuArgs};
 use crate::errors::misuse;
-use crate::output::{print_json, print_line, Progress};
+use crate::output::{lost, place, print_json, print_line, Progress};
+use crate::signals;
 use crate::train_log::{plot, Log};
 use crate::train_recipe::{setting_error, Recipe, TaskName};
 
@@ -74,12 +77,15 @@ pub struct Args {
     /// End as soon as so many of the validation's targets are right, e.g. 0.999
     #[arg(long, value_name = "PART")]
     stop_at_accuracy: Option<f64>,
-    /// Where the log goes [default: log.jsonl in --out]
+    /// Where the log goes; lines are added to what is there [default: log.jsonl in --out]
     #[arg(long, value_name = "FILE")]
     json_log: Option<PathBuf>,
     /// Where the loss curve goes, as PNG if its name ends so and as SVG otherwise [default: loss.svg in --out]
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Begin in a folder that is no run's, replace a file at --plot that is no picture of this program's
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     gpu: GpuArgs,
     /// Print one JSON object at the end: steps, loss, validation, seconds
@@ -96,33 +102,28 @@ struct Material {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("training needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
-    // Everything that can be refused is refused before the folder is touched.
+    // Everything that can be refused is refused before anything is written.
     let mut from: Option<(Checkpoint, Pretrained)> = None;
-    let (mut settings, resumed) = match (args.resume, args.task) {
+    let (mut settings, resumed, folder) = match (args.resume, args.task) {
         (false, Some(task)) => {
-            let busy = ["checkpoint", "best"].iter().find_map(|kind| latest_checkpoint(&args.out, kind));
-            if let Some(busy) = busy {
-                let busy = busy.display();
-                return Err(misuse(format!(
-                    "--out: {busy} is there already: --resume goes on with it, another folder begins anew"
-                )));
-            }
+            let folder = RunFolder::begin(&args.out, args.force).map_err(folder_error)?;
             if let Some(path) = &args.from {
                 let checkpoint = open_model(Some(&run_checkpoint(path).unwrap_or(path.clone())))?;
                 let pretrained = Pretrained::new(&checkpoint)?;
                 from = Some((checkpoint, pretrained));
             }
-            (args.recipe.settings(task.kind(), from.as_ref().map(|(_, pretrained)| pretrained)), None)
+            (args.recipe.settings(task.kind(), from.as_ref().map(|(_, pretrained)| pretrained)), None, folder)
         }
         _ => {
             let settings = read_settings(&args.out).map_err(Error::from)?;
             let checkpoint = latest_checkpoint(&args.out, "checkpoint")
                 .ok_or_else(|| TrainError::NoCheckpoint { path: args.out.display().to_string() })
                 .map_err(Error::from)?;
-            (settings, Some(checkpoint))
+            (settings, Some(checkpoint), RunFolder::go_on(&args.out).map_err(folder_error)?)
         }
     };
     settings.check().map_err(setting_error)?;
+    let (log, curve) = args.places(resumed.is_some())?;
     let material = args.material(&mut settings, resumed.as_deref(), from.as_ref().map(|(checkpoint, _)| checkpoint))?;
     let gpu = args.gpu.open().await?;
     let (trainer, best) = match &resumed {
@@ -139,6 +140,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             (trainer, None)
         }
     };
+    // The same run once more, of which no checkpoint was left, writes the same lines.
+    let again = read_settings(&args.out).is_ok_and(|before| before == settings);
     drop(from); // as large as the model
     if resumed.is_none() {
         Saved::begin(&args.out, &settings).map_err(Error::from)?;
@@ -151,12 +154,19 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         settings.schedule.steps,
         describe(&gpu)
     );
-    let log_path = args.json_log.clone().unwrap_or_else(|| args.out.join("log.jsonl"));
-    let log = Log::open(&log_path, trainer.step())?;
+    // A log somewhere else may be several runs'.
+    let name = args.json_log.as_ref().map(|_| std::path::absolute(&args.out)).transpose()?;
+    let name = name.map(|path| path.display().to_string());
+    let log = match resumed.is_some() || again {
+        true => Log::go_on(log, name, trainer.step())?,
+        false => Log::new(log, name),
+    };
     let cancel = Arc::new(AtomicBool::new(false));
-    end_on_ctrl_c(cancel.clone())?;
+    signals::ask(&cancel);
     Run {
         args,
+        _folder: folder,
+        curve,
         settings,
         material,
         trainer,
@@ -166,13 +176,42 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         judge: None,
         read: None,
         cancel,
+        unjudged: false,
         begin: Instant::now(),
     }
     .all()
     .await
 }
 
+/// What a folder is refused for, in the words of the command line.
+fn folder_error(error: TrainError) -> anyhow::Error {
+    match error {
+        TrainError::NotARun { .. } => misuse(format!("--out {error} (--force begins there all the same)")),
+        TrainError::Begun { .. } | TrainError::Locked { .. } => misuse(format!("--out {error}")),
+        error => Error::from(error).into(),
+    }
+}
+
 impl Args {
+    /// Where the log and the curve go, both tried. In the run's own folder what is there is the run's.
+    fn places(&self, resumed: bool) -> anyhow::Result<(Output, Output)> {
+        let own = |name| self.out.join(name);
+        let (log, curve) = (own("log.jsonl"), own("loss.svg"));
+        let log = place("json-log", self.json_log.as_ref().unwrap_or(&log), Kind::TEXT, self.force)?;
+        let force = self.force || resumed && self.plot.is_none();
+        let curve = place("plot", self.plot.as_ref().unwrap_or(&curve), PICTURE, force)?;
+        let read = [("text", &self.text), ("validation-text", &self.validation_text), ("tokenizer", &self.tokenizer)];
+        for (flag, path) in read.iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))) {
+            if log.is_same(path) {
+                return Err(misuse(format!("--json-log {}: it is the file of --{flag}", path.display())));
+            }
+        }
+        if curve.file().is_some_and(|curve| log.is_same(curve)) {
+            return Err(misuse("--plot and --json-log: they are one file"));
+        }
+        Ok((log, curve))
+    }
+
     /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's, unless there is a
     /// model to begin with, `from`, whose tokenizer is taken.
     fn material(
@@ -256,6 +295,9 @@ fn make_ahead(settings: &Settings, data: &Arc<dyn Data>, first: u64) -> Receiver
 
 struct Run {
     args: Args,
+    /// Ours until the run has ended.
+    _folder: RunFolder,
+    curve: Output,
     settings: Settings,
     material: Material,
     trainer: Trainer,
@@ -268,6 +310,8 @@ struct Run {
     /// What the last checkpoint was written from: a step that makes the best model, too, reads it once.
     read: Option<TrainerState>,
     cancel: Arc<AtomicBool>,
+    /// Whether a validation was given up for a signal.
+    unjudged: bool,
     begin: Instant,
 }
 
@@ -278,22 +322,39 @@ fn bits_per_byte(e: &Evaluation, bytes: usize) -> f64 {
 
 /// Windows of validation texts, as `mamba-wgpu score` has them.
 const WINDOW: usize = 1024;
-/// Tokens that are validated together.
-const ROWS: usize = 1 << 16;
+/// Tokens that are validated together, at least and at most: about as many as a step has, since a signal is looked for between them.
+const ROWS: (usize, usize) = (1 << 10, 1 << 13);
 
 impl Run {
     async fn all(mut self) -> anyhow::Result<ExitCode> {
         let outcome = self.steps().await;
-        // Whatever ended it: what the log and the curve have is kept.
-        self.log.flush()?;
-        let curve = self.args.plot.clone().unwrap_or_else(|| self.args.out.join("loss.svg"));
-        plot(self.log.lines(), &curve)?;
-        let ended = outcome?;
+        // Whatever ended it: what the log and the curve have is kept, and what there is to say is said.
+        let log = self.log.flush().map_err(lost("json-log", "the end of the log"));
+        let curve = plot(self.log.lines(), &self.curve);
+        let printed = self.report(outcome.as_ref().copied().unwrap_or(false));
+        // The worst first: a checkpoint that could not be written, not the curve on the same disk.
+        let ended = match outcome {
+            Err(error) => {
+                for also in [log.err(), curve.err()].into_iter().flatten() {
+                    eprintln!("warning: {also:#}");
+                }
+                return Err(error);
+            }
+            Ok(ended) => ended,
+        };
+        log?;
+        curve.context("--plot: the curve is lost")?;
+        printed?;
+        Ok(if ended { signals::exit_code() } else { ExitCode::SUCCESS })
+    }
+
+    /// How far the run came.
+    fn report(&self, ended: bool) -> std::io::Result<()> {
         let step = self.trainer.step();
         let seconds = self.begin.elapsed().as_secs_f64();
         let validation = self.validation.map(|e| self.describe(&e));
         if self.args.json {
-            print_json(&json!({
+            return print_json(&json!({
                 "task": self.settings.task.kind(),
                 "steps": step,
                 "loss": self.log.last_loss(),
@@ -302,18 +363,14 @@ impl Run {
                 "seconds": seconds,
                 "cancelled": ended,
                 "out": self.args.out,
-            }))?;
-        } else {
-            let loss = self.log.last_loss().map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-            print_line(&format!("step {step}{loss}, {seconds:.1} s, in {}", self.args.out.display()))?;
-            if let Some(validation) = validation {
-                print_line(&format!("validation: {validation}"))?;
-            }
+            }));
         }
-        Ok(if ended { ExitCode::from(130) } else { ExitCode::SUCCESS })
+        let loss = self.log.last_loss().map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+        print_line(&format!("step {step}{loss}, {seconds:.1} s, in {}", self.args.out.display()))?;
+        validation.map_or(Ok(()), |validation| print_line(&format!("validation: {validation}")))
     }
 
-    /// All steps; whether Ctrl-C ended them.
+    /// All steps; whether a signal ended them.
     async fn steps(&mut self) -> anyhow::Result<bool> {
         let steps = self.settings.schedule.steps;
         let log_every = self.args.log_every;
@@ -339,7 +396,7 @@ impl Run {
             let rate = steps_since as f64 / since.elapsed().as_secs_f64();
             for record in &records {
                 if record.step.is_multiple_of(log_every) || record.step == steps || record.step == 1 {
-                    self.log.step(record, rate * tokens_a_step)?;
+                    self.log.step(record, rate * tokens_a_step);
                 }
             }
             if let Some(last) = records.last() {
@@ -366,17 +423,17 @@ impl Run {
             self.read = None; // three times the parameters' memory
             (since, steps_since) = (Instant::now(), 0);
         }
-        if self.cancel.load(Ordering::Relaxed) && self.trainer.step() < steps {
+        let cancelled = self.cancel.load(Ordering::Relaxed);
+        if cancelled && self.trainer.step() < steps {
             self.trainer.records().await?;
             self.save().await?;
-            return Ok(true);
         }
-        Ok(false)
+        // Between the last step and the end there was a validation, which was not done.
+        Ok(cancelled && (self.trainer.step() < steps || self.unjudged))
     }
 
-    /// Writes a checkpoint and the log up to it.
+    /// Writes a checkpoint.
     async fn save(&mut self) -> anyhow::Result<()> {
-        self.log.flush()?;
         self.write("checkpoint", self.args.keep).await
     }
 
@@ -388,7 +445,13 @@ impl Run {
         };
         let tokenizer_json = self.material.tokenizer_json.as_deref();
         let saved = Saved { settings: &self.settings, state: &state, tokenizer_json, best: self.best };
-        saved.write(&self.args.out, kind).map_err(Error::from)?;
+        let written = saved.write(&self.args.out, kind).map_err(Error::from);
+        written.with_context(|| {
+            let newest = latest_checkpoint(&self.args.out, "checkpoint").map(|path| path.display().to_string());
+            let newest = newest.map_or("no checkpoint".into(), |path| format!("{path} (--resume goes on from there)"));
+            let kind = if kind == "best" { "best checkpoint" } else { kind };
+            format!("the {kind} of step {} is lost, what is left is {newest}", state.step)
+        })?;
         self.read = Some(state);
         Ok(remove_old(&self.args.out, kind, keep).map_err(Error::from)?)
     }
@@ -398,7 +461,7 @@ impl Run {
         let Some(e) = self.judge().await? else { return Ok(()) };
         let step = self.trainer.step();
         let text = self.describe(&e);
-        self.log.validation(step, &e, self.material.validation.as_ref().map(|v| bits_per_byte(&e, v.bytes())))?;
+        self.log.validation(step, &e, self.material.validation.as_ref().map(|v| bits_per_byte(&e, v.bytes())));
         bar.println(&format!("step {step}: validation {text}"));
         self.validation = Some(e);
         // Of a text the loss counts. Of a task what is wrong, whatever the loss says: with smoothed labels it is lowest where the
@@ -423,7 +486,7 @@ impl Run {
         }
     }
 
-    /// `None`: there is nothing to validate on.
+    /// `None`: there is nothing to validate on, or a signal came.
     async fn judge(&mut self) -> anyhow::Result<Option<Evaluation>> {
         let length = self.material.data.length();
         let micro = self.settings.micro_batch();
@@ -431,9 +494,10 @@ impl Run {
         if text && self.material.validation.is_none() {
             return Ok(None);
         }
+        let rows = (micro * length).clamp(ROWS.0, ROWS.1);
         let (sequences, length) = match text {
-            true => ((micro * length).div_ceil(WINDOW).max(1), WINDOW),
-            false => ((ROWS / length).clamp(1, self.args.validation_sequences as usize), length),
+            true => (rows.div_ceil(WINDOW).max(1), WINDOW),
+            false => ((rows / length).clamp(1, self.args.validation_sequences as usize), length),
         };
         if self.judge.is_none() {
             self.judge = Some(self.trainer.evaluation(sequences, length)?);
@@ -445,12 +509,20 @@ impl Run {
             let beginning = origin.and_then(|o| beginning_token(o.bos_token_id, &o.eos_token_id)).unwrap_or(0);
             let mut at = 0;
             while let Some(batch) = text.window(beginning, length, at, sequences) {
+                if self.cancel.load(Ordering::Relaxed) {
+                    self.unjudged = true;
+                    return Ok(None);
+                }
                 all.add(&tape.evaluate(&batch).await?);
                 at += sequences;
             }
         } else {
             let mut first = 0;
             while first < self.args.validation_sequences {
+                if self.cancel.load(Ordering::Relaxed) {
+                    self.unjudged = true;
+                    return Ok(None);
+                }
                 let batch = self.settings.task.batch(self.settings.seed, Purpose::Validation, first, sequences);
                 all.add(&tape.evaluate(&batch).await?);
                 first += sequences as u64;

@@ -99,11 +99,11 @@ fn writing_is_all_or_nothing() {
     let longer = SavedState { tokens: vec![7; 50], ..saved() };
     longer.write(&path).unwrap();
     assert_eq!(SavedState::read(&path).unwrap(), longer);
-    // A folder in its place: the rename fails, and nothing is left behind.
+    // A folder in its place: it is refused, and nothing is left behind.
     let taken = folder.path().join("taken");
     std::fs::create_dir_all(taken.join("x")).unwrap();
-    assert!(matches!(saved().write(&taken), Err(StateError::Io { .. })));
-    assert!(matches!(saved().write(&folder.path().join("no/such")), Err(StateError::Io { .. })));
+    assert!(matches!(saved().write(&taken), Err(StateError::File(_))));
+    assert!(matches!(saved().write(&folder.path().join("no/such")), Err(StateError::File(_))));
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(matches!(SavedState::read(&taken), Err(StateError::NotAState { .. })));

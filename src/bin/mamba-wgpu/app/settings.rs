@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mamba_wgpu::files::{replace, FileError};
 use mamba_wgpu::generate::{GenerateOptions, SamplingParams};
 use serde::{Deserialize, Serialize};
 
@@ -212,14 +213,16 @@ impl Settings {
         }
     }
 
-    /// Writes them: beside the old file first, which stays whole until then.
+    /// Writes them; the old file stays whole until the new one is.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let beside = path.with_extension(format!("json.{}.part", std::process::id()));
-        fs::write(&beside, serde_json::to_string_pretty(self)? + "\n")?;
-        fs::rename(&beside, path)
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        replace(path, json.as_bytes()).map_err(|error| match error {
+            FileError::Io { reason, .. } => reason, // the window names the file
+            other => io::Error::other(other),
+        })
     }
 
     /// A window and text that can be seen, whatever the file says.

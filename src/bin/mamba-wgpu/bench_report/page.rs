@@ -25,6 +25,11 @@ th:first-child, td:first-child, th.words, td.words { text-align: left; }
 svg { max-width: 100%; height: auto; }
 ";
 
+/// How every such page begins.
+pub const BEGIN: &str =
+    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+                         <title>mamba-wgpu: ";
+
 /// What a row says in a cell: its time, and its rate or share.
 fn cell(row: Option<&Row>) -> String {
     let Some(row) = row else { return "<td>–</td>".into() };
@@ -107,8 +112,7 @@ pub fn html(reports: &[Report], charts: &[Chart]) -> anyhow::Result<String> {
         })
         .collect::<anyhow::Result<_>>()?;
     Ok(format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>mamba-wgpu: {title}</title><style>{STYLE}</style><h1>mamba-wgpu on {title}</h1>{warnings}{devices}{charts}\
+        "{BEGIN}{title}</title><style>{STYLE}</style><h1>mamba-wgpu on {title}</h1>{warnings}{devices}{charts}\
          <h2>All rows</h2><p class=caption>Medians: the device's clock where there is one, else the host's; rates of whole models \
          by the host's.</p>{rows}</html>\n",
         title = escaped(&adapters.join(", ")),
