@@ -73,6 +73,8 @@ impl Golden {
             schedule: e.schedule.clone(),
             seed: 0,
             origin: None,
+            text: None,
+            validation_text: None,
         }
     }
 
@@ -177,6 +179,8 @@ fn tiny(lti: bool) -> Settings {
         schedule: Schedule { peak: 3e-3, warmup: 3, steps: 20, decay: Decay::Cosine, floor: 0.1 },
         seed: 5,
         origin: None,
+        text: None,
+        validation_text: None,
     }
 }
 

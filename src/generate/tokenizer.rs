@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokenizers::DecoderWrapper;
 
+use super::detokenize::decode_so_far;
 use super::{DecodeStream, GenerateError};
 use crate::model::ModelConfig;
 
@@ -91,8 +92,18 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(|error| GenerateError::Decode { message: error.to_string() })
     }
 
+    /// The same without the beginning of a character at the end, which whoever goes on with the text gets with the rest
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_so_far(&self, tokens: &[u32]) -> Result<String, GenerateError> {
+        decode_so_far(self, tokens)
+    }
+
     /// Turns tokens into text one at a time. `context` are the tokens before them (the prompt): some decoders drop the
-    /// space of a text's first word, which a continuation's first word must keep.
+    /// space of a text's first word, which a continuation's first word must keep. Where the context ends within a
+    /// character, the whole character comes with the token that ends it.
     pub fn decode_stream(&self, context: &[u32]) -> DecodeStream {
         DecodeStream::new(self.clone(), context)
     }
@@ -103,13 +114,31 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn pieces(&self, tokens: &[u32]) -> Result<Vec<String>, GenerateError> {
-        let mut stream = self.decode_stream(&[]);
-        let mut pieces = tokens.iter().map(|&t| stream.push(t)).collect::<Result<Vec<_>, _>>()?;
+        let (mut pieces, mut stream) = self.streamed(tokens)?;
         let rest = stream.finish()?;
         if let Some(last) = pieces.last_mut() {
             last.push_str(&rest);
         }
         Ok(pieces)
+    }
+
+    /// The same of a text that will go on: the beginning of a character at its end has no text yet.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn pieces_so_far(&self, tokens: &[u32]) -> Result<Vec<String>, GenerateError> {
+        let (mut pieces, mut stream) = self.streamed(tokens)?;
+        let rest = stream.pause()?;
+        if let Some(last) = pieces.last_mut() {
+            last.push_str(&rest);
+        }
+        Ok(pieces)
+    }
+
+    fn streamed(&self, tokens: &[u32]) -> Result<(Vec<String>, DecodeStream), GenerateError> {
+        let mut stream = self.decode_stream(&[]);
+        let pieces = tokens.iter().map(|&t| stream.push(t)).collect::<Result<Vec<_>, _>>()?;
+        Ok((pieces, stream))
     }
 
     /// The token as it stands in the vocabulary (byte-level BPE writes a space as `Ġ`); `None` for an unknown id.

@@ -34,6 +34,9 @@ pub struct GpuOptions {
     /// The name of a kernel whose arithmetic is to be spoilt by one per cent: shows that the self-test finds it.
     #[doc(hidden)]
     pub fault: Option<String>,
+    /// Watches activations as where f16 is used, though it is not: for tests on adapters without it.
+    #[doc(hidden)]
+    pub watch: bool,
 }
 
 impl Default for GpuOptions {
@@ -45,6 +48,7 @@ impl Default for GpuOptions {
             limits: LimitMode::Full,
             checked_shaders: false,
             fault: None,
+            watch: false,
         }
     }
 }
@@ -73,6 +77,7 @@ struct Inner {
     checked_shaders: bool,
     limits: LimitMode,
     spoilt: Option<String>,
+    watch: bool,
     switched_off: Mutex<HashSet<Variant>>,
     pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
     memory: Arc<Memory>,
@@ -210,6 +215,7 @@ impl Gpu {
             checked_shaders: options.checked_shaders,
             limits: options.limits,
             spoilt: options.fault.clone(),
+            watch: options.watch,
             switched_off: Mutex::default(),
             pipelines: Mutex::default(),
             memory,
@@ -253,6 +259,10 @@ impl Gpu {
     /// Whether matmul_coop.wgsl and the like run: f16 matrices of 16 x 16 x 16 with sums in f32, subgroups of 32.
     pub fn cooperative(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    }
+    /// Whether activations are watched in any case.
+    pub(crate) fn watches(&self) -> bool {
+        self.0.watch
     }
     pub fn limits(&self) -> wgpu::Limits {
         self.0.device.limits()

@@ -176,6 +176,7 @@ sources![
     "shared/unit_f32.wgsl",
     "shared/unit_q4.wgsl",
     "shared/unit_q8.wgsl",
+    "shared/watch.wgsl",
     "shared/weight_f16.wgsl",
     "shared/weight_f32.wgsl",
     "shared/weight_q4.wgsl",

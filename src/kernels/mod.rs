@@ -58,6 +58,9 @@ pub struct ScanBuffers<'a> {
     pub y: &'a Tensor,
 }
 
+/// shared/watch.wgsl: the flag's binding.
+const WATCH: u32 = 9;
+
 /// shared/scan.wgsl: Params.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -77,6 +80,7 @@ struct ScanParams {
     coefficients: u32,
     c_partials: u32,
     bc_partials: u32,
+    beyond: u32,
 }
 
 impl ScanShape {
@@ -97,6 +101,7 @@ impl ScanShape {
             coefficients: 0,
             c_partials: 0,
             bc_partials: 0,
+            beyond: 0,
         }
     }
 
@@ -169,15 +174,18 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     for format in [act, act16] {
         for on in [false, true] {
-            specs.extend([conv1d::spec(on, (format, format)), norm::rms_norm_spec(on, format)]);
+            let specs_of =
+                [conv1d::spec(on, (act, format)), conv1d::spec(on, (format, format)), norm::rms_norm_spec(on, format)];
+            specs.extend(specs_of.iter().map(|spec| spec.clone().flag("WATCH", true)));
+            specs.extend(specs_of);
         }
         specs.push(conv1d::state_spec(format));
     }
-    specs.push(conv1d::spec(true, (act, act16)));
     for (x, y) in [(act16, act), (act, act16)] {
         specs.push(linear::matmul_spec(WeightFormat::F16, (false, false), (x, y)));
         specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (x, y), false));
     }
+    specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (act, act16), false).flag("WATCH", true));
     specs.push(linear::matmul_coop_spec(WeightFormat::F16, (false, false), (act16, act), true));
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(norm::x_dbl_norm_spec());
@@ -198,7 +206,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         }
         for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {
             specs.push(scan_fused::pass_spec(name, d_state, channels, act, false));
-            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act, false));
+            let apply = scan_fused::pass_spec("scan_fused_apply", d_state, channels, act, false);
+            specs.extend([apply.clone(), apply.flag("WATCH", true)]);
         }
     }
     specs

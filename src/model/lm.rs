@@ -72,6 +72,15 @@ impl LanguageModel {
         }
     }
 
+    /// Whether a prompt that was read had activations that f16 cannot hold (above 65,504), so that its text went on in
+    /// f32: on a GPU that holds them in f16, or multiplies by matrices of it.
+    pub fn beyond_f16(&self) -> bool {
+        match &self.0 {
+            Model::Cpu(_) => false,
+            Model::Gpu(m) => m.beyond_f16(),
+        }
+    }
+
     /// A text at its begin: the zero state.
     ///
     /// # Errors

@@ -145,9 +145,11 @@ impl TensorView<'_> {
         let (p, s) = (quant.row_bytes(k), Quant::row_scale_bytes(k));
         let scales = &self.scales[rows.start * s..rows.end * s];
         let value = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]);
-        if let Some(at) = scales.chunks_exact(2).position(|b| !value(b).is_finite()) {
+        // A scale is as bad as what its largest integer makes of it.
+        let most = |b: &[u8]| value(b).to_f32() * quant.largest();
+        if let Some(at) = scales.chunks_exact(2).position(|b| !most(b).is_finite()) {
             let tensor = format!("{}.scales", self.name);
-            let (index, value) = (rows.start * s / 2 + at, value(&scales[2 * at..]).to_f32());
+            let (index, value) = (rows.start * s / 2 + at, most(&scales[2 * at..]));
             return Err(LoadError::NonFinite { file: self.file.into(), tensor, index, value });
         }
         Ok((&self.data[rows.start * p..rows.end * p], scales))

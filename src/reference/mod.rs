@@ -29,7 +29,7 @@ mod threefry;
 mod update;
 
 pub use conv::{conv1d, conv1d_state, conv1d_update, ConvShape};
-pub use discretise::{discretise, silu, softplus};
+pub use discretise::{decay_rate, discretise, silu, softplus};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput};
 pub use linear::{matmul, matvec, Epilogue, Linear, Weights};

@@ -1,5 +1,6 @@
 //! What can go wrong in training.
 
+use super::TextId;
 use std::io;
 
 /// Why a run cannot begin or go on.
@@ -30,6 +31,9 @@ pub enum TrainError {
     /// A file that cannot be read or written.
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
+    /// A run would go on with another text than it began with.
+    #[error("{what}: this run began with {began}, and this is {now}: give it the text that it began with, or begin another run")]
+    OtherText { what: &'static str, began: TextId, now: TextId },
     /// There is nothing to resume.
     #[error("{path}: no checkpoint to go on from")]
     NoCheckpoint { path: String },

@@ -14,6 +14,7 @@ mod saved;
 mod settings;
 mod tape;
 pub mod tasks;
+mod text_id;
 mod trainer;
 
 pub use error::TrainError;
@@ -25,4 +26,5 @@ pub use saved::{latest_checkpoint, read_settings, remove_old, Saved};
 pub use settings::{Decay, Optimiser, Schedule, Settings, Shape};
 pub use tape::{Evaluation, Tape};
 pub use tasks::{Batch, Data, Task, TaskKind, IGNORE};
+pub use text_id::TextId;
 pub use trainer::{StepRecord, Trainer, TrainerState};

@@ -272,6 +272,8 @@ mod tests {
             schedule: Schedule { peak: 1e-3, warmup: 0, steps: 10, decay: Decay::Constant, floor: 0.0 },
             seed: 1,
             origin: None,
+            text: None,
+            validation_text: None,
         };
         let parameters = crate::train::parameters::initial(&settings).unwrap();
         (settings, TrainerState { step: 7, m: parameters.clone(), v: parameters.clone(), parameters })

@@ -155,9 +155,9 @@ impl Model {
         self.tokenizer()?.decode(&tokens).map_err(js_error)
     }
 
-    /// The text of each token, in the context of those before it.
+    /// The text of each token, in the context of those before it; the beginning of a character at the end has none yet.
     pub fn pieces(&self, tokens: Vec<u32>) -> Result<Vec<String>, JsValue> {
-        self.tokenizer()?.pieces(&tokens).map_err(js_error)
+        self.tokenizer()?.pieces_so_far(&tokens).map_err(js_error)
     }
 
     /// What the model sees in some tokens, as `explain/view.js` shows it; the text stays where it is. `progress` gets layers done and in
@@ -213,6 +213,8 @@ impl Model {
         let options: Options = from_json(options)?;
         let options = GenerateOptions {
             eos: self.end_of_text.clone(),
+            // By the next generation, or from a saved state.
+            to_be_continued: true,
             prefill_chunk: self.chunk,
             cancel: cancel.0.clone(),
             ..options.into()

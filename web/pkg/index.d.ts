@@ -364,7 +364,8 @@ export class Mamba {
   readonly state: State;
 
   /**
-   * Writes. Leaving the loop ends it. The prompt is text or tokens.
+   * Writes. Leaving the loop ends it. The prompt is text or tokens. Where the text ends within a character, the character comes with what is
+   * written next, also from a saved state.
    *
    * @example for await (const { text } of mamba.generate('Emma')) output.append(text);
    */
@@ -372,7 +373,7 @@ export class Mamba {
 
   encode(text: string): Promise<Uint32Array>;
   decode(tokens: ArrayLike<number>): Promise<string>;
-  /** The text of each token by itself. */
+  /** The text of each token, after those before it; the beginning of a character at the end has none yet. */
   pieces(tokens: ArrayLike<number>): Promise<string[]>;
   /** All tokens of the text. */
   tokens(): Promise<Uint32Array>;

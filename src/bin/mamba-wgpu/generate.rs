@@ -100,6 +100,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut generator = text.generate(&tokenizer, options)?;
     let mut stdout = io::stdout().lock();
     if !args.json && !args.no_echo {
+        if let (Some(saved), false) = (&saved, tokens.is_empty()) {
+            // A character that the text before ended within has no end now.
+            let (all, so_far) = (tokenizer.decode(&saved.tokens)?, tokenizer.decode_so_far(&saved.tokens)?);
+            stdout.write_all(all.strip_prefix(&so_far).unwrap_or_default().as_bytes())?;
+        }
         stdout.write_all(prompt.as_bytes())?;
         stdout.flush()?;
     }
@@ -138,6 +143,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if args.stats {
         eprintln!("{}", run.report(seed, &backend_name(&model), memory));
+        if model.beyond_f16() {
+            eprintln!("activations were beyond f16: the prompt was read in f32 from there");
+        }
     }
     Ok(match run.finish {
         FinishReason::Cancelled => ExitCode::from(130),
@@ -159,6 +167,7 @@ impl Args {
             },
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            to_be_continued: self.state_out.is_some(),
             prefill_chunk: self.backend.chunk,
             ..GenerateOptions::default()
         }

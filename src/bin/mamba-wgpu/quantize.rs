@@ -79,6 +79,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(Error::from(error).into()),
     };
+    for tensor in summary.tensors.iter() {
+        if let Some(largest) = tensor.beyond {
+            let (name, kind, to) = (&tensor.name, Quant::from(args.to).tag(), &tensor.to);
+            eprintln!("warning: tensor `{name}` stays {to}: its largest magnitude is {largest:e}, which no scale of {kind} holds");
+        }
+    }
     if args.json {
         print_json(&json!({
             "source": checkpoint.source(), "out": args.out, "to": Quant::from(args.to).tag(),

@@ -14,7 +14,7 @@ use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
     latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Saved, Settings, Tape, Task,
-    TrainError, Trainer, TrainerState,
+    TextId, TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
@@ -196,6 +196,30 @@ impl Args {
         };
         let path = self.text.as_deref().ok_or_else(|| misuse("--text is needed for the task text"))?;
         let text = read("text", path)?;
+        let validation_text = match &self.validation_text {
+            Some(path) => Some((path, read("validation-text", path)?)),
+            None => None,
+        };
+        let known = |path: &Path, text: &str| TextId::of(&path.display().to_string(), text);
+        let now = (known(path, &text), validation_text.as_ref().map(|(path, text)| known(path, text)));
+        if resumed.is_none() {
+            (settings.text, settings.validation_text) = (Some(now.0), now.1);
+        } else {
+            let other = |error: TrainError| misuse(error.to_string());
+            match &settings.text {
+                Some(began) => began.check("--text", &now.0).map_err(other)?,
+                None => {
+                    eprintln!("warning: --text: the run does not say which text it began with, so this may be another")
+                }
+            }
+            match (&settings.validation_text, &now.1) {
+                (Some(began), Some(now)) => began.check("--validation-text", now).map_err(other)?,
+                (Some(began), None) => {
+                    eprintln!("warning: nothing is validated: this run began with --validation-text {began}");
+                }
+                (None, _) => {}
+            }
+        }
         let given = match (&self.tokenizer, resumed) {
             (Some(path), None) => Some(path.clone()),
             (Some(_), Some(_)) => return Err(misuse("--tokenizer: a run that is resumed has its own")),
@@ -221,10 +245,7 @@ impl Args {
                 .map_err(Error::from)
         };
         let data = tokens(path, &text)?;
-        let validation = match &self.validation_text {
-            Some(path) => Some(tokens(path, &read("validation-text", path)?)?),
-            None => None,
-        };
+        let validation = validation_text.map(|(path, text)| tokens(path, &text)).transpose()?;
         eprintln!(
             "mamba-wgpu: {} tokens to train on, {} to validate on, a vocabulary of {}",
             data.tokens().len(),

@@ -172,3 +172,97 @@ proptest! {
         prop_assert_eq!(stream(&tokenizer, &[], &tokens).concat(), tokenizer.decode(&tokens).unwrap());
     }
 }
+
+/// What two runs give out, the first of which ends after `cut` tokens, to be continued.
+fn in_two_runs(tokenizer: &Tokenizer, tokens: &[u32], cut: usize) -> String {
+    let (first, second) = tokens.split_at(cut);
+    let mut stream = tokenizer.decode_stream(&[]);
+    let mut text: String = first.iter().map(|&token| stream.push(token).unwrap()).collect();
+    text += &stream.pause().unwrap();
+    assert_eq!(text, tokenizer.decode_so_far(first).unwrap(), "{tokens:?} {cut}");
+    text + &stream_all(tokenizer, first, second)
+}
+
+fn stream_all(tokenizer: &Tokenizer, context: &[u32], tokens: &[u32]) -> String {
+    stream(tokenizer, context, tokens).concat()
+}
+
+/// Tokens of single bytes.
+fn byte_tokens(tokenizer: &Tokenizer, bytes: &[u8]) -> Vec<u32> {
+    let name = |byte: u8| match tokenizer.is_byte_level() {
+        true => {
+            let whole = |c: &char| matches!(&*byte_level_bytes(&c.to_string()), [b] if *b == byte);
+            (0x21..0x180).filter_map(char::from_u32).find(whole).unwrap().to_string()
+        }
+        false => format!("<0x{byte:02X}>"),
+    };
+    bytes.iter().map(|&byte| tokenizer.token_to_id(&name(byte)).unwrap()).collect()
+}
+
+#[test]
+fn a_character_split_between_runs_appears_once() {
+    for tokenizer in [austen(), sentence_piece()] {
+        for character in ["é", "€", "🦀"] {
+            let tokens = byte_tokens(&tokenizer, format!("a{character}b").as_bytes());
+            for cut in 1..tokens.len() {
+                assert_eq!(in_two_runs(&tokenizer, &tokens, cut), format!("a{character}b"), "cut at {cut}");
+                // The whole of it comes with its last token.
+                if (2..=character.len()).contains(&cut) {
+                    let pieces = stream(&tokenizer, &tokens[..cut], &tokens[cut..]);
+                    assert_eq!(pieces[character.len() - cut], character, "{pieces:?}");
+                    // Who shows the first part alone sees that something is there.
+                    assert!(stream_all(&tokenizer, &[], &tokens[..cut]).ends_with('\u{fffd}'));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_that_never_become_a_character_are_replaced_once() {
+    let tokenizer = austen();
+    for bytes in [
+        &b"a\xe2\x82b"[..],
+        b"\xf0\x9f\xa6",
+        b"\xff\xff\xc3",
+        b"\xf0\x9f\xe2\x82\xac",
+        b"\x80\x80\x80\x80\xe2",
+        b"\xe2",
+    ] {
+        let tokens = byte_tokens(&tokenizer, bytes);
+        for cut in 0..=tokens.len() {
+            let text = in_two_runs(&tokenizer, &tokens, cut);
+            assert_eq!(text, String::from_utf8_lossy(bytes), "{bytes:x?} cut at {cut}");
+        }
+    }
+    // A special token within a character has no text, and does not end it.
+    let mut tokens = byte_tokens(&tokenizer, "é".as_bytes());
+    tokens.insert(1, 0);
+    assert_eq!((1..3).map(|cut| in_two_runs(&tokenizer, &tokens, cut)).collect::<Vec<_>>(), ["é", "é"]);
+}
+
+#[test]
+fn pieces_of_a_text_that_goes_on_end_with_a_whole_character() {
+    let tokenizer = austen();
+    let tokens = byte_tokens(&tokenizer, "a🦀".as_bytes());
+    assert_eq!(tokenizer.pieces_so_far(&tokens[..4]).unwrap(), ["a", "", "", ""]);
+    assert_eq!(tokenizer.pieces(&tokens[..4]).unwrap(), ["a", "", "", "\u{fffd}"]);
+    assert_eq!(tokenizer.pieces_so_far(&tokens).unwrap(), tokenizer.pieces(&tokens).unwrap());
+}
+
+proptest! {
+    #[test]
+    fn texts_cut_anywhere_are_whole(tokens in prop::collection::vec(0u32..4096, 1..24), cut in any::<prop::sample::Index>()) {
+        let tokenizer = austen();
+        let text = in_two_runs(&tokenizer, &tokens, cut.index(tokens.len() + 1));
+        prop_assert_eq!(text, tokenizer.decode(&tokens).unwrap());
+    }
+
+    #[test]
+    fn texts_of_bytes_cut_anywhere_are_whole(bytes in prop::collection::vec(prop_oneof![0x61u8..0x64, 0x80u8..0x84, 0xc3u8..0xc5, 0xe2u8..0xe4, 0xf0u8..0xf2], 1..12), cut in any::<prop::sample::Index>()) {
+        let tokenizer = austen();
+        let tokens = byte_tokens(&tokenizer, &bytes);
+        let text = in_two_runs(&tokenizer, &tokens, cut.index(tokens.len() + 1));
+        prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
+    }
+}

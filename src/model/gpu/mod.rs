@@ -13,7 +13,9 @@ use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{pack_channels, WeightMatrix};
+use crate::reference::decay_rate;
 pub use session::GpuSession;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
 const LARGE: usize = 512;
@@ -27,7 +29,7 @@ struct Layer {
     x_proj: WeightMatrix,          // (dt_rank + 2 d_state, d_inner)
     dt_proj: WeightMatrix,         // (d_inner, dt_rank)
     dt_proj_bias: Tensor,          // (d_inner)
-    a: Tensor,                     // (d_inner, d_state), -exp(A_log)
+    a: Tensor,                     // (d_inner, d_state), decay_rate of A_log
     d: Tensor,                     // (d_inner)
     out_proj: WeightMatrix,        // (d_model, d_inner)
     out_proj_bias: Option<Tensor>, // (d_model)
@@ -43,6 +45,8 @@ pub struct GpuModel {
     layers: Vec<Layer>,
     norm_f: Tensor,                // (d_model)
     lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
+    /// A text had activations beyond f16.
+    beyond_f16: AtomicBool,
 }
 
 /// Uploads tensors and counts their bytes.
@@ -121,7 +125,7 @@ impl Loader<'_> {
             x_proj: self.matrix(&w.x_proj)?,
             dt_proj: self.matrix(&w.dt_proj)?,
             dt_proj_bias: self.tensor(&w.dt_proj_bias)?,
-            a: self.mapped(&w.a_log, |x| -x.exp())?,
+            a: self.mapped(&w.a_log, decay_rate)?,
             d: self.tensor(&w.d)?,
             out_proj: self.matrix(&w.out_proj)?,
             out_proj_bias: self.bias(&w.out_proj_bias)?,
@@ -154,6 +158,7 @@ impl GpuModel {
             layers: weights.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
             norm_f: loader.tensor(&weights.norm_f)?,
             lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
+            beyond_f16: AtomicBool::new(false),
         };
         // The uploads are staged: let them reach the device, and hear of a full memory now.
         gpu.submit_and_wait(gpu.device().create_command_encoder(&Default::default()).finish()).await?;
@@ -165,6 +170,18 @@ impl GpuModel {
     }
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Whether a text had activations that f16 cannot hold, and went on without it.
+    pub fn beyond_f16(&self) -> bool {
+        self.beyond_f16.load(Ordering::Relaxed)
+    }
+
+    /// Says it, once a model.
+    fn leave_f16(&self) {
+        if !self.beyond_f16.swap(true, Ordering::Relaxed) {
+            tracing::warn!("activations are beyond f16's largest value, 65504: the prompt is read in f32 from there");
+        }
     }
 
     /// The rung asked for, or the sequential one where the self-test switched it off.
@@ -189,6 +206,12 @@ impl GpuModel {
             ActivationDtype::F16 if can => NumberFormat::F16,
             _ => NumberFormat::F32,
         }
+    }
+
+    /// Whether a prompt's activations go through f16 anywhere: held in it, or multiplied by matrices of it.
+    fn uses_f16(&self) -> bool {
+        let splits = self.gpu.cooperative() && self.gpu.allows(Variant::SplitMatrix);
+        splits || self.activations() == NumberFormat::F16 || self.gpu.watches()
     }
 
     /// Whether the decode step can run in its four kernels a layer, which read rows in whole quads.

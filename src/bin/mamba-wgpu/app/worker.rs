@@ -248,7 +248,7 @@ impl Worker {
         };
         let mut text = loaded.take_text()?;
         let ready = prepare(&mut text, &start, &added).await;
-        let before = ready.and_then(|()| Ok(loaded.tokenizer.decode(text.tokens())?));
+        let before = ready.and_then(|()| Ok(loaded.tokenizer.decode_so_far(text.tokens())?));
         let before = match before {
             Ok(before) => before,
             Err(error) => {
