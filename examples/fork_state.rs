@@ -2,7 +2,6 @@
 //! `cargo run --release --example fork_state`
 
 use mamba_wgpu::generate::{SamplingParams, Tokenizer};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions, Session};
 
 /// So many tokens from where the session is.
@@ -19,7 +18,7 @@ async fn continued(mut session: Session, seed: u64, tokens: usize) -> mamba_wgpu
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(async {
-        let backend = Backend::Gpu(Gpu::new(&GpuOptions::default()).await?);
+        let backend = Backend::auto().await;
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
         let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;

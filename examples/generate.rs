@@ -1,12 +1,11 @@
 //! A text in a few lines: `cargo run --release --example generate`.
 
 use mamba_wgpu::generate::{GenerateOptions, Generator, Tokenizer};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(async {
-        let backend = Backend::Gpu(Gpu::new(&GpuOptions::default()).await?);
+        let backend = Backend::auto().await;
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
         let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;

@@ -1,7 +1,6 @@
 //! Token by token, with sampling, a stop string, and an end from outside (Ctrl-C): `cargo run --release --example stream`.
 
 use mamba_wgpu::generate::{GenerateOptions, Generator, SamplingParams, Tokenizer};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +11,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let on_signal = cancel.clone();
     ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed))?;
     pollster::block_on(async {
-        // Where there is no GPU, the CPU.
-        let backend = match Gpu::new(&GpuOptions::default()).await {
-            Ok(gpu) => Backend::Gpu(gpu),
-            Err(e) => {
-                eprintln!("{e}: on the CPU");
-                Backend::Cpu
-            }
-        };
+        // A GPU, or the CPU where there is none.
+        let backend = Backend::auto().await;
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
         let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;

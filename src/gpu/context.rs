@@ -19,13 +19,16 @@ pub enum LimitMode {
     WebGpuDefaults,
 }
 
-/// How to open a device. The default takes the best adapter there is.
+/// How to open a device. The default takes the best adapter there is, a software one if there is no other.
 #[derive(Debug, Clone)]
 pub struct GpuOptions {
     /// Only this backend; `None` for any.
     pub backend: Option<wgpu::Backend>,
     /// Only this adapter; `None` for the best.
     pub adapter: Option<AdapterChoice>,
+    /// Whether the best may be a software one, where there is no other: slower than the CPU backend, but the same kernels.
+    /// Without, [`GpuError::OnlySoftware`] says that there is only such a one ([`crate::model::Backend::auto`]).
+    pub software: bool,
     /// Which of several GPUs comes first.
     pub power_preference: wgpu::PowerPreference,
     pub limits: LimitMode,
@@ -41,6 +44,7 @@ impl Default for GpuOptions {
         Self {
             backend: None,
             adapter: None,
+            software: true,
             power_preference: wgpu::PowerPreference::HighPerformance,
             limits: LimitMode::Full,
             checked_shaders: false,
@@ -118,10 +122,10 @@ impl Gpu {
     /// Opens a device on the adapter that the options ask for.
     ///
     /// # Errors
-    /// No such adapter, no compute shaders, or a driver that refuses.
+    /// No such adapter, only a software one where that may not be taken, no compute shaders, or a driver that refuses.
     pub async fn new(options: &GpuOptions) -> Result<Self, GpuError> {
         let found = adapter::find(options.backend, options.power_preference).await;
-        let (adapter, summary) = adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
+        let (adapter, summary) = adapter::choose(found.adapters, options)?;
 
         let refused =
             |e: wgpu::RequestDeviceError| GpuError::Device { adapter: summary.line(), message: e.to_string() };
@@ -244,7 +248,7 @@ impl Gpu {
     /// Whether kernels are laid out for a software adapter, where every load costs the same and barriers cost much. Not with
     /// WebGPU's defaults, where nothing is known of the adapter.
     pub fn software(&self) -> bool {
-        self.0.limits == LimitMode::Full && self.0.summary.device_type == "Cpu"
+        self.0.limits == LimitMode::Full && self.0.summary.software()
     }
     /// Whether shaders may use f16: activations can be held in it.
     pub fn shader_f16(&self) -> bool {

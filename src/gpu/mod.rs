@@ -19,7 +19,7 @@ pub mod selftest;
 pub mod shader;
 pub mod timing;
 
-pub use adapter::{list_adapters, AdapterChoice, AdapterSummary};
+pub use adapter::{best_hardware, list_adapters, AdapterChoice, AdapterSummary};
 pub use buffer::Tensor;
 pub use context::{Gpu, GpuOptions, LimitMode};
 pub use plan::{Plan, PlanBuilder};
@@ -36,6 +36,9 @@ pub enum GpuError {
     /// The adapter named on the command line or by the caller is not there.
     #[error("no adapter {wanted}; there are: {}", available.join(", "))]
     UnknownAdapter { wanted: String, available: Vec<String> },
+    /// No hardware where only that may be taken.
+    #[error("no hardware GPU: {adapter} computes in software")]
+    OnlySoftware { index: usize, adapter: String },
     /// The adapter has no compute shaders.
     #[error("adapter {adapter} has no compute shaders")]
     NoCompute { adapter: String },

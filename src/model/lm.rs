@@ -7,7 +7,7 @@ use super::{Checkpoint, ModelConfig, ModelWeights};
 use crate::error::Result;
 use crate::explain::{ExplainOptions, LayerExplanation};
 use crate::generate::{SamplingParams, TokenSource};
-use crate::gpu::{Gpu, Timer, Timing};
+use crate::gpu::{Gpu, GpuOptions, Timer, Timing};
 use std::sync::Arc;
 
 /// Where a model runs.
@@ -17,6 +17,16 @@ pub enum Backend {
     Cpu,
     /// The WGSL kernels on a device.
     Gpu(Gpu),
+}
+
+impl Backend {
+    /// What is fast here: the best hardware GPU; the CPU where there is none, or where it refuses a device. A software adapter is
+    /// never taken. [`Gpu::new`] with [`GpuOptions::software`] off is the same choice with its reason; whether a GPU can hold a
+    /// model shows when that is loaded.
+    pub async fn auto() -> Self {
+        let options = GpuOptions { software: false, ..GpuOptions::default() };
+        Gpu::new(&options).await.map_or(Self::Cpu, Self::Gpu)
+    }
 }
 
 #[derive(Clone)]

@@ -136,8 +136,8 @@ impl Backend {
     }
 
     fn need_gpu(&self) -> Result<Gpu, JsValue> {
-        self.gpu_or_none()
-            .cloned()
-            .ok_or_else(|| error::with_code("no-gpu", "there is no GPU to measure, to check or to train on"))
+        self.gpu_or_none().cloned().ok_or_else(|| {
+            error::with_code("needs-gpu", "the CPU is in use: measuring, checking and training need a GPU")
+        })
     }
 }

@@ -44,7 +44,10 @@ fn code(error: &Error) -> &'static str {
             _ => "damaged-state",
         },
         Error::Gpu(error) => match error {
-            GpuError::NoAdapter { .. } | GpuError::UnknownAdapter { .. } | GpuError::NoCompute { .. } => "no-gpu",
+            GpuError::NoAdapter { .. }
+            | GpuError::UnknownAdapter { .. }
+            | GpuError::OnlySoftware { .. }
+            | GpuError::NoCompute { .. } => "no-gpu",
             GpuError::Device { .. } => "device-refused",
             GpuError::OutOfMemory { .. } => "out-of-memory",
             GpuError::BufferTooLarge { .. }

@@ -66,7 +66,7 @@ describe('the page', { timeout: 900_000 }, () => {
     const downloads = [...new Set(seen.filter(([what]) => /Downloading model/.test(what)).map(([, bytes]) => bytes))];
     assert.ok(downloads.length >= 4, JSON.stringify(seen));
     assert.ok(downloads.every((text) => /^[\d.]+ \w+ of [\d.]+ MiB$/.test(text)), JSON.stringify(downloads));
-    assert.ok(seen.some(([what]) => /GPU/.test(what)), 'the upload too');
+    assert.ok(seen.some(([what]) => /weights ready/.test(what)), 'the upload too');
     assert.equal(await page.locator('#loading').isVisible(), false);
   });
 

@@ -54,6 +54,10 @@ const breathe = () =>
 /** Milliseconds after which it is time to. */
 const BREATH = 30;
 
+const BACKENDS = ['auto', 'webgpu', 'cpu'];
+/** Errors after which `auto` takes the CPU. */
+const NO_DEVICE = ['no-webgpu', 'no-gpu', 'software-gpu', 'device-refused'];
+
 /** Milliseconds of training between looks at what came of it. */
 const GLANCE = 60;
 
@@ -66,14 +70,25 @@ class Host {
 
   async open(_, { backend, baseline, lowPower }) {
     await init({ module_or_path: new URL('./wasm/mamba_wgpu_bg.wasm', import.meta.url) });
-    if (backend === 'cpu') this.#backend = Backend.cpu();
-    else {
-      if (!globalThis.navigator?.gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
-      this.#backend = await Backend.gpu(JSON.stringify({ baseline, lowPower }));
+    if (!BACKENDS.includes(backend)) throw new MambaError('options', `backend ${JSON.stringify(backend)}: one of ${BACKENDS.join(', ')}`);
+    let info = null;
+    let passedOver = null;
+    if (backend !== 'cpu') {
+      try {
+        info = await adapterInfo(lowPower);
+        const software = inSoftware(info);
+        if (software && backend === 'auto') throw new MambaError('software-gpu', `${adapterName(info)} is a GPU in software, slower than the CPU`);
+        this.#backend = await Backend.gpu(JSON.stringify({ baseline, lowPower }));
+        const gpu = this.#backend.device();
+        gpu.adapter.name ||= adapterName(info);
+        return { version: version(), gpu, software, passedOver };
+      } catch (error) {
+        if (backend !== 'auto' || !NO_DEVICE.includes(error.code)) throw error;
+        passedOver = describe(error);
+      }
     }
-    const device = this.#backend.device();
-    if (device && !device.adapter.name) device.adapter.name = await adapterName();
-    return { version: version(), gpu: device };
+    this.#backend = Backend.cpu();
+    return { version: version(), gpu: null, software: false, passedOver };
   }
 
   async load(call, source, { cache, ...options }) {
@@ -249,14 +264,27 @@ class Host {
     const date = new Date().toISOString().replace(/\.\d+Z$/, 'Z');
     const report = await this.#backend.bench(JSON.stringify({ date, ...options }), cancel, call.progress);
     const adapter = report.device.adapter;
-    if (!adapter.name) adapter.name = await adapterName();
+    adapter.name ||= adapterName(await adapterInfo());
     return report;
   }
 }
 
+/** What the browser tells of the adapter that it would give; null if it gives none. */
+async function adapterInfo(lowPower = false) {
+  const { gpu } = globalThis.navigator ?? {};
+  if (!gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
+  const adapter = await gpu.requestAdapter({ powerPreference: lowPower ? 'low-power' : 'high-performance' });
+  return adapter && adapter.info;
+}
+
+/** Whether it is a program that stands in for a GPU. Older browsers do not say so, but name it. */
+function inSoftware(info) {
+  const names = [info?.vendor, info?.architecture, info?.device, info?.description].join(' ');
+  return info?.isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i.test(names);
+}
+
 /** Some browsers describe an adapter in words, others by vendor and architecture alone, others not at all. */
-async function adapterName() {
-  const info = (await navigator.gpu.requestAdapter())?.info;
+function adapterName(info) {
   const words = [info?.description, [info?.vendor, info?.architecture].filter(Boolean).join(' ')];
   return words.find(Boolean) ?? 'a GPU that the browser does not name';
 }

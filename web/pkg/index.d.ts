@@ -1,7 +1,8 @@
 /**
  * What can be done about an error:
  *
- * - `no-webgpu`, `no-gpu`, `device-refused`: no device. `backend: 'cpu'` runs without.
+ * - `no-webgpu`, `no-gpu`, `device-refused`: no device, where `backend: 'webgpu'` asked for one.
+ * - `needs-gpu`: training, measuring and the self-test, which the CPU does not do. `backend: 'webgpu'` may get one.
  * - `device-lost`: the device is gone. Open and load again, then push the tokens that you kept.
  * - `out-of-memory`, `too-large`: the GPU cannot hold it. `page-memory`: the page cannot.
  * - `download`: the network; what arrived is in the cache, so loading again goes on from there.
@@ -16,6 +17,7 @@ export type ErrorCode =
   | 'no-webgpu'
   | 'no-gpu'
   | 'device-refused'
+  | 'needs-gpu'
   | 'device-lost'
   | 'out-of-memory'
   | 'too-large'
@@ -65,8 +67,11 @@ export function deleteCachedModel(url: string): Promise<boolean>;
 export type Source = string | File[] | { name?: string; files: Record<string, Blob | ArrayBuffer | Uint8Array> };
 
 export interface OpenOptions {
-  /** `auto` and `gpu` need WebGPU; `cpu` runs on one thread of the CPU. Default: `auto`. */
-  backend?: 'auto' | 'gpu' | 'cpu';
+  /**
+   * `auto`, the default, takes what is fast: a hardware GPU, or else one thread of the CPU, which is faster than a GPU in software.
+   * `webgpu` takes any GPU that the browser gives, and fails without one; `cpu` takes none. `device` tells what it came to.
+   */
+  backend?: 'auto' | 'webgpu' | 'cpu';
   /** In a worker of its own. Default: where there is a document. */
   worker?: boolean;
   /** Only WebGPU's default limits and no features, whatever the adapter has: to find faults. */
@@ -182,6 +187,10 @@ export interface Device {
   version: string;
   /** Null: the CPU. */
   gpu: GpuDevice | null;
+  /** Whether the GPU in use is one in software, which only `backend: 'webgpu'` takes. */
+  software: boolean;
+  /** Why `auto` took the CPU; null if it did not. What is in software can still be had by `backend: 'webgpu'`. */
+  passedOver: { code: 'no-webgpu' | 'no-gpu' | 'software-gpu' | 'device-refused'; message: string } | null;
 }
 
 export interface SelfTest {

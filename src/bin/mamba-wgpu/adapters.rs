@@ -55,7 +55,7 @@ pub fn details(adapter: &AdapterSummary) -> [String; 2] {
     let has: Vec<&str> = features.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
     let can = format!(
         "{}, driver {} {}; {}{}",
-        adapter.device_type,
+        if adapter.software() { "in software" } else { &adapter.device_type },
         adapter.driver,
         adapter.driver_info,
         if adapter.compute { "" } else { "NO COMPUTE SHADERS; " },

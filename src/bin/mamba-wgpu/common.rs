@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::gpu::{Gpu, GpuError, GpuOptions};
 use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
 use mamba_wgpu::train::latest_checkpoint;
 use mamba_wgpu::Error;
@@ -26,7 +26,8 @@ pub struct ModelArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct BackendArgs {
-    /// What to compute on; `auto` takes a GPU where there is one and the CPU otherwise
+    /// What to compute on; `auto` takes a hardware GPU, or else the CPU, which is faster than a GPU in software: one of those is
+    /// taken only if this flag or --adapter names it
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     pub backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
@@ -49,7 +50,7 @@ pub struct BackendArgs {
 /// Which GPU, for what runs on nothing else.
 #[derive(Debug, clap::Args)]
 pub struct GpuArgs {
-    /// Which API to reach the GPU through
+    /// Which API to reach the GPU through; `auto` takes the best GPU, one in software if there is no other
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
@@ -66,8 +67,13 @@ impl GpuArgs {
         }
     }
 
+    /// Opens it. Says on stderr where it is one in software that nobody has named.
     pub async fn open(&self) -> anyhow::Result<Gpu> {
-        Ok(Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?)
+        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?;
+        if self.backend == BackendName::Auto && self.adapter.is_none() && gpu.adapter_summary().software() {
+            eprintln!("mamba-wgpu: there is no hardware GPU: {} will do, and is slow", describe(&gpu));
+        }
+        Ok(gpu)
     }
 }
 
@@ -174,40 +180,36 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
 }
 
 impl BackendArgs {
-    /// Brings a checkpoint to the backend that was asked for. Says on stderr what `auto` picked.
+    /// Brings a checkpoint to the backend that was asked for. Says on stderr what `auto` picked, and what it passed over.
     pub async fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
         if self.backend == BackendName::Cpu {
             if let Some(adapter) = &self.adapter {
                 return Err(misuse(format!("--adapter {adapter}: --backend cpu uses no adapter")));
             }
-            return self.load_on(checkpoint, &Backend::Cpu).await;
+            return load_on(checkpoint, &Backend::Cpu, self.model_options()).await;
         }
         match self.load_on_gpu(checkpoint).await {
             // A GPU that is not there or cannot hold the model is no reason to give up, unless it was asked for.
             Err(error) if self.backend == BackendName::Auto && self.adapter.is_none() && is_gpu_error(&error) => {
-                eprintln!("mamba-wgpu: on the CPU ({error:#})");
-                self.load_on(checkpoint, &Backend::Cpu).await
+                eprintln!("mamba-wgpu: on the CPU ({})", why_cpu(&error));
+                load_on(checkpoint, &Backend::Cpu, self.model_options()).await
             }
             done => done,
         }
     }
 
     async fn load_on_gpu(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
-        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?;
-        let model = self.load_on(checkpoint, &Backend::Gpu(gpu.clone())).await?;
+        let mut options = gpu_options(self.backend, self.adapter.as_deref());
+        options.software = self.backend != BackendName::Auto || self.adapter.is_some();
+        let gpu = Gpu::new(&options).await.map_err(Error::from)?;
+        let model = load_on(checkpoint, &Backend::Gpu(gpu.clone()), self.model_options()).await?;
         if self.backend == BackendName::Auto {
             eprintln!("mamba-wgpu: on {}", describe(&gpu));
         }
         Ok(model)
     }
 
-    async fn load_on(&self, checkpoint: &Checkpoint, backend: &Backend) -> anyhow::Result<LanguageModel> {
-        let bar = Progress::bytes("loading");
-        let mut progress = |done, total| bar.set(done, total);
-        Ok(LanguageModel::load(checkpoint, backend, self.model_options(), &mut progress).await?)
-    }
-
-    fn model_options(&self) -> ModelOptions {
+    pub fn model_options(&self) -> ModelOptions {
         ModelOptions {
             scan: match self.scan {
                 ScanName::Sequential => Scan::Sequential,
@@ -229,6 +231,16 @@ impl BackendArgs {
     }
 }
 
+/// Brings a checkpoint to a backend, with a progress bar.
+pub async fn load_on(
+    checkpoint: &Checkpoint,
+    backend: &Backend,
+    options: ModelOptions,
+) -> anyhow::Result<LanguageModel> {
+    let bar = Progress::bytes("loading");
+    Ok(LanguageModel::load(checkpoint, backend, options, &mut |done, total| bar.set(done, total)).await?)
+}
+
 /// How the GPU is to be opened.
 pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
     // Any text is an adapter's number or name: nothing fails to parse.
@@ -246,6 +258,17 @@ pub fn end_on_ctrl_c(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
     .context("waiting for Ctrl-C")
 }
 
+/// Why no GPU is used, and how one that was passed over can be.
+fn why_cpu(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(Error::Gpu(GpuError::NoAdapter { .. })) => "there is no GPU".into(),
+        Some(Error::Gpu(GpuError::OnlySoftware { index, adapter })) => {
+            format!("{adapter} is a GPU in software, and slower; --adapter {index} takes it all the same")
+        }
+        _ => format!("{error:#}"),
+    }
+}
+
 fn is_gpu_error(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Gpu(_)))
 }
@@ -253,7 +276,7 @@ fn is_gpu_error(error: &anyhow::Error) -> bool {
 /// "llvmpipe (LLVM 19) (vulkan, in software)".
 pub fn describe(gpu: &Gpu) -> String {
     let summary = gpu.adapter_summary();
-    let software = if summary.device_type == "Cpu" { ", in software" } else { "" };
+    let software = if summary.software() { ", in software" } else { "" };
     format!("{} ({}{software})", summary.name, summary.backend)
 }
 

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text};
-use mamba_wgpu::model::{ModelId, SavedState, StateError};
+use mamba_wgpu::model::{LanguageModel, ModelId, SavedState, StateError};
 use mamba_wgpu::Error;
 use serde_json::json;
 
 use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
 use crate::output::{print_json, Progress};
+use crate::verify::{compare, Side, Start, VerifyArgs};
 
 /// Continue a text
 ///
@@ -65,6 +66,8 @@ pub struct Args {
     state_out: Option<PathBuf>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    verify: VerifyArgs,
     /// Print speed, memory and the seed on stderr at the end
     #[arg(long)]
     stats: bool,
@@ -92,12 +95,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     end_on_ctrl_c(options.cancel.clone())?;
 
     let seed = options.params.seed;
-    let mut text = Text::new(model.session()?);
-    if let Some(saved) = &saved {
-        text.restore(saved)?;
-    }
-    text.push(&tokens);
-    let mut generator = text.generate(&tokenizer, options)?;
+    let begin = |model: &LanguageModel| -> Result<Text, Error> {
+        let mut text = Text::new(model.session()?);
+        if let Some(saved) = &saved {
+            text.restore(saved)?;
+        }
+        text.push(&tokens);
+        Ok(text)
+    };
+    let mut generator = begin(&model)?.generate(&tokenizer, options.clone())?;
     let mut stdout = io::stdout().lock();
     if !args.json && !args.no_echo {
         stdout.write_all(prompt.as_bytes())?;
@@ -139,7 +145,24 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.stats {
         eprintln!("{}", run.report(seed, &backend_name(&model), memory));
     }
-    Ok(match run.finish {
+    let mut finish = run.finish;
+    if let Some(count) = args.verify.count.filter(|_| finish != FinishReason::Cancelled) {
+        let other = args.verify.load(&model, &checkpoint, args.backend.model_options()).await?;
+        // Two tokens of any text first: a driver compiles then, which is no speed of the kernels'.
+        let mut any = Text::new(other.session()?);
+        any.push(&[0]);
+        let two = GenerateOptions { max_tokens: 2, ignore_eos: true, ..options.clone() };
+        generate(&mut any.generate(&tokenizer, two)?, &mut None).await?;
+        options.max_tokens = count.min(options.max_tokens);
+        let again = generate(&mut begin(&other)?.generate(&tokenizer, options.clone())?, &mut None).await?;
+        finish = again.finish;
+        if finish != FinishReason::Cancelled {
+            let start = Start { saved: saved.as_ref(), prompt: &tokens, options: &options };
+            let words = compare(count, &run.side(&model), &again.side(&other), &start, &tokenizer).await?;
+            eprintln!("mamba-wgpu: {words}");
+        }
+    }
+    Ok(match finish {
         FinishReason::Cancelled => ExitCode::from(130),
         _ => ExitCode::SUCCESS,
     })
@@ -263,6 +286,11 @@ async fn generate(
 }
 
 impl Run {
+    /// What `--verify` compares.
+    fn side<'a>(&'a self, model: &'a LanguageModel) -> Side<'a> {
+        Side { model, tokens: &self.tokens, rate: self.times.decode_rate(&self.stats) }
+    }
+
     /// What `--stats` prints.
     fn report(&self, seed: u64, backend: &str, memory: Option<u64>) -> String {
         let Self { stats, times, finish, .. } = self;

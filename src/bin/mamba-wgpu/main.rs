@@ -21,6 +21,7 @@ mod score;
 mod train;
 mod train_log;
 mod train_recipe;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -15,8 +15,9 @@ import * as training from './train.js';
 let opening = null;
 /** @type {Mamba | null} */
 let mamba = null;
-/** @type {import('../pkg/index.js').OpenOptions} */
-let settings = {};
+const asked = new URLSearchParams(location.search).get('backend');
+/** Where to run: what the address asks for, or what is fast. @type {import('../pkg/index.js').OpenOptions} */
+let settings = asked === 'webgpu' || asked === 'cpu' ? { backend: asked } : {};
 /** What is loaded, or was last tried. */
 let source = /** @type {import('../pkg/index.js').Source} */ (DEMO);
 /** What ends what is going on: loading or writing. */
@@ -49,6 +50,7 @@ function update() {
   enable('save', idle && has);
   enable('load-demo', idle);
   enable('load-state', idle);
+  enable('elsewhere', idle);
   branches.lock(!idle);
 }
 
@@ -57,7 +59,7 @@ function update() {
 function failed(error) {
   if (error.code === 'cancelled' || error.name === 'AbortError') return;
   console.error(error);
-  const { title, text, ways, bad } = explain(error);
+  const { title, text, ways, bad } = explain(error, mamba?.device);
   $('notice').classList.toggle('bad', Boolean(bad));
   $('notice-title').textContent = title;
   $('notice-text').textContent = text;
@@ -83,9 +85,26 @@ async function takeWay(way) {
     /** @type {HTMLDetailsElement} */ ($('other-models')).open = true;
     return $('files').focus();
   }
-  settings = way === 'cpu' ? { backend: 'cpu' } : way === 'baseline' ? { baseline: true } : settings;
+  if (way === 'gpu') return runOn('webgpu');
+  if (way === 'cpu') return runOn('cpu', true);
+  if (way === 'baseline') settings = { ...settings, baseline: true };
   if (way !== 'again') dropDevice();
   await load(source);
+}
+
+/**
+ * From the processor to the GPU, or back: the model and the text come along, and the address keeps the choice.
+ * @param {'webgpu' | 'cpu'} backend
+ */
+async function runOn(backend, withModel = Boolean(mamba?.info)) {
+  if (loading || writing || busy) return;
+  settings = { backend };
+  const url = new URL(location.href);
+  url.searchParams.set('backend', backend);
+  history.replaceState(null, '', url);
+  dropDevice();
+  if (withModel) await load(source);
+  else await open().catch(failed);
 }
 
 // ---- device and model
@@ -95,6 +114,7 @@ function open() {
   if (opening) return opening;
   const promise = Mamba.open(settings).then((opened) => {
     mamba = opened;
+    device.where(opened.device, runOn);
     void device.show(opened);
     void training.showDefaults(opened);
     return opened;

@@ -1,6 +1,6 @@
 // What went wrong, in plain words, and the ways on from there.
 
-/** @typedef {'cpu' | 'again' | 'reload' | 'files' | 'baseline'} Way */
+/** @typedef {'cpu' | 'gpu' | 'again' | 'reload' | 'files' | 'baseline'} Way */
 
 /** @type {Record<string, { title: string, text: string, ways: Way[], bad?: boolean }>} */
 const MESSAGES = {
@@ -18,6 +18,11 @@ const MESSAGES = {
     title: 'The GPU refused to start',
     text: 'Another program may hold it. Try again with the plainest settings, or run on the CPU.',
     ways: ['baseline', 'cpu'],
+  },
+  'needs-gpu': {
+    title: 'This needs a GPU',
+    text: 'The page runs on this computer’s processor, which writes, but does not train, measure or check.',
+    ways: ['gpu'],
   },
   'device-lost': {
     title: 'The GPU went away',
@@ -84,18 +89,39 @@ const MESSAGES = {
 };
 const FAULT = { title: 'Something went wrong', text: 'This is a fault of this page or of the GPU’s driver. Loading again often helps.', ways: /** @type {Way[]} */ (['again', 'baseline', 'cpu']), bad: true };
 
-/** @param {{ code?: string, message?: string }} error */
-export function explain(error) {
+/**
+ * @param {{ code?: string, message?: string }} error
+ * @param {import('../pkg/index.js').Device} [device] what is in use
+ */
+export function explain(error, device) {
   const found = MESSAGES[error.code ?? ''] ?? FAULT;
+  const { passedOver } = device ?? {};
+  if (error.code === 'needs-gpu' && passedOver) {
+    return { ...found, text: `${found.text} The reason: ${whyCpu(passedOver)}.`, ways: passedOver.code === 'no-webgpu' ? [] : found.ways };
+  }
   if (error.code === 'no-webgpu' && !globalThis.isSecureContext) {
     return { ...found, text: 'Browsers give WebGPU only to pages from https or localhost. Open this page that way; until then, the model runs on the CPU.' };
   }
   return found;
 }
 
+const WHY_CPU = {
+  'no-webgpu': 'this browser offers no WebGPU here',
+  'no-gpu': 'this browser gives the page no GPU',
+  'software-gpu': 'the GPU that this browser gives the page is one in software, which is slower',
+  'device-refused': 'the GPU refused to start',
+};
+
+/** Why the page runs on the CPU by itself, as the second half of a sentence. */
+export function whyCpu({ code }) {
+  const insecure = code === 'no-webgpu' && !globalThis.isSecureContext;
+  return insecure ? 'browsers give WebGPU only to pages from https or localhost' : WHY_CPU[code];
+}
+
 /** @type {Record<Way, string>} */
 export const WAYS = {
   cpu: 'Run on the CPU',
+  gpu: 'Try the GPU',
   again: 'Try again',
   reload: 'Reload the page',
   files: 'Choose files',

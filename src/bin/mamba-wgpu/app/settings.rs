@@ -33,7 +33,7 @@ impl std::fmt::Display for Source {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
-    /// The best GPU there is, or the CPU.
+    /// The best hardware GPU there is, or the CPU.
     #[default]
     Auto,
     Cpu,
@@ -47,7 +47,7 @@ pub enum Device {
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Auto => f.write_str("the best GPU"),
+            Self::Auto => f.write_str("the fastest device"),
             Self::Cpu => f.write_str("the CPU"),
             Self::Adapter { name, backend } => write!(f, "{name} ({backend})"),
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mamba_wgpu::explain::{explain, ExplainOptions};
 use mamba_wgpu::generate::{FinishReason, GenerateError, GenerateOptions, Generator, Text, Tokenizer};
-use mamba_wgpu::gpu::{AdapterChoice, AdapterSummary, Gpu, GpuError, GpuOptions};
+use mamba_wgpu::gpu::{best_hardware, AdapterChoice, AdapterSummary, Gpu, GpuError, GpuOptions};
 use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelId, ModelOptions, SavedState};
 use mamba_wgpu::{Error, Result};
 
@@ -54,11 +54,12 @@ impl Devices {
     }
 
     /// What a choice comes to; never [`Device::Auto`].
-    fn resolve(&self, device: &Device) -> Device {
-        match (device, self.list.iter().find(|adapter| adapter.compute)) {
-            (Device::Auto, Some(best)) => of(best),
-            (Device::Auto, None) => self.window.as_ref().map_or(Device::Cpu, |gpu| of(gpu.adapter_summary())),
-            (chosen, _) => chosen.clone(),
+    pub fn resolve(&self, device: &Device) -> Device {
+        // What the window draws on may stand in no list.
+        let shown = self.window.as_ref().map(Gpu::adapter_summary).filter(|adapter| !adapter.software());
+        match device {
+            Device::Auto => best_hardware(&self.list).or(shown).map_or(Device::Cpu, of),
+            chosen => chosen.clone(),
         }
     }
 
@@ -192,6 +193,10 @@ impl Worker {
         let tokenizer = common::tokenizer(&checkpoint).map_err(in_words)?;
         let mut warnings = checkpoint.warnings().to_vec();
         let mut on = self.devices.resolve(device);
+        let software = self.devices.list.iter().find(|adapter| adapter.software());
+        if let (Device::Auto, Device::Cpu, Some(software)) = (device, &on, software) {
+            warnings.push(format!("It runs on the CPU, which is faster than {}, in software.", of(software)));
+        }
         let loading = match self.devices.open(&on).await {
             Ok((backend, shared)) => self.bring(&checkpoint, &backend).await.map(|model| (model, shared)),
             Err(error) => Err(error.into()),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::app::document::Segment;
 use crate::app::messages::Browse;
+use crate::app::worker::Devices;
 use mamba_wgpu::generate::Stats;
 use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::model::{embedded, ModelId, StateData};
@@ -25,6 +26,19 @@ fn info(source: Source, on: Device) -> Box<ModelInfo> {
         memory: Some(1),
         warnings: vec![],
     })
+}
+
+fn adapter(name: &str, device_type: &str) -> AdapterSummary {
+    let zero =
+        ["index", "subgroup_min_size", "subgroup_max_size", "max_buffer_size", "max_storage_buffer_binding_size"];
+    let zero = zero.into_iter().chain(["max_compute_workgroup_storage_size", "max_compute_invocations_per_workgroup"]);
+    let mut fields: serde_json::Map<String, serde_json::Value> = zero.map(|key| (key.into(), 0.into())).collect();
+    let flags = ["shader_f16", "subgroups", "timestamp_query", "cooperative_matrix"].map(|key| (key, false));
+    fields.extend(flags.into_iter().chain([("compute", true)]).map(|(key, flag)| (key.into(), flag.into())));
+    let words =
+        [("name", name), ("device_type", device_type), ("backend", "vulkan"), ("driver", ""), ("driver_info", "")];
+    fields.extend(words.map(|(key, word)| (key.into(), word.into())));
+    serde_json::from_value(fields.into()).unwrap()
 }
 
 /// With the embedded model loaded, and no command left.
@@ -64,6 +78,25 @@ fn saved() -> Arc<SavedState> {
 
 fn segment(text: &str, generated: bool) -> Segment {
     Segment { text: text.into(), generated }
+}
+
+#[test]
+fn the_fastest_device_is_never_one_in_software() {
+    let (hardware, software) = (adapter("A", "IntegratedGpu"), adapter("llvmpipe", "Cpu"));
+    let resolve = |list: &[AdapterSummary], device| Devices::new(list.to_vec(), None).resolve(&device);
+    assert_eq!(resolve(&[software.clone(), hardware.clone()], Device::Auto), gpu());
+    assert_eq!(resolve(std::slice::from_ref(&software), Device::Auto), Device::Cpu);
+    assert_eq!(resolve(&[], Device::Auto), Device::Cpu);
+    assert_eq!(resolve(std::slice::from_ref(&software), of(&software)), of(&software), "it was chosen");
+
+    let mut state = State::new(Settings::default());
+    assert!(state.devices_best_first().is_none(), "they are looked for");
+    let mut order = |list: Vec<AdapterSummary>| {
+        state.apply(Event::Devices(list));
+        state.devices_best_first().unwrap().into_iter().map(|(device, _)| device).collect::<Vec<_>>()
+    };
+    assert_eq!(order(vec![software.clone()]), [Device::Cpu, of(&software)]);
+    assert_eq!(order(vec![hardware, software.clone()]), [gpu(), Device::Cpu, of(&software)]);
 }
 
 #[test]
