@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
 
-/// Files by name: `config.json`, `tokenizer.json`, and safetensors under any names.
+/// Files by name: `config.json`, `tokenizer.json`, and safetensors under any names. Others are let pass.
 #[wasm_bindgen]
 #[derive(Default)]
 pub struct Files(RefCell<Vec<(String, Vec<u8>)>>);
@@ -17,6 +17,11 @@ impl Files {
     #[wasm_bindgen(constructor)]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Gives up all that has come.
+    pub fn clear(&self) {
+        self.0.borrow_mut().clear();
     }
 
     /// Begins a file of so many bytes (0 if that is not known). One of the same name is given up.
@@ -36,8 +41,8 @@ impl Files {
         let mut files = self.0.borrow_mut();
         let Some((name, content)) = files.last_mut() else { return Err(error::fault("append before begin")) };
         let (at, more) = (content.len(), chunk.length() as usize);
-        // Exactly what was announced; amortised growth only where nothing was.
-        if content.try_reserve(more).is_err() {
+        // Exactly what was announced; amortised growth only where nothing was, and where there is room for it.
+        if content.try_reserve(more).is_err() && content.try_reserve_exact(more).is_err() {
             return Err(no_room(name, (at + more) as f64));
         }
         content.resize(at + more, 0);
@@ -59,6 +64,7 @@ impl Files {
             match name.as_str() {
                 "config.json" => config = Some(content),
                 "tokenizer.json" => tokenizer = Some(Cow::Owned(content)),
+                file if file.ends_with(".json") || file.ends_with(".txt") => {}
                 _ => shards.push((name, Cow::Owned(content))),
             }
         }

@@ -2,14 +2,22 @@
 // own thread.
 //
 // In:  { id, method, args }, { cancel: id }
-// Out: { id, progress: [...] }, { id, piece }, and at the end { id, result } or { id, error: { code, message } }
-import init, { Backend, Cancel, Files, trainingDefaults, version } from './wasm/mamba_wgpu.js';
+// Out: { ready: BUILD } first, then { id, progress: [...] }, { id, piece }, and at the end { id, result } or
+//      { id, error: { code, message } }
+import { Backend, Cancel, Files, trainingDefaults, version } from './wasm/mamba_wgpu.js';
 import { fill } from './download.js';
 import { MambaError } from './error.js';
+import { isFull, start } from './start.js';
+
+/** Which build this file is of: web/build.sh writes it here and into index.js. */
+const BUILD = '__BUILD__';
+/** What a model's files can be blamed for. */
+const MODELS = ['damaged-file', 'unusable-model', 'bad-tokenizer'];
 
 /** @param {(message: object, transfer?: Transferable[]) => void} post */
 export function serve(post) {
   const host = new Host();
+  post({ ready: BUILD });
   const cancels = new Map();
   return async (message) => {
     if (message.cancel) return cancels.get(message.cancel)?.();
@@ -35,10 +43,10 @@ export function serve(post) {
 
 /** What can be sent of an error. */
 function describe(error) {
-  if (error instanceof WebAssembly.RuntimeError) {
-    const memory = /unreachable|memory|grow/i.test(error.message);
-    const reason = memory ? 'the page ran out of memory, or met a fault of this program' : 'a fault of this program';
-    return { code: 'crashed', message: `${reason} (${error.message})` };
+  if (error instanceof WebAssembly.RuntimeError || (error instanceof RangeError && /memory|allocation/i.test(error.message))) {
+    const full = isFull();
+    const reason = full ? `the page's memory is full: ${full}` : 'a fault of this program';
+    return { code: full ? 'memory-full' : 'crashed', message: `${reason} (${error.message})` };
   }
   if (error?.name === 'AbortError') return { code: 'cancelled', message: 'cancelled' };
   return { code: error?.code ?? 'fault', message: error?.message ?? String(error) };
@@ -48,7 +56,11 @@ function describe(error) {
 const breathe = () =>
   new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
-    port1.onmessage = resolve;
+    port1.onmessage = () => {
+      // An open port keeps node from ending.
+      port1.close();
+      resolve(undefined);
+    };
     port2.postMessage(null);
   });
 /** Milliseconds after which it is time to. */
@@ -65,7 +77,7 @@ class Host {
   #begun = 0;
 
   async open(_, { backend, baseline, lowPower }) {
-    await init({ module_or_path: new URL('./wasm/mamba_wgpu_bg.wasm', import.meta.url) });
+    await start(BUILD);
     if (backend === 'cpu') this.#backend = Backend.cpu();
     else {
       if (!globalThis.navigator?.gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
@@ -76,21 +88,22 @@ class Host {
     return { version: version(), gpu: device };
   }
 
-  async load(call, source, { cache, ...options }) {
+  async load(call, source, { cache, refresh, ...options }) {
     this.#model?.free();
     this.#model = null;
     const files = new Files();
-    const { name, forget } = await fill(files, source, { cache, onProgress: call.progress, signal: call.signal });
+    const { name, keep, forget } = await fill(files, source, { cache, refresh, onProgress: call.progress, signal: call.signal });
     try {
       const upload = (loaded, total) => call.progress({ stage: 'upload', loaded, total });
       this.#model = await this.#backend.load(files, name, JSON.stringify(options), upload);
     } catch (error) {
-      // A damaged copy must not come back the next time.
-      if (error.code === 'damaged-file' && (await forget())) {
-        error.message += ' (the copy in the browser\'s cache is removed: load again to download it anew)';
+      // What is no model must not come back the next time.
+      if (MODELS.includes(error.code) && (await forget())) {
+        error.message += ' (what this browser had kept of the model is removed: load again to download it anew)';
       }
       throw error;
     }
+    await keep();
     return this.#model.info();
   }
 

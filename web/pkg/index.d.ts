@@ -3,8 +3,11 @@
  *
  * - `no-webgpu`, `no-gpu`, `device-refused`: no device. `backend: 'cpu'` runs without.
  * - `device-lost`: the device is gone. Open and load again, then push the tokens that you kept.
- * - `out-of-memory`, `too-large`: the GPU cannot hold it. `page-memory`: the page cannot.
- * - `download`: the network; what arrived is in the cache, so loading again goes on from there.
+ * - `not-started`: a file of this package did not come as it should, or something blocks it; the message says which and why.
+ * - `out-of-memory`, `too-large`: the GPU cannot hold it. `page-memory`: the page cannot. `memory-full`: the page's memory is
+ *   full, and the program ended there: open and load again.
+ * - `download`: the network, or what the server sent. What arrived is in the cache: loading again goes on from there, if the
+ *   server shows that it still has the same.
  * - `damaged-file`, `unusable-model`, `bad-tokenizer`, `no-tokenizer`: the model's files.
  * - `not-a-state`, `damaged-state`, `newer-state`, `other-models-state`: a state file.
  * - `options`: an option, token or prompt out of range. `no-model`, `busy`, `closed`: a call out of turn.
@@ -13,6 +16,7 @@
  * - `gpu-fault`, `crashed`, `fault`: a fault of the driver or of this package.
  */
 export type ErrorCode =
+  | 'not-started'
   | 'no-webgpu'
   | 'no-gpu'
   | 'device-refused'
@@ -20,6 +24,7 @@ export type ErrorCode =
   | 'out-of-memory'
   | 'too-large'
   | 'page-memory'
+  | 'memory-full'
   | 'download'
   | 'damaged-file'
   | 'unusable-model'
@@ -50,7 +55,7 @@ export function hasWebGPU(): boolean;
 /** A model in the browser's cache. */
 export interface CachedModel {
   url: string;
-  /** False while a download that broke off waits to be resumed. */
+  /** False while a download that broke off waits to be resumed, and until the model has been loaded once. */
   complete: boolean;
   bytes: number;
 }
@@ -59,7 +64,8 @@ export function cachedModels(): Promise<CachedModel[]>;
 export function deleteCachedModel(url: string): Promise<boolean>;
 
 /**
- * A folder's URL (Hugging Face's pages of a model count as one), files that the user picked, or bytes by file name:
+ * A folder's URL (Hugging Face's pages of a model count as one; at `.../resolve/<commit>/` nothing ever changes, so a copy of
+ * that is never asked for again), files that the user picked, or bytes by file name:
  * `config.json`, `tokenizer.json`, and the weights as safetensors, sharded or not.
  */
 export type Source = string | File[] | { name?: string; files: Record<string, Blob | ArrayBuffer | Uint8Array> };
@@ -89,8 +95,13 @@ export interface LoadProgress {
 }
 
 export interface LoadOptions extends OpenOptions {
-  /** Keep what a URL gave in the browser's cache, and use it. Default: true. */
+  /**
+   * Keep what a URL gave in the browser's cache, and use it. A copy is used as it is where the server cannot be asked within
+   * three seconds; where it says that the model is another by now, that one is fetched. Default: true.
+   */
   cache?: boolean;
+  /** Fetch everything anew, whatever is in the cache. Default: false. */
+  refresh?: boolean;
   /** How weights are held. Default: `auto`, as the checkpoint has them. */
   weights?: string;
   /** Tokens of a prompt that go through together. Default: 512. */

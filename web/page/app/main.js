@@ -66,7 +66,7 @@ function failed(error) {
   actions.push(make('button', { type: 'button', textContent: 'Dismiss', onclick: () => ($('notice').hidden = true) }));
   $('notice-actions').replaceChildren(...actions);
   $('notice').hidden = false;
-  if (['device-lost', 'crashed', 'closed'].includes(error.code)) dropDevice();
+  if (['device-lost', 'crashed', 'memory-full', 'not-started', 'closed'].includes(error.code)) dropDevice();
 }
 
 /** A device that is gone takes its model with it; the text stays, to be read again by the next. */
@@ -359,6 +359,8 @@ async function start() {
   showModel(null, source);
   update();
   void showCache(load, failed);
+  // For start.js: from here on, what goes wrong is said here.
+  $('not-started').remove();
   try {
     await open();
     // What is here already costs no download.

@@ -44,7 +44,7 @@ const MESSAGES = {
   },
   download: {
     title: 'The download failed',
-    text: 'What has arrived is kept: trying again goes on from there. If the server does not let other pages read its files, download them and drop them here.',
+    text: 'Trying again goes on from what has arrived, where the server shows that it is still the same. If the server does not let other pages read its files, download them and drop them here.',
     ways: ['again', 'files'],
   },
   'damaged-file': {
@@ -56,19 +56,19 @@ const MESSAGES = {
   'unusable-model': {
     title: 'These files are no model that runs here',
     text: 'Mamba and Falcon-Mamba models run, from config.json, tokenizer.json and safetensors.',
-    ways: ['files'],
+    ways: ['again', 'files'],
     bad: true,
   },
   'bad-tokenizer': {
     title: 'The tokenizer cannot be read',
     text: 'Take the tokenizer.json that was published with the model.',
-    ways: ['files'],
+    ways: ['again', 'files'],
     bad: true,
   },
   'no-tokenizer': {
     title: 'The model came without a tokenizer.json',
     text: 'Without it, text cannot be turned into tokens. Put that file beside the weights and load all of them.',
-    ways: ['files'],
+    ways: ['again', 'files'],
   },
   'not-a-state': { title: 'This is no saved state', text: 'Choose a .mamba-state file that this page or the native program saved.', ways: [], bad: true },
   'damaged-state': { title: 'This state file is damaged', text: 'Bytes are missing or have changed. Your text is as it was.', ways: [], bad: true },
@@ -80,7 +80,9 @@ const MESSAGES = {
     text: 'What the model computes is no number any more: most likely the learning rate is too high. Start anew with a lower one.',
     ways: [],
   },
-  crashed: { title: 'The program stopped', text: 'Most likely the page’s memory is full. Your text is still here: load the model again, or a smaller one.', ways: ['again', 'reload'], bad: true },
+  'not-started': { title: 'The program did not start', text: '', ways: ['again', 'reload'], bad: true },
+  'memory-full': { title: 'The page’s memory is full', text: 'Your text is still here: load the model again, or a smaller one.', ways: ['again', 'reload'], bad: true },
+  crashed: { title: 'The program stopped', text: 'This is a fault of this page’s program. Your text is still here: load the model again.', ways: ['again', 'reload'], bad: true },
 };
 const FAULT = { title: 'Something went wrong', text: 'This is a fault of this page or of the GPU’s driver. Loading again often helps.', ways: /** @type {Way[]} */ (['again', 'baseline', 'cpu']), bad: true };
 
@@ -89,6 +91,10 @@ export function explain(error) {
   const found = MESSAGES[error.code ?? ''] ?? FAULT;
   if (error.code === 'no-webgpu' && !globalThis.isSecureContext) {
     return { ...found, text: 'Browsers give WebGPU only to pages from https or localhost. Open this page that way; until then, the model runs on the CPU.' };
+  }
+  if (error.code === 'not-started') {
+    const way = 'Reload without the browser’s cache (Ctrl+Shift+R); if that does not help, the server that this page comes from needs mending';
+    return { ...found, text: `A part of it did not come as it should: ${error.message}. ${way}.` };
   }
   return found;
 }
