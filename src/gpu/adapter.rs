@@ -33,6 +33,9 @@ pub struct AdapterSummary {
     pub device_type: String,
     pub driver: String,
     pub driver_info: String,
+    /// Where it is, `0000:01:00.0`; empty where its API does not tell.
+    #[serde(default)]
+    pub pci_bus_id: String,
     /// Whether it has compute shaders at all (old OpenGL has not).
     pub compute: bool,
     pub subgroup_min_size: u32,
@@ -59,6 +62,7 @@ impl AdapterSummary {
             device_type: format!("{:?}", info.device_type),
             driver: info.driver,
             driver_info: info.driver_info,
+            pci_bus_id: info.device_pci_bus_id,
             compute: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS),
             subgroup_min_size: info.subgroup_min_size,
             subgroup_max_size: info.subgroup_max_size,

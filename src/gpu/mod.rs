@@ -24,7 +24,7 @@ pub use buffer::Tensor;
 pub use context::{Gpu, GpuOptions, LimitMode};
 pub use plan::{Plan, PlanBuilder};
 pub use readback::Readback;
-pub use timing::{Timer, Timing};
+pub use timing::{Pass, Timer, Timing};
 
 /// What can go wrong between the host and a device.
 #[derive(Debug, Clone, thiserror::Error)]

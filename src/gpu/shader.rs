@@ -126,6 +126,7 @@ sources![
     "conv1d_update.wgsl",
     "discretise.wgsl",
     "embedding.wgsl",
+    "fill.wgsl",
     "hidden_attention.wgsl",
     "matmul.wgsl",
     "matmul_coop.wgsl",

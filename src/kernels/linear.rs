@@ -52,13 +52,26 @@ fn quads(format: WeightFormat, k: usize) -> usize {
 }
 
 /// Bytes of a row on the device, without scales; a multiple of 16, so that matvec reads whole units.
-fn row_bytes(format: WeightFormat, k: usize) -> usize {
+pub(super) fn row_bytes(format: WeightFormat, k: usize) -> usize {
     match format {
         WeightFormat::F32 => 16 * k.div_ceil(4),
         WeightFormat::F16 => 16 * k.div_ceil(8),
         WeightFormat::Q8 => Quant::Q8.row_bytes(k),
         WeightFormat::Q4 => Quant::Q4.row_bytes(k),
     }
+}
+
+/// Rows of a part, of n rows of so many bytes: as many as one binding may show.
+///
+/// # Errors
+/// A row larger than that.
+pub(super) fn part_rows(gpu: &Gpu, label: &str, (n, row_bytes): (usize, usize)) -> Result<usize, GpuError> {
+    let (bytes, limit) = (row_bytes as u64, gpu.max_binding());
+    if bytes > limit {
+        let (kernel, label) = ("matmul".to_owned(), label.to_owned());
+        return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
+    }
+    Ok(((limit / bytes.max(1)) as usize).clamp(1, n.max(1)))
 }
 
 impl WeightMatrix {
@@ -112,12 +125,7 @@ impl WeightMatrix {
         mut rows: impl FnMut(Range<usize>, &mut Staged) -> Result<(), E>,
     ) -> Result<Self, E> {
         let row = row_bytes(format, k);
-        let (bytes, limit) = (row as u64, gpu.max_binding());
-        if bytes > limit {
-            let (kernel, label) = ("matmul".to_owned(), label.to_owned());
-            return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit }.into());
-        }
-        let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
+        let part_rows = part_rows(gpu, label, (n, row))?;
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
         let mut parts = Vec::new();
         let mut staged = Staged::default();

@@ -8,6 +8,7 @@ mod ceilings;
 mod conv1d;
 mod embedding;
 mod explain;
+mod fill;
 mod linear;
 mod norm;
 mod optimiser;
@@ -21,6 +22,7 @@ pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
+pub use fill::{fill, fill_matrix, Values};
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
@@ -186,6 +188,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.push(explain::token_stats_spec());
     specs.extend(ceilings::specs());
+    specs.push(fill::spec());
     specs.extend(backward::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);

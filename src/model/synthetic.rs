@@ -4,14 +4,14 @@
 //! linear layers uniform within +-1/sqrt(inputs) (out_proj's divided by sqrt(n_layer)), the embedding normal with a deviation
 //! of 0.02. Names are Hugging Face's. The same [`Spec`] and seed give the same bytes on every machine.
 
-mod repeated;
+mod outline;
 
 use super::write::{header, place, write_quantised, Entry};
 use super::{names, Arch, Checkpoint, Dtype, LoadError};
 use half::{bf16, f16};
 use std::{borrow::Cow, io, ops::Range};
 
-pub use repeated::Repeated;
+pub(crate) use outline::Outline;
 
 /// What to make.
 #[derive(Debug, Clone, PartialEq)]

@@ -98,6 +98,7 @@ impl Backend {
             chunk: options.chunk,
             date: options.date,
             cancel: cancel.0,
+            ..bench::Options::default()
         };
         let mut progress = |now: bench::Progress<'_>| {
             let row = format!("{} {} {}", now.row.suite, now.row.name, now.row.variant);

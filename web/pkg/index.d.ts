@@ -210,6 +210,8 @@ export interface BenchReport {
   date: string;
   time_limit_s: number;
   interrupted: boolean;
+  /** The reference kernel's best time, by which each row tells whether the device was at its fastest. */
+  reference_us: number | null;
   ceilings: { copy_gbps: number | null; fma_tflops: number | null };
   rows: BenchRow[];
 }
@@ -225,6 +227,10 @@ export interface BenchRow {
   share_of_copy: number | null;
   share_of_fma: number | null;
   tokens_per_s: number | null;
+  /** How much slower than at best the reference was beside the samples: 1 is full speed. */
+  reference_slowdown: number | null;
+  /** What to beware of. */
+  flags: ('few_samples' | 'unsteady' | 'above_copy' | 'above_fma')[];
   skipped: string | null;
   [key: string]: unknown;
 }

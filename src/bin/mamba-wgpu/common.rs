@@ -49,8 +49,8 @@ pub struct BackendArgs {
 /// Which GPU, for what runs on nothing else.
 #[derive(Debug, clap::Args)]
 pub struct GpuArgs {
-    /// Which API to reach the GPU through
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    /// Which API to reach the GPU through: auto, vulkan, metal, dx12 or gl
+    #[arg(long, value_enum, default_value_t = BackendName::Auto, hide_possible_values = true)]
     backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]

@@ -5,6 +5,7 @@ mod adapters;
 #[cfg(feature = "app")]
 mod app;
 mod bench;
+mod bench_compare;
 mod bench_report;
 mod common;
 mod completions;
@@ -13,6 +14,7 @@ mod errors;
 mod eval;
 mod explain;
 mod generate;
+mod gpu_clock;
 mod inspect_model;
 mod logits;
 mod output;

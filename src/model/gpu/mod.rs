@@ -11,8 +11,8 @@ use super::{Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{NumberFormat, WeightFormat};
-use crate::gpu::{Gpu, Tensor};
-use crate::kernels::{pack_channels, WeightMatrix};
+use crate::gpu::{Gpu, PlanBuilder, Tensor};
+use crate::kernels::{fill_matrix, pack_channels, WeightMatrix};
 pub use session::GpuSession;
 
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
@@ -49,6 +49,8 @@ pub struct GpuModel {
 struct Loader<'a> {
     gpu: &'a Gpu,
     weights: WeightDtype,
+    /// Whether matrices are made on the device instead: then their views hold no data.
+    synthetic: bool,
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -91,6 +93,16 @@ impl Loader<'_> {
         };
         let keep = self.weights != WeightDtype::F32 && Variant::of(wanted).is_none_or(|variant| gpu.allows(variant));
         let (n, k) = (view.shape[0], view.shape[1]);
+        if self.synthetic {
+            let mut plan = PlanBuilder::new(gpu);
+            let (format, bound) = (if keep { wanted } else { WeightFormat::F32 }, 1.0 / (k.max(1) as f32).sqrt());
+            self.done += (n * k) as u64;
+            let matrix = fill_matrix(&mut plan, view.name, (n, k), format, bound, self.done as u32)?;
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            plan.finish()?.record(&mut encoder);
+            gpu.submit([encoder.finish()]);
+            return Ok(matrix);
+        }
         let matrix = match wanted.quant() {
             Some(quant) if keep => WeightMatrix::upload_quantised(gpu, view.name, (n, k), quant, |rows| -> Result<_> {
                 gpu.check()?;
@@ -141,11 +153,32 @@ impl GpuModel {
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
+        Self::build(gpu, config, weights, options, false, progress).await
+    }
+
+    /// The same of weights whose matrices are shapes alone, filled on the device.
+    pub(crate) async fn synthetic(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        options: ModelOptions,
+    ) -> Result<Self> {
+        Self::build(gpu, config, weights, options, true, &mut |_, _| {}).await
+    }
+
+    async fn build(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        options: ModelOptions,
+        synthetic: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         if options.chunk == 0 {
             return Err(InputError::ZeroChunk.into());
         }
         let total = weights.total_bytes();
-        let mut loader = Loader { gpu, weights: options.weights, done: 0, total, progress };
+        let mut loader = Loader { gpu, weights: options.weights, synthetic, done: 0, total, progress };
         let model = Self {
             gpu: gpu.clone(),
             config: config.clone(),

@@ -6,7 +6,7 @@ use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::{Plan, PlanBuilder, Readback, Tensor, Timer, Timing};
+use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
 use std::sync::Arc;
@@ -220,17 +220,15 @@ impl GpuSession {
         }
     }
 
-    /// How long the device takes for a token, or for a prompt of more (in one chunk at most): for measuring. The state is of no
-    /// use afterwards.
-    pub(crate) async fn time(&mut self, tokens: usize, timer: &Timer) -> Result<Timing> {
+    /// The plan of a token, or of a prompt of more (in one chunk at most): for measuring. The state is of no use once it has run.
+    pub(crate) fn plan_of(&mut self, tokens: usize) -> Result<&Plan> {
         self.go_back();
         if tokens == 1 {
-            let (_, plan) = self.decode()?;
-            return Ok(timer.run(plan).await?);
+            return Ok(&self.decode()?.1);
         }
         let l = tokens.min(self.model.chunk());
         self.make_room(l)?;
-        Ok(timer.run(self.plan_for(l, Head::Last)?).await?)
+        self.plan_for(l, Head::Last)
     }
 
     /// The last token's logits (vocab_size).

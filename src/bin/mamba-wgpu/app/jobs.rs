@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::settings::Device;
 use super::worker::{open_alone, Devices, Events, Worker};
 use crate::doctor::model_check;
+use crate::gpu_clock;
 
 /// Hands each command to who carries it out.
 pub struct Hub {
@@ -123,7 +124,12 @@ fn in_words(verdict: &Verdict, kernels: usize) -> String {
 async fn measure(device: &Device, options: &bench::Options, events: &Events) -> Result<bench::Report, Error> {
     let list: Vec<AdapterSummary> = list_adapters(None).await;
     let gpu = open_alone(&list, device).await?;
-    Ok(bench::run(&gpu, options, &mut |now| {
+    let options = bench::Options {
+        clock_mhz: gpu_clock::reader(gpu.adapter_summary()),
+        host: Some(gpu_clock::host()),
+        ..options.clone()
+    };
+    Ok(bench::run(&gpu, &options, &mut |now| {
         events.send(Event::Measuring {
             done: now.done,
             total: now.total,

@@ -47,7 +47,7 @@ fn write_charts(
     Ok(())
 }
 
-fn read(path: &Path) -> anyhow::Result<Report> {
+pub fn read(path: &Path) -> anyhow::Result<Report> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&text)
         .with_context(|| format!("{} is not a report of `mamba-wgpu bench --json`", path.display()))
