@@ -1,8 +1,7 @@
 //! One beginning, two endings: a session's state is small, so a text can be forked at any point without reading it again.
 //! `cargo run --release --example fork_state`
 
-use mamba_wgpu::generate::{SamplingParams, Tokenizer};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::generate::SamplingParams;
 use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions, Session};
 
 /// So many tokens from where the session is.
@@ -19,15 +18,14 @@ async fn continued(mut session: Session, seed: u64, tokens: usize) -> mamba_wgpu
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(async {
-        let backend = Backend::Gpu(Gpu::new(&GpuOptions::default()).await?);
+        let backend = Backend::auto().await;
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
-        let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;
-        let tokenizer = Tokenizer::from_bytes(json, model.config().vocab_size)?;
+        let tokenizer = checkpoint.tokenizer()?.ok_or("the checkpoint has no tokenizer")?;
 
         let beginning = "Mr. Darcy opened the letter, and";
         let mut session = model.session()?;
-        session.prefill(&tokenizer.encode(beginning)?, &mut |_, _| {}).await?;
+        session.prefill(&tokenizer.encode_with_special_tokens(beginning)?, &mut |_, _| {}).await?;
         let fork = session.try_clone()?;
         for (ending, session) in [(1, session), (2, fork)] {
             println!("{ending}. {beginning}{}\n", tokenizer.decode(&continued(session, ending, 40).await?)?);

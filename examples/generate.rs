@@ -1,17 +1,15 @@
 //! A text in a few lines: `cargo run --release --example generate`.
 
-use mamba_wgpu::generate::{GenerateOptions, Generator, Tokenizer};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::generate::{GenerateOptions, Generator};
 use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(async {
-        let backend = Backend::Gpu(Gpu::new(&GpuOptions::default()).await?);
+        let backend = Backend::auto().await;
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
-        let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;
-        let tokenizer = Tokenizer::from_bytes(json, model.config().vocab_size)?;
-        let prompt = tokenizer.encode("It is a truth universally acknowledged, that")?;
+        let tokenizer = checkpoint.tokenizer()?.ok_or("the checkpoint has no tokenizer")?;
+        let prompt = tokenizer.encode_with_special_tokens("It is a truth universally acknowledged, that")?;
         let options = GenerateOptions { max_tokens: 48, ..Default::default() };
         let mut text = Generator::new(model.session()?, &tokenizer, &prompt, options)?;
         while let Some(piece) = text.next().await? {

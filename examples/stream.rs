@@ -1,7 +1,6 @@
 //! Token by token, with sampling, a stop string, and an end from outside (Ctrl-C): `cargo run --release --example stream`.
 
-use mamba_wgpu::generate::{GenerateOptions, Generator, SamplingParams, Tokenizer};
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
+use mamba_wgpu::generate::{GenerateOptions, Generator, SamplingParams};
 use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,18 +11,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let on_signal = cancel.clone();
     ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed))?;
     pollster::block_on(async {
-        // Where there is no GPU, the CPU.
-        let backend = match Gpu::new(&GpuOptions::default()).await {
-            Ok(gpu) => Backend::Gpu(gpu),
-            Err(e) => {
-                eprintln!("{e}: on the CPU");
-                Backend::Cpu
-            }
-        };
+        // A GPU, or the CPU where there is none.
+        let backend = Backend::auto().await;
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
-        let json = checkpoint.tokenizer_json().ok_or("the checkpoint has no tokenizer.json")?;
-        let tokenizer = Tokenizer::from_bytes(json, model.config().vocab_size)?;
+        let tokenizer = checkpoint.tokenizer()?.ok_or("the checkpoint has no tokenizer")?;
         let options = GenerateOptions {
             max_tokens: 200,
             params: SamplingParams { temperature: 0.8, top_p: 0.95, seed: 7, ..Default::default() },
@@ -31,7 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             cancel,
             ..Default::default()
         };
-        let mut text = Generator::new(model.session()?, &tokenizer, &tokenizer.encode("Emma")?, options)?;
+        let mut text =
+            Generator::new(model.session()?, &tokenizer, &tokenizer.encode_with_special_tokens("Emma")?, options)?;
         while let Some(piece) = text.next().await? {
             // A piece is empty while a character, or a possible stop string, is unfinished.
             print!("{}", piece.text);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside the program: the shader checkers, a browser with what drives it, and a virtual display.
-# glslangValidator, Chromium and Xvfb come from apt; spirv-val and DXC (Python wheels), Tint and Playwright (npm packages) go to
+# glslangValidator, Chromium and Xvfb come from apt; spirv-val and DXC (Python wheels), Tint, Playwright and wasm-opt (npm packages) go to
 # .tools/, at the versions that tests/tools and web/e2e pin.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 bash scripts/setup.sh
@@ -68,4 +68,4 @@ set_up_rust_components
 set_up_apt_tools
 set_up_wheels
 set_up_npm Tint tests/tools .tools/tint
-set_up_npm "Playwright and TypeScript" web/e2e .tools/web
+set_up_npm "Playwright, TypeScript and wasm-opt" web/e2e .tools/web

@@ -7,4 +7,5 @@ bash web/build.sh
 # The native program, whose results the browser's are compared with.
 cargo build --features "${NATIVE_FEATURES:-default}"
 # One file at a time: two software GPUs on the same cores would only wait for each other.
-exec node --test --test-concurrency=1 --test-reporter=spec web/e2e/types.test.mjs web/e2e/page.test.mjs web/e2e/explain.test.mjs web/e2e/train.test.mjs web/e2e/package.test.mjs
+exec node --test --test-concurrency=1 --test-reporter=spec \
+    web/e2e/{types,download,start,cache,auto,page,explain,train,package,settings}.test.mjs

@@ -5,6 +5,7 @@
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"
 #include "shared/conv.wgsl"
+#include "shared/watch.wgsl"
 @group(0) @binding(2) var<storage, read> conv_state: array<f32>; // (batch, d_conv, d_inner), oldest first
 @group(0) @binding(3) var<storage, read> weight: array<f32>;     // (d_inner, d_conv)
 @group(0) @binding(4) var<storage, read_write> u: array<act>;    // (L, d_inner)
@@ -42,6 +43,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         }
     }
     for (var k = 0u; k < TOKENS; k++) {
-        if t0 + k < p.l { u[(first + t0 + k) * p.d_inner + d] = to_act(silu(sum[k])); }
+        if t0 + k < p.l { u[(first + t0 + k) * p.d_inner + d] = to_act(watch(silu(sum[k]))); }
     }
 }

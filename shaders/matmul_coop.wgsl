@@ -4,10 +4,15 @@
 // matrices. Both operands pass through workgroup memory in slices of 32 along k. The next slice is read from memory before the
 // barrier, so that it arrives while this one is multiplied. x_t, y_t: the number formats of x and y.
 // DIRECT: y is f32, has rows for whole tiles and no epilogue, and n is whole tiles: sums are stored as they are.
+// WATCH: x is f32, and values of it that f16 cannot hold are noticed as in shared/watch.wgsl, by a plain store: the memory model
+// that comes with cooperative matrices wants one feature more for atomics. All store the same.
 #include "shared/linear.wgsl"
 #include "${coop}"
 @group(0) @binding(2) var<storage, read> x: array<vec4<x_t>>;  // (L, x_stride / 4), x_stride and k multiples of 4
 @group(0) @binding(3) var<storage, read_write> y: array<y_t>;  // (L, y_stride)
+#if WATCH
+@group(0) @binding(9) var<storage, read_write> beyond: array<u32>; // [0]: 1 once a value was
+#endif
 
 const TILE: u32 = 128u;
 const SLICE: u32 = 8u;         // quads along k
@@ -24,8 +29,11 @@ var<workgroup> strips: array<f32, 4 * 16 * STRIP>;     // (subgroups, 16, STRIP)
 
 // Past k x is zero; rows past the last are multiplied and not stored.
 fn read_x(t: u32, q: u32) -> vec4<f16> {
-    let v = vec4<f16>(x[min(t, p.l - 1u) * (p.x_stride / 4u) + min(q, quads() - 1u)]);
-    return select(vec4<f16>(), v, q < quads());
+    let v = x[min(t, p.l - 1u) * (p.x_stride / 4u) + min(q, quads() - 1u)];
+#if WATCH
+    if any((bitcast<vec4u>(v) & vec4u(0x7fffffffu)) > vec4u(0x477fe000u)) { beyond[0] = 1u; } // 65,504
+#endif
+    return select(vec4<f16>(), vec4<f16>(v), q < quads());
 }
 fn read_w(j: u32, q: u32) -> vec4<f16> {
     return weight4h(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));

@@ -3,6 +3,7 @@
 //   y[t] = residual[t] * weight / sqrt(mean(residual[t]^2) + eps)
 // Grid: a workgroup a token.
 #include "shared/reduce.wgsl"
+#include "shared/watch.wgsl"
 
 struct Params {
     rows: u32, // tokens to normalise
@@ -48,6 +49,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
 #else
         let r = residual[base + i];
 #endif
-        y[row * p.d + i] = to_act(r * scale * weight[i]);
+        y[row * p.d + i] = to_act(watch(r * scale * weight[i]));
     }
 }

@@ -1,4 +1,4 @@
-// Sampling, first: repetition penalty and temperature, and every block's largest value.
+// Sampling, first: repetition penalty, and every block's largest value.
 // Grid: a workgroup a block.
 #include "shared/sample.wgsl"
 
@@ -23,7 +23,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
                 x = select(x / p.repetition_penalty, x * p.repetition_penalty, x < 0.0);
             }
 #if VALUES
-            x /= p.temperature;
             values[i] = x;
 #endif
             let key = argmax_key_of(x);

@@ -7,8 +7,29 @@ const KINDS: u32 = 2u;
 #include "shared/scan_chunk.wgsl"
 @group(0) @binding(5) var<storage, read> D: array<f32>;          // (d_inner)
 @group(0) @binding(6) var<storage, read> xz: array<xz_t>;        // (L, xz_stride): z
+#if WATCH
+// Eight bindings are all that there may be: the flag (shared/watch.wgsl) lies behind the aggregates.
+@group(0) @binding(7) var<storage, read_write> aggregates: array<atomic<u32>>;
+#else
 @group(0) @binding(7) var<storage, read> aggregates: array<f32>; // see shared/scan_fused.wgsl
+#endif
 @group(0) @binding(8) var<storage, read_write> y: array<act>;    // (L, d_inner)
+
+fn initial(at: u32) -> f32 {
+#if WATCH
+    return bitcast<f32>(atomicLoad(&aggregates[at]));
+#else
+    return aggregates[at];
+#endif
+}
+
+// y, which is stored here; and delta, which was stored as f16's largest, 65,504, where it was beyond.
+fn watch(y: f32, delta: f32) {
+#if WATCH
+    let bits = bitcast<vec2u>(vec2f(y, delta)) & vec2u(0x7fffffffu);
+    if max(bits.x, bits.y) >= 0x477fe000u { atomicStore(&aggregates[p.beyond], 1u); }
+#endif
+}
 
 @compute @workgroup_size(CHANNELS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {
@@ -31,7 +52,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
         a[g] = scaled_a(d, g);
         for (var j = 0u; j < 4u; j++) {
             let n = 4u * g + j;
-            h[g][j] = select(0.0, aggregates[aggregate(wid.y, min(n, D_STATE - 1u), d)], n < D_STATE);
+            h[g][j] = select(0.0, initial(aggregate(wid.y, min(n, D_STATE - 1u), d)), n < D_STATE);
         }
     }
     for (var t0 = first + begin; t0 < t1; t0 += STAGE) {
@@ -71,6 +92,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
                         sum = fma(c4, h[g], sum);
                     }
                     let out = fma(skip, ut[i], (sum.x + sum.y) + (sum.z + sum.w)) * silu(z[i]);
+                    watch(out, dt[i]);
                     if channel < p.d_inner { y[(t + i) * p.d_inner + d] = to_act(out); }
                 }
             }

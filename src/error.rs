@@ -44,22 +44,22 @@ pub enum InputError {
     #[error("no tokens given: the model needs at least one")]
     NoTokens,
     /// Logits with NaN in them, or all at minus infinity.
-    #[error("the logits hold NaN or nothing to choose from: no token can be sampled")]
+    #[error("no token can be drawn: the model's logits hold NaN, or nothing but minus infinity (`mamba-wgpu doctor` says whether the device computes rightly)")]
     NoTokenToChoose,
     /// A chunk of zero tokens would never end.
-    #[error("a prefill chunk of 0 tokens: it must be at least 1")]
+    #[error("the chunk is 0 tokens: it must be at least 1")]
     ZeroChunk,
     /// Two lists that must have one entry a token.
     #[error("{what}: {got} entries for {expected} tokens")]
     LengthMismatch { what: &'static str, got: usize, expected: usize },
     /// A text longer than what was allowed.
-    #[error("{tokens} tokens: at most {limit} are explained at once")]
+    #[error("{tokens} tokens are too many: at most {limit} are explained at once")]
     TooManyTokens { tokens: usize, limit: usize },
     /// A layer or channel that the model does not have.
     #[error("{what} {value} is out of range: the model has {count}, counted from 0")]
     OutOfRange { what: &'static str, value: usize, count: usize },
     /// A state of another model or of another shape.
-    #[error("the {what} has {got} values, this model's has {expected}")]
+    #[error("the {what} has {got} values, this model's has {expected}: it is another model's")]
     StateShape { what: &'static str, got: usize, expected: usize },
 }
 

@@ -5,11 +5,10 @@
 //!
 //! ```no_run
 //! use mamba_wgpu::generate::SamplingParams;
-//! use mamba_wgpu::gpu::{Gpu, GpuOptions};
 //! use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions};
 //!
 //! # async fn run() -> mamba_wgpu::Result<()> {
-//! let backend = Backend::Gpu(Gpu::new(&GpuOptions::default()).await?);
+//! let backend = Backend::auto().await; // a hardware GPU, or else the CPU
 //! let checkpoint = Checkpoint::open("mamba-130m-hf".as_ref())?;
 //! let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
 //! let mut session = model.session()?;
@@ -57,6 +56,8 @@
 pub mod bench;
 pub mod error;
 pub mod explain;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod files;
 pub mod generate;
 pub mod gpu;
 pub mod html;

@@ -61,8 +61,8 @@ fn stderr(output: &Output) -> String {
 }
 
 /// Greedy and short; the check of the device is a test of its own (tests/selftest.rs).
-fn settings(folder: &Path) {
-    let settings = json!({ "sampling": { "temperature": 0.0, "max_tokens": 24 }, "check": false });
+fn settings(folder: &Path, device: &serde_json::Value) {
+    let settings = json!({ "sampling": { "temperature": 0.0, "max_tokens": 24 }, "check": false, "device": device });
     std::fs::write(folder.join("app.json"), settings.to_string()).unwrap();
 }
 
@@ -82,9 +82,14 @@ fn picture(path: &Path) -> (u32, u32, usize) {
 fn the_window_writes_what_generate_writes_and_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    settings(folder);
     let display = Display::new();
-    let arguments = ["generate", PROMPT, "--temperature", "0", "--max-tokens", "24"];
+    let adapters = program().args(["adapters", "--json"]).output().unwrap();
+    let adapters: serde_json::Value = serde_json::from_slice(&adapters.stdout).unwrap();
+    let best = &adapters["adapters"][0];
+    assert!(best.is_object(), "the window's test needs an adapter (Mesa's lavapipe is one)");
+    // By name, so that a software one is taken too: the window and the model share its device.
+    settings(folder, &json!({ "adapter": { "name": best["name"], "backend": best["backend"] } }));
+    let arguments = ["generate", PROMPT, "--temperature", "0", "--max-tokens", "24", "--adapter", "0"];
     let expected = program().args(arguments).output().unwrap();
     assert!(expected.status.success(), "{}", stderr(&expected));
 
@@ -107,6 +112,14 @@ fn the_window_writes_what_generate_writes_and_shows_it() {
         serde_json::from_slice(&std::fs::read(folder.join("app.json")).unwrap()).expect("settings are JSON");
     assert_eq!((&kept["theme"], &kept["prompt"]), (&json!("light"), &json!(PROMPT)));
     assert_eq!(kept["sampling"]["max_tokens"], json!(24));
+
+    // Where nothing is chosen, what is fast: it writes the same.
+    settings(folder, &json!("auto"));
+    let picture_of_auto = folder.join("auto.png");
+    let auto =
+        app(&display, folder, &["--prompt", PROMPT, "--generate", "--screenshot", picture_of_auto.to_str().unwrap()]);
+    assert!(auto.status.success(), "{}", stderr(&auto));
+    assert_eq!(String::from_utf8(auto.stdout).unwrap(), text);
 
     let dark = folder.join("dark.png");
     let output = app(

@@ -1,7 +1,7 @@
 //! The benchmark on whatever adapter there is: small shapes, short limits, every row a number or a reason.
 
 use assert_cmd::Command;
-use mamba_wgpu::bench::{run, Options, Report, Row, Shapes, Spread, Suite};
+use mamba_wgpu::bench::{run, ClockReader, Flag, Host, Options, Report, Row, Shapes, Spread, Suite};
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::synthetic::Spec;
 use pollster::block_on;
@@ -36,6 +36,11 @@ fn small() -> Shapes {
     }
 }
 
+/// Small, and without half a second of load before each row: lavapipe has no clock to raise.
+fn options() -> Options {
+    Options { shapes: small(), warm_up: Duration::from_millis(5), ..Default::default() }
+}
+
 fn has_numbers(row: &Row) {
     let positive = |x: f64| x.is_finite() && x > 0.0;
     let sound =
@@ -44,6 +49,9 @@ fn has_numbers(row: &Row) {
     assert!(row.gpu_us.is_none_or(sound), "{row:?}");
     let rates = [row.gbps, row.tflops, row.tokens_per_s, row.share_of_copy, row.share_of_fma];
     assert!(rates.iter().flatten().all(|x| positive(*x)) && rates.iter().any(Option::is_some), "{row:?}");
+    // How fast this machine was meanwhile is not asked, but that the row knows.
+    assert!(row.reference_slowdown.is_some_and(|slowdown| slowdown.is_finite() && slowdown >= 1.0), "{row:?}");
+    assert_eq!(row.flags, row.flags(), "{row:?}");
 }
 
 /// Every row has either numbers or a reason, and the report survives JSON.
@@ -65,7 +73,10 @@ fn sound(report: &Report) {
 #[test]
 fn every_suite_measures_on_this_adapter() {
     let gpu = gpu();
-    let options = Options { shapes: small(), date: "2026-11-24T12:00:00Z".into(), ..Default::default() };
+    let host = Some(Host { cpu: None, system: "here".into() });
+    let clock_mhz = Some(ClockReader::new(|| Some(1234.0)));
+    let date = "2026-11-24T12:00:00Z".to_owned();
+    let options = Options { date, host: host.clone(), clock_mhz, ..options() };
     let mut seen = Vec::new();
     let report = block_on(run(&gpu, &options, &mut |now| {
         assert_eq!((now.done, now.row.skipped.is_none()), (seen.len(), true));
@@ -82,38 +93,68 @@ fn every_suite_measures_on_this_adapter() {
         // Of a step of training there is the wall time alone.
         let timed = !lacks_f16 && row.suite != Suite::Training && gpu.adapter_summary().timestamp_query;
         assert_eq!(row.gpu_us.is_some(), timed, "{row:?}");
+        let clock = row.clock_mhz.map(|clock| (clock.before, clock.after));
+        assert_eq!(clock, (!lacks_f16).then_some((1234.0, 1234.0)), "{row:?}");
+        if row.suite == Suite::Ceilings {
+            assert!(row.gpu_us.or(row.wall_us).is_some_and(|spread| spread.n >= 10), "{row:?}");
+        }
         assert_eq!(row.memory_bytes.is_some(), [Suite::Prefill, Suite::Training].contains(&row.suite), "{row:?}");
     }
     assert!(report.ceilings.copy_gbps.is_some() && report.ceilings.fma_tflops.is_some());
     assert_eq!((report.date.as_str(), report.interrupted), ("2026-11-24T12:00:00Z", false));
     assert_eq!(report.device.adapter, *gpu.adapter_summary());
+    assert_eq!((report.host, report.order), (host, Suite::ALL.to_vec()));
+    assert!(report.reference_us.is_some_and(|us| us > 0.0));
     assert!(report.commit == "unknown" || report.commit.len() == 40, "{}", report.commit);
 }
 
+/// Every share is of the ceilings: they are measured, and well, however little time there is.
 #[test]
-fn without_time_every_row_says_so() {
-    let options = Options { shapes: small(), time_limit: Duration::ZERO, ..Default::default() };
+fn without_time_there_are_ceilings_and_every_other_row_says_so() {
+    let options = Options { time_limit: Duration::ZERO, ..options() };
     let report = block_on(run(&gpu(), &options, &mut |_| {}));
     sound(&report);
-    assert!(report.rows.iter().all(|row| row.skipped.as_ref().is_some_and(|reason| reason.contains("time limit"))));
+    let (ceilings, others): (Vec<&Row>, Vec<&Row>) = report.rows.iter().partition(|row| row.suite == Suite::Ceilings);
+    assert!(others.iter().all(|row| row.skipped.as_ref().is_some_and(|reason| reason.contains("time limit"))));
+    assert_eq!(ceilings.len(), 2);
+    for row in ceilings {
+        assert_eq!(row.gpu_us.or(row.wall_us).unwrap().n, 10, "{row:?}");
+    }
+}
+
+/// Suites are measured in the order asked for, each once, and read in their own.
+#[test]
+fn suites_come_in_any_order() {
+    let suites = vec![Suite::Decode, Suite::Scan, Suite::Decode, Suite::Sampling];
+    let options = Options { suites: suites.clone(), ..options() };
+    let mut measured = Vec::new();
+    let report = block_on(run(&gpu(), &options, &mut |now| measured.push(now.row.suite)));
+    measured.dedup();
+    assert_eq!(measured, [Suite::Ceilings, Suite::Decode, Suite::Scan, Suite::Sampling]);
+    let mut read: Vec<Suite> = report.rows.iter().map(|row| row.suite).collect();
+    read.dedup();
+    assert_eq!(read, [Suite::Ceilings, Suite::Scan, Suite::Sampling, Suite::Decode]);
+    assert_eq!(report.order, suites);
 }
 
 #[test]
 fn what_does_not_fit_is_left_out_and_the_rest_measured() {
     // A terabyte: over any adapter's limit a buffer.
     let scan = vec![(1 << 20, 1 << 18), (64, 8)];
-    let options = Options { suites: vec![Suite::Scan], shapes: Shapes { scan, ..small() }, ..Default::default() };
+    let options = Options { suites: vec![Suite::Scan], shapes: Shapes { scan, ..small() }, ..options() };
     let report = block_on(run(&gpu(), &options, &mut |_| {}));
     sound(&report);
     for row in report.rows.iter().filter(|row| row.suite == Suite::Scan) {
         assert_eq!(row.skipped.is_some(), row.d_inner != Some(64), "{row:?}");
+        // What no adapter can hold is not a matter of time.
+        assert!(row.skipped.as_ref().is_none_or(|reason| reason.contains("MiB")), "{row:?}");
     }
 }
 
 #[test]
 fn cancelled_half_way_it_keeps_what_was_measured() {
     let cancel = Arc::new(AtomicBool::new(false));
-    let options = Options { shapes: small(), cancel: cancel.clone(), ..Default::default() };
+    let options = Options { cancel: cancel.clone(), ..options() };
     let report = block_on(run(&gpu(), &options, &mut |now| cancel.store(now.done >= 4, Ordering::Relaxed)));
     sound(&report);
     assert!(report.interrupted);
@@ -132,16 +173,34 @@ fn program() -> Command {
 fn the_command_prints_a_table_and_writes_json() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
-    let output = program().args(["bench", "scan", "--time-limit", "3", "--json"]).arg(&path).output().expect("it runs");
+    let output = program()
+        .args(["bench", "scan", "--backend", "vulkan", "--time-limit", "3", "--json"])
+        .arg(&path)
+        .output()
+        .expect("it runs");
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && message.is_empty(), "{message}");
     let report: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     sound(&report);
     assert_eq!((report.rows.len(), report.time_limit_s), (2 + 6 * 4, 3.0));
+    assert!(report.host.is_some_and(|host| !host.system.is_empty()));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains(&report.device.adapter.name) && table.contains(&report.commit), "{table}");
     assert_eq!(table.lines().filter(|line| line.starts_with("scan ")).count(), 24, "{table}");
     assert!(table.lines().all(|line| line.trim_end() == line), "{table}");
+    // Each flag is explained below the table, and only those that there are.
+    for flag in [Flag::FewSamples, Flag::Unsteady, Flag::AboveCopy, Flag::AboveFma] {
+        let flagged = report.rows.iter().any(|row| row.flags.contains(&flag));
+        assert_eq!(table.contains(&format!("\n{flag}: ")), flagged, "{table}");
+    }
+}
+
+#[test]
+fn help_offers_no_backend_that_is_refused() {
+    let output = program().args(["bench", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let backend = &help[help.find("--backend").unwrap()..help.find("--adapter").unwrap()];
+    assert!(backend.contains("vulkan") && !backend.contains("cpu"), "{backend}");
 }
 
 #[test]

@@ -352,6 +352,66 @@ fn what_cannot_be_quantised() {
     assert!(matches!(full, QuantiseError::Write(_)), "{full}");
 }
 
+/// One weight beyond what bf16 scales hold, or nothing but weights below: the matrix stays as it is, the others are
+/// quantised.
+#[test]
+fn matrices_that_no_scale_holds_stay_as_they_are() {
+    const NAME: &str = "backbone.layers.1.mixer.in_proj.weight";
+    let set = |values: &[(usize, f32)], all: f32| {
+        Model::new(&Spec::new(2, 16, 41)).edit(NAME, |t| {
+            t.data.chunks_exact_mut(4).for_each(|b| {
+                let x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                b.copy_from_slice(&(x * all).to_le_bytes());
+            });
+            for &(i, x) in values {
+                t.data[4 * i..4 * i + 4].copy_from_slice(&x.to_le_bytes());
+            }
+        })
+    };
+    let cases = [
+        (set(&[(77, 3.4e38)], 1.0), Some(3.4e38f32)),
+        (set(&[(5, -f32::MAX)], 1.0), Some(f32::MAX)),
+        (set(&[(0, 2.1e37)], 1.0), Some(2.1e37)),
+        (set(&[], 1e-38), Some(0.0)),
+        // What scales do hold, zero among it.
+        (set(&[(77, 1.9e37)], 1.0), None),
+        (set(&[], 1e-30), None),
+        (set(&[], 0.0), None),
+        (set(&[(3, 1e-38)], 1.0), None),
+    ];
+    for (model, beyond) in cases {
+        let checkpoint = model.open().unwrap();
+        for quant in Quant::ALL {
+            let (_, summary) = quantised_bytes(&checkpoint, quant);
+            let of = |name: &str| summary.tensors.iter().find(|t| t.name == name).unwrap();
+            match beyond {
+                None => assert_eq!((of(NAME).to.as_str(), of(NAME).beyond), (quant.tag(), None)),
+                Some(largest) => {
+                    assert_eq!((of(NAME).to.as_str(), of(NAME).rms), ("f32", 0.0));
+                    assert!(largest == 0.0 || of(NAME).beyond == Some(f64::from(largest)), "{:?}", of(NAME).beyond);
+                }
+            }
+            assert!(summary.tensors.iter().all(|t| t.max_error.is_finite() && t.rms_error.is_finite()));
+            assert_eq!(of("backbone.layers.0.mixer.in_proj.weight").to, quant.tag());
+            // It opens, with the same values in that matrix, all of them finite.
+            let again = quantised(&checkpoint, quant);
+            let values = |c: &Checkpoint| c.weights().layers[1].in_proj.to_f32().unwrap();
+            if beyond.is_some() {
+                assert_eq!(values(&again), values(&checkpoint));
+            }
+            assert!(values(&again).iter().all(|x| x.is_finite()));
+        }
+    }
+    // Weights that are not finite are named, before anything is written.
+    for bad in [f32::NAN, f32::INFINITY] {
+        let checkpoint = set(&[(9, bad)], 1.0).open().unwrap();
+        let mut bytes = Vec::new();
+        let error = quantise(&checkpoint, Quant::Q4, &mut bytes, &mut |_, _| true).unwrap_err();
+        assert!(matches!(error, QuantiseError::Load(LoadError::NonFinite { index: 9, .. })), "{error}");
+        assert!(bytes.is_empty());
+    }
+}
+
 #[test]
 fn a_folder_is_written_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();

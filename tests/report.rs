@@ -27,6 +27,17 @@ fn slower() -> Report {
     report
 }
 
+/// The record as if it had been measured with warm-ups; one row of a low clock and one of a single sample.
+fn warm() -> Report {
+    let mut report = record();
+    report.reference_us = Some(100.0);
+    let mut scans = report.rows.iter_mut().filter(|row| row.suite == Suite::Scan);
+    scans.next().unwrap().reference_slowdown = Some(2.5);
+    let single = scans.next().unwrap();
+    single.gpu_us.as_mut().unwrap().n = 1;
+    report
+}
+
 fn write(folder: &Path, name: &str, report: &Report) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, serde_json::to_string(report).unwrap()).unwrap();
@@ -59,7 +70,13 @@ fn rows_of_one_thing_stand_side_by_side() {
 #[test]
 fn names_tell_reports_apart_and_warnings_say_what_differs() {
     let (a, mut b) = (record(), record());
-    assert_eq!(compare::warnings(&[a.clone(), b.clone()]), Vec::<String>::new());
+    // The record is of before there were warm-ups.
+    let warnings = compare::warnings(&[a.clone(), b.clone()]);
+    assert!(warnings
+        .iter()
+        .all(|warning| warning.contains("before rows were warmed up") || warning.contains("fewer than three")));
+    let warm = compare::warnings(&[warm()]).join("; ");
+    assert!(warm.contains("1 rows were measured the adapter was slower") && !warm.contains("before rows"), "{warm}");
     b.device.adapter.driver_info = "999.1".into();
     b.interrupted = true;
     let names = compare::names(&[a.clone(), b.clone()]);
@@ -93,6 +110,66 @@ fn the_page_holds_everything_and_a_browser_opens_it() {
     assert_eq!(dom.matches("<svg").count(), 5, "{log}");
     assert!(dom.contains("different commits") && dom.contains("<h3>decode</h3>"));
     assert!(!log.contains("CONSOLE"), "{log}");
+}
+
+#[test]
+fn samples_spreads_and_flags_stand_in_tables_and_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, page) = (write(folder.path(), "a.json", &warm()), folder.path().join("page.html"));
+    let output = bench_report(&[&a], &page);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("unsteady (reference 2.50 x)") && html.contains("few samples"), "flags");
+    let scan = &html[html.find("<section id=scan>").unwrap()..];
+    let scan = &scan[..scan.find("</section>").unwrap()];
+    assert!(scan.contains(" n 30") && scan.contains(" n 1 *"), "{scan}");
+    assert!(scan.contains("* few samples, or unsteady"));
+    // The same thing of each row in the table.
+    assert!(html.matches("n 30, ").count() > 20);
+    // Five variants of linear layers, five colours in the legend.
+    let share = &html[html.find("<section id=share>").unwrap()..];
+    let share = &share[..share.find("</section>").unwrap()];
+    let colours: std::collections::BTreeSet<&str> =
+        share.match_indices("fill=\"#").map(|(at, _)| &share[at + 6..at + 13]).filter(|c| *c != "#808080").collect();
+    assert_eq!(colours.len(), 5, "{colours:?}");
+}
+
+fn bench_compare(arguments: &[&Path], more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"));
+    let output = command.args(["bench", "compare"]).args(arguments).args(more).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), text)
+}
+
+#[test]
+fn compare_lists_what_differs_and_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, same) = (write(folder.path(), "a.json", &record()), write(folder.path(), "same.json", &record()));
+    let (code, text) = bench_compare(&[&a, &same], &[]);
+    assert!(code == Some(0) && text.contains("0 of "), "{text}");
+    // One row 6 % slower, one 4 %, one not measured.
+    let mut other = record();
+    let mut rows = other.rows.iter_mut().filter(|row| row.suite == Suite::Scan);
+    for by in [1.06, 1.04] {
+        rows.next().unwrap().gpu_us.as_mut().unwrap().median *= by;
+    }
+    rows.next().unwrap().skipped = Some("the time limit is reached".into());
+    let other = write(folder.path(), "other.json", &other);
+    let (code, text) = bench_compare(&[&a, &other], &[]);
+    assert!(
+        code == Some(1) && text.contains("2 of ") && text.contains("+6.0%") && text.contains("not measured"),
+        "{text}"
+    );
+    assert!(!text.contains("+4.0%"), "{text}");
+    let (code, text) = bench_compare(&[&a, &other], &["--tolerance", "3%"]);
+    assert!(code == Some(1) && text.contains("3 of ") && text.contains("+4.0%"), "{text}");
+    // A report of one suite is held against one of all, not the other way round.
+    let mut scans = record();
+    scans.rows.retain(|row| row.suite == Suite::Scan);
+    let scans = write(folder.path(), "scans.json", &scans);
+    assert_eq!(bench_compare(&[&scans, &a], &[]).0, Some(0));
+    assert_eq!(bench_compare(&[&a, &scans], &[]).0, Some(1));
+    assert_eq!(bench_compare(&[&a, &scans], &["--tolerance", "lots"]).0, Some(2));
 }
 
 /// Pictures, told from blank ones by their colours, that need no font of the machine's.

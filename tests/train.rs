@@ -73,6 +73,8 @@ impl Golden {
             schedule: e.schedule.clone(),
             seed: 0,
             origin: None,
+            text: None,
+            validation_text: None,
         }
     }
 
@@ -177,6 +179,8 @@ fn tiny(lti: bool) -> Settings {
         schedule: Schedule { peak: 3e-3, warmup: 3, steps: 20, decay: Decay::Cosine, floor: 0.1 },
         seed: 5,
         origin: None,
+        text: None,
+        validation_text: None,
     }
 }
 
@@ -216,7 +220,7 @@ fn a_resumed_run_is_the_run_that_was_not_interrupted() {
         assert_eq!(steps(&mut first, 5), losses[..5]);
         let state = block_on(first.state()).unwrap();
         same(then, state.clone());
-        let saved = Saved { settings: &settings, state: &state, tokenizer_json: None, best: None };
+        let saved = Saved { settings: &settings, state: &state, sidecars: &Default::default(), best: None };
         let path = saved.write(folder.path(), "checkpoint").unwrap();
         let (state, _) = Saved::read(&path).unwrap();
         let mut second = Trainer::resume(&gpu, &settings, &settings.task, &state).unwrap();

@@ -208,6 +208,44 @@ fn a_text_is_learned_with_a_tokenizer_of_its_own() {
     let score: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
     let (score, best) = (score["nll_per_token"].as_f64().unwrap(), report["best"].as_f64().unwrap());
     assert!((score - best).abs() < 1e-3, "{score} and {best}");
+    goes_on_with_its_text_alone(&out, &text);
+}
+
+/// A run of a text that has ended: it can be resumed with this text, wherever it lies, and with no other.
+fn goes_on_with_its_text_alone(out: &Path, text: &Path) {
+    let resume = |text: &Path, validation: Option<&Path>| {
+        let mut command = mamba();
+        command.args(["train", "--resume", "--out"]).arg(out).arg("--text").arg(text);
+        command.args(validation.map(|path| [Path::new("--validation-text"), path]).into_iter().flatten());
+        command.output().unwrap()
+    };
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let (moved, other) = (out.with_file_name("moved.txt"), out.with_file_name("other.txt"));
+    let content = std::fs::read_to_string(text).unwrap();
+    std::fs::write(&moved, &content).unwrap();
+    std::fs::write(&other, content.replacen("cat", "cap", 1)).unwrap();
+    let before = std::fs::read(out.join("training.json")).unwrap();
+    for (text, validation, flag) in
+        [(other.as_path(), None, "--text"), (text, Some(other.as_path()), "--validation-text")]
+    {
+        let refused = resume(text, validation);
+        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+        for part in [flag, "began with", "text.txt", "other.txt"] {
+            assert!(said(&refused).contains(part), "{part}: {}", said(&refused));
+        }
+    }
+    assert_eq!(std::fs::read(out.join("training.json")).unwrap(), before);
+    let resumed = resume(&moved, Some(&moved));
+    assert!(resumed.status.success() && !said(&resumed).contains("warning"), "{}", said(&resumed));
+    let resumed = resume(&moved, None);
+    assert!(resumed.status.success() && said(&resumed).contains("nothing is validated"), "{}", said(&resumed));
+    // A run from before texts were noted.
+    let mut settings: Value = serde_json::from_slice(&before).unwrap();
+    assert_eq!(settings["text"]["bytes"], content.len());
+    settings.as_object_mut().unwrap().retain(|key, _| !key.ends_with("text"));
+    std::fs::write(out.join("training.json"), settings.to_string()).unwrap();
+    let resumed = resume(&other, None);
+    assert!(resumed.status.success() && said(&resumed).contains("may be another"), "{}", said(&resumed));
 }
 
 #[test]

@@ -70,14 +70,28 @@ bind() {
     "$TOOLS/release/mamba-wgpu-bindgen" "$1" "$2"
 }
 
+# The pinned wasm-opt that scripts/setup-tests.sh installs, or the one on PATH.
 optimise() {
     local flags=(--enable-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int --enable-mutable-globals --enable-reference-types --enable-multivalue)
-    if has wasm-opt && wasm-opt -O2 "${flags[@]}" "$1" -o "$1.opt" 2>/dev/null; then
+    local tool=.tools/web/node_modules/.bin/wasm-opt
+    [ -x "$tool" ] && has node || tool=wasm-opt
+    if has "$tool" && "$tool" -O2 "${flags[@]}" "$1" -o "$1.opt" 2>/dev/null; then
         mv "$1.opt" "$1"
     else
         rm -f "$1.opt"
-        say "Left as the compiler made it: no wasm-opt (Debian: binaryen), or one too old for this file."
+        say "Left as the compiler made it: no wasm-opt (scripts/setup-tests.sh installs it), or one too old for this file."
     fi
+}
+
+# Writes into the package's two halves, and so into what they say to each other, which build they are of: the commit, if the
+# wasm names one, and a hash of all files.
+stamp() {
+    local commit build
+    commit="$(git rev-parse HEAD 2>/dev/null || true)"
+    [ -n "$commit" ] && grep -qaF "$commit" "$2" || commit=""
+    build="$commit-$(cat "$1"/*.js "$1"/wasm/* | cksum | tr " " "-")"
+    sed -i.bak "s/__BUILD__/$build/" "$1/index.js" "$1/host.js"
+    rm "$1"/*.bak
 }
 
 has cargo || fail "cargo was not found: install Rust 1.88 or later (https://rustup.rs)"
@@ -95,11 +109,20 @@ bind "$CRATE/$TARGET/web/mamba_wgpu.wasm" "$DIST/pkg/wasm"
 wasm="$DIST/pkg/wasm/mamba_wgpu_bg.wasm"
 optimise "$wasm"
 cp web/pkg/*.js web/pkg/*.ts web/pkg/package.json web/pkg/README.md "$DIST/pkg/"
+stamp "$DIST/pkg" "$wasm"
 cp -R web/page/. "$DIST/"
 mkdir "$DIST/explain"
 cp src/explain/view.{js,css} "$DIST/explain/"
 cp models/austen-4m/{config.json,tokenizer.json,model.safetensors} "$DIST/models/austen-4m/"
+# What every published folder has and is asked for: without them the browser's console would show them as missing.
+echo '{"bos_token_id": 0, "eos_token_id": 0}' >"$DIST/models/austen-4m/generation_config.json"
+echo '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}' \
+    >"$DIST/models/austen-4m/tokenizer_config.json"
 
-bytes="$(wc -c <"$wasm")"
-say "$wasm: $bytes bytes, $(gzip -9 -c "$wasm" | wc -c) gzipped"
-[ "$bytes" -lt 3500000 ] || fail "the wasm is over its budget of 3,500,000 bytes"
+# A budget for what travels. How well a wasm packs depends on the tools that made it: only CI, whose are known, is strict.
+bytes="$(gzip -9 -c "$wasm" | wc -c)"
+say "$wasm: $(wc -c <"$wasm") bytes, $bytes gzipped"
+if [ "$bytes" -gt 1300000 ]; then
+    [ "${CI:-}" != true ] || fail "the wasm is over its budget of 1,300,000 bytes gzipped"
+    say "warning: that is over its budget of 1,300,000 bytes gzipped"
+fi

@@ -15,5 +15,6 @@ struct Params {
     coefficients: u32, // gradients: where in scratch A and D are,
     c_partials: u32,   //   partial sums over time, by channels,
     bc_partials: u32,  //   and partial sums over channels, of B and C
+    beyond: u32,       // fused: where behind the aggregates the flag is
 }
 @group(0) @binding(0) var<uniform> p: Params;

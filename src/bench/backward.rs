@@ -1,18 +1,18 @@
 //! One row each of the kernels that only training needs.
 
-use super::kernels::{filled, scan_shape, REPEATS};
-use super::measure::{repeat_restored, Clock, Kind};
+use super::kernels::{filled, scan_shape, submit, REPEATS};
+use super::measure::{Kind, Meter};
 use super::report::Row;
 use super::{Shapes, Suite};
 use crate::error::Result;
+use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, PlanBuilder, Tensor};
 use crate::kernels::backward::{
-    conv1d_backward, cross_entropy, gradient_of, matmul_grad_w, matmul_grad_x, rms_norm_backward, scan_backward,
-    scan_train, Conv1dGrads, CrossEntropy, LinearGrad, RmsNormGrads, ScanGrads, ScanTape, Scratch, ScratchShape,
-    TrainScan,
+    conv1d_backward, cross_entropy, matmul_grad_w, matmul_grad_x, rms_norm_backward, scan_backward, scan_train,
+    Conv1dGrads, CrossEntropy, LinearGrad, RmsNormGrads, ScanGrads, ScanTape, Scratch, ScratchShape, TrainScan,
 };
 use crate::kernels::{
-    adamw, AdamBuffers, AdamW, ConvShape, RmsNorm, ScanBuffers, ScanShape, Step, StepTensors, WeightMatrix,
+    adamw, fill_matrix, AdamBuffers, AdamW, ConvShape, RmsNorm, ScanBuffers, ScanShape, Step, StepTensors, WeightMatrix,
 };
 
 /// A kernel and its sizes.
@@ -137,14 +137,14 @@ impl Kernel {
         vec![own, near, (Suite::Ceilings, ceiling.to_owned())]
     }
 
-    pub async fn measure(&self, gpu: &Gpu, clock: &Clock, row: &mut Row) -> Result<()> {
+    pub async fn measure(&self, gpu: &Gpu, meter: &mut Meter<'_>, row: &mut Row) -> Result<()> {
         match *self {
-            Kernel::Scan { shape, whole } => scan(gpu, clock, (shape, whole), row).await,
-            Kernel::MatmulGrad { x, l, n, k } => matmul_grad(gpu, clock, x, [l, n, k], row).await,
-            Kernel::Conv1d(shape) => conv1d(gpu, clock, shape, row).await,
-            Kernel::RmsNorm { rows, d } => rms_norm(gpu, clock, (rows, d), row).await,
-            Kernel::CrossEntropy { rows, vocab_size } => loss(gpu, clock, (rows, vocab_size), row).await,
-            Kernel::AdamW { elements } => optimiser(gpu, clock, elements, row).await,
+            Kernel::Scan { shape, whole } => scan(gpu, meter, (shape, whole), row).await,
+            Kernel::MatmulGrad { x, l, n, k } => matmul_grad(gpu, meter, x, [l, n, k], row).await,
+            Kernel::Conv1d(shape) => conv1d(gpu, meter, shape, row).await,
+            Kernel::RmsNorm { rows, d } => rms_norm(gpu, meter, (rows, d), row).await,
+            Kernel::CrossEntropy { rows, vocab_size } => loss(gpu, meter, (rows, vocab_size), row).await,
+            Kernel::AdamW { elements } => optimiser(gpu, meter, elements, row).await,
         }
     }
 }
@@ -156,7 +156,7 @@ fn scratch(gpu: &Gpu, rows: usize, d_inner: usize, d_state: usize) -> Result<Scr
     Ok(Scratch::new(gpu, shape)?)
 }
 
-async fn scan(gpu: &Gpu, clock: &Clock, (shape, whole): (ScanShape, bool), row: &mut Row) -> Result<()> {
+async fn scan(gpu: &Gpu, meter: &mut Meter<'_>, (shape, whole): (ScanShape, bool), row: &mut Row) -> Result<()> {
     let ScanShape { l, d_inner, d_state, .. } = shape;
     let (wide, states) = (l * d_inner, d_inner * d_state);
     let filled = |label, elements, range| filled(gpu, label, elements, range);
@@ -202,38 +202,36 @@ async fn scan(gpu: &Gpu, clock: &Clock, (shape, whole): (ScanShape, bool), row: 
         forward.run(gpu).await?;
     }
     scan_backward(&mut plan, &scratch, &tape, &grads, scan)?;
-    repeat_restored(clock, gpu, &plan.finish()?, &restore, REPEATS, row).await
+    meter.repeat(&plan.finish()?, &restore, REPEATS, row).await
 }
 
-async fn matmul_grad(gpu: &Gpu, clock: &Clock, x: bool, [l, n, k]: [usize; 3], row: &mut Row) -> Result<()> {
+async fn matmul_grad(gpu: &Gpu, meter: &mut Meter<'_>, x: bool, [l, n, k]: [usize; 3], row: &mut Row) -> Result<()> {
     // The largest that a layer like this one stands in.
     let scratch = scratch(gpu, l, 2 * n.min(k), 16)?;
     let grad_y = filled(gpu, "grad_y", l * n, (-1e-3, 1e-3))?;
     let shape = LinearGrad { l, x_stride: k, y_stride: n };
     let mut plan = PlanBuilder::new(gpu);
     if x {
-        let w = zeros_like(gpu, (n, k))?;
-        for part in w.parts() {
-            let values = filled(gpu, "w", part.tensor.elements(), (-0.1, 0.1))?;
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            values.copy_to(&mut encoder, &part.tensor);
-            gpu.submit_and_wait(encoder.finish()).await?;
-        }
+        let w = matrix(gpu, (n, k), 0.1)?;
         let grad_x = Tensor::zeros(gpu, "grad_x", l * k)?;
         matmul_grad_x(&mut plan, &scratch, &grad_y, &w, &grad_x, shape, false)?;
-        repeat_restored(clock, gpu, &plan.finish()?, &[], REPEATS, row).await
+        meter.repeat(&plan.finish()?, &[], REPEATS, row).await
     } else {
-        let (x, grad_w) = (filled(gpu, "x", l * k, (-1.0, 1.0))?, zeros_like(gpu, (n, k))?);
+        let (x, grad_w) = (filled(gpu, "x", l * k, (-1.0, 1.0))?, matrix(gpu, (n, k), 0.0)?);
         matmul_grad_w(&mut plan, &scratch, &x, &grad_y, &grad_w, shape)?;
-        repeat_restored(clock, gpu, &plan.finish()?, &[], REPEATS, row).await
+        meter.repeat(&plan.finish()?, &[], REPEATS, row).await
     }
 }
 
-fn zeros_like(gpu: &Gpu, (n, k): (usize, usize)) -> Result<WeightMatrix> {
-    Ok(gradient_of(gpu, "w", (n, k))?)
+/// Values in [-bound, bound], made on the device.
+fn matrix(gpu: &Gpu, (n, k): (usize, usize), bound: f32) -> Result<WeightMatrix> {
+    let mut plan = PlanBuilder::new(gpu);
+    let matrix = fill_matrix(&mut plan, "w", (n, k), WeightFormat::F32, bound, 1)?;
+    submit(gpu, plan)?;
+    Ok(matrix)
 }
 
-async fn conv1d(gpu: &Gpu, clock: &Clock, shape: ConvShape, row: &mut Row) -> Result<()> {
+async fn conv1d(gpu: &Gpu, meter: &mut Meter<'_>, shape: ConvShape, row: &mut Row) -> Result<()> {
     let ConvShape { l, d_inner, d_conv, x_stride } = shape;
     let (taps, zeros) = (d_inner * d_conv, |label, elements| Tensor::zeros(gpu, label, elements));
     let grads = Conv1dGrads {
@@ -248,10 +246,10 @@ async fn conv1d(gpu: &Gpu, clock: &Clock, shape: ConvShape, row: &mut Row) -> Re
     let scratch = scratch(gpu, l, d_inner, 16)?;
     let mut plan = PlanBuilder::new(gpu);
     conv1d_backward(&mut plan, &scratch, &grads, 1, shape)?;
-    repeat_restored(clock, gpu, &plan.finish()?, &[], REPEATS, row).await
+    meter.repeat(&plan.finish()?, &[], REPEATS, row).await
 }
 
-async fn rms_norm(gpu: &Gpu, clock: &Clock, (rows, d): (usize, usize), row: &mut Row) -> Result<()> {
+async fn rms_norm(gpu: &Gpu, meter: &mut Meter<'_>, (rows, d): (usize, usize), row: &mut Row) -> Result<()> {
     let grads = RmsNormGrads {
         x: &filled(gpu, "x", rows * d, (-2.0, 2.0))?,
         weight: &filled(gpu, "weight", d, (0.5, 1.5))?,
@@ -262,10 +260,10 @@ async fn rms_norm(gpu: &Gpu, clock: &Clock, (rows, d): (usize, usize), row: &mut
     let scratch = scratch(gpu, rows, 2 * d, 16)?;
     let mut plan = PlanBuilder::new(gpu);
     rms_norm_backward(&mut plan, &scratch, &grads, RmsNorm { rows, row0: 0, d, eps: 1e-5 })?;
-    repeat_restored(clock, gpu, &plan.finish()?, &[], REPEATS, row).await
+    meter.repeat(&plan.finish()?, &[], REPEATS, row).await
 }
 
-async fn loss(gpu: &Gpu, clock: &Clock, (rows, vocab_size): (usize, usize), row: &mut Row) -> Result<()> {
+async fn loss(gpu: &Gpu, meter: &mut Meter<'_>, (rows, vocab_size): (usize, usize), row: &mut Row) -> Result<()> {
     let logits = filled(gpu, "logits", rows * vocab_size, (-10.0, 10.0))?;
     let now = Tensor::zeros(gpu, "logits", rows * vocab_size)?;
     let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % vocab_size.max(1)) as u32).collect();
@@ -274,11 +272,11 @@ async fn loss(gpu: &Gpu, clock: &Clock, (rows, vocab_size): (usize, usize), row:
     let mut plan = PlanBuilder::new(gpu);
     let shape = CrossEntropy { rows, vocab_size, label_smoothing: 0.0 };
     cross_entropy(&mut plan, &now, &targets, &scale, &nll, shape)?;
-    repeat_restored(clock, gpu, &plan.finish()?, &[(&logits, &now)], REPEATS, row).await
+    meter.repeat(&plan.finish()?, &[(&logits, &now)], REPEATS, row).await
 }
 
 /// AdamW on one buffer of parameters.
-async fn optimiser(gpu: &Gpu, clock: &Clock, elements: usize, row: &mut Row) -> Result<()> {
+async fn optimiser(gpu: &Gpu, meter: &mut Meter<'_>, elements: usize, row: &mut Row) -> Result<()> {
     let zeros = |label, elements| Tensor::zeros(gpu, label, elements);
     let step = Step { loss_scale: 1.0, learning_rate: 1e-4, correction1: 0.1, correction2: 0.2, slot: 0 };
     let tensors = StepTensors {
@@ -298,5 +296,5 @@ async fn optimiser(gpu: &Gpu, clock: &Clock, elements: usize, row: &mut Row) -> 
     let adam = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 1.0 };
     let mut plan = PlanBuilder::new(gpu);
     adamw(&mut plan, &buffers, &tensors, &adam)?;
-    repeat_restored(clock, gpu, &plan.finish()?, &[], REPEATS, row).await
+    meter.repeat(&plan.finish()?, &[], REPEATS, row).await
 }

@@ -1,6 +1,6 @@
 //! Reports side by side: which rows they share, and what makes them hard to compare.
 
-use super::{Report, Row, Suite};
+use super::{Flag, Report, Row, Suite};
 
 /// A thing measured, with each report's row of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,28 @@ pub fn side_by_side(reports: &[Report]) -> Vec<Compared<'_>> {
     all.sort_by_key(|c| c.suite);
     all.retain(|c| c.rows.iter().any(Option::is_some));
     all
+}
+
+/// A row of one report, and what another has of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference<'a> {
+    pub base: &'a Row,
+    /// `None` where it was not measured.
+    pub other: Option<&'a Row>,
+    /// How much longer the other's median is, in terms of the base's: 0.05 is five per cent.
+    pub change: Option<f64>,
+}
+
+/// Every row that `base` has measured, with how much it changed.
+pub fn differences<'a>(base: &'a Report, other: &'a Report) -> Vec<Difference<'a>> {
+    let measured = |row: &&Row| row.skipped.is_none();
+    let median = |row: &Row| row.spread().map(|spread| spread.median).filter(|us| *us > 0.0);
+    let difference = |row: &'a Row| {
+        let other = other.rows.iter().filter(measured).find(|o| key(o) == key(row));
+        let change = other.and_then(|other| Some(median(other)? / median(row)? - 1.0));
+        Difference { base: row, other, change }
+    };
+    base.rows.iter().filter(measured).map(difference).collect()
 }
 
 /// A name for each report, as short as tells them apart: the adapter and its API; with the driver, the commit or the date where
@@ -84,6 +106,19 @@ pub fn warnings(reports: &[Report]) -> Vec<String> {
     for (report, name) in reports.iter().zip(&names) {
         if report.interrupted {
             out.push(format!("{name}: the run was interrupted; rows are missing."));
+        }
+        if report.reference_us.is_none() {
+            out.push(format!(
+                "{name}: measured before rows were warmed up: short ones may be of a clock far below the adapter's."
+            ));
+        }
+        let flagged = |flag: Flag| report.rows.iter().filter(|row| row.flags().contains(&flag)).count();
+        let (few, unsteady) = (flagged(Flag::FewSamples), flagged(Flag::Unsteady));
+        if few > 0 {
+            out.push(format!("{name}: {few} rows have fewer than three samples."));
+        }
+        if unsteady > 0 {
+            out.push(format!("{name}: while {unsteady} rows were measured the adapter was slower than it can be."));
         }
         let skipped = report.rows.iter().filter(|row| row.skipped.is_some()).count();
         if skipped > 0 {

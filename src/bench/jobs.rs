@@ -4,6 +4,7 @@ use super::kernels;
 use super::measure::Kind;
 use super::models::Model;
 use super::report::Row;
+use super::shapes::Shapes;
 use super::suite::{Options, Suite};
 #[cfg(not(target_arch = "wasm32"))]
 use super::{backward, training};
@@ -185,6 +186,17 @@ impl Job {
         }
     }
 
+    /// Bytes of the largest tensor that a kernel has to see at once, where that may be more than an adapter shows.
+    pub fn largest_binding(&self) -> Option<u64> {
+        let scan = |shape: &ScanShape, act: NumberFormat| Some((shape.l * shape.xz_stride * act.bytes()) as u64);
+        match self {
+            Job::Scan { shape, act, .. } => scan(shape, *act),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Backward(backward::Kernel::Scan { shape, .. }) => scan(shape, NumberFormat::F32),
+            _ => None,
+        }
+    }
+
     pub fn model(&self) -> Option<&Model> {
         match self {
             Job::Prefill { model, .. } | Job::Decode { model, .. } => Some(model),
@@ -192,64 +204,79 @@ impl Job {
         }
     }
 
+    /// The ceilings, and the suites asked for in their order.
     pub fn all(options: &Options) -> Vec<Self> {
-        let shapes = &options.shapes;
-        let wanted = |suite| options.suites.contains(&suite);
-        let mut jobs = vec![Job::Copy { bytes: shapes.copy_bytes }, Job::Fma];
-        if wanted(Suite::Scan) {
-            for &(d_inner, l) in &shapes.scan {
-                let shape = kernels::scan_shape(l, d_inner, shapes.d_state);
-                jobs.extend(Scan::ALL.map(|rung| Job::Scan { rung, act: NumberFormat::F32, shape }));
-                jobs.push(Job::Scan { rung: Scan::Fused, act: NumberFormat::F16, shape });
-            }
-        }
-        if wanted(Suite::Matmul) {
-            let act = NumberFormat::F32;
-            for dtype in [Dtype::F32, Dtype::F16] {
-                jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
-                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
-            }
-            let (dtype, act) = (Dtype::F16, NumberFormat::F16);
-            jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
-            for dtype in [Dtype::Q8, Dtype::Q4] {
-                let act = NumberFormat::F32;
-                jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
-            }
-        }
-        if wanted(Suite::Sampling) {
-            for &vocab_size in &shapes.sampling {
-                jobs.extend(samplers().map(|(variant, params)| Job::Sample { vocab_size, variant, params }));
-            }
-        }
-        for (name, spec) in &shapes.models {
-            for dtype in [Dtype::F16, Dtype::Q8, Dtype::Q4, Dtype::F32] {
-                let quantised = matches!(dtype, Dtype::Q8 | Dtype::Q4);
-                let model = Model { name: name.clone(), spec: Spec { dtype, ..spec.clone() } };
-                if wanted(Suite::Prefill) && !quantised {
-                    let prefill = |&tokens: &usize| Job::Prefill { model: model.clone(), tokens };
-                    jobs.extend(shapes.prefill.iter().map(prefill));
-                    let long = shapes.long.iter().filter(|(of, _)| of == name && dtype == Dtype::F16);
-                    jobs.extend(long.map(|(_, tokens)| prefill(tokens)));
-                }
-                if wanted(Suite::Decode) {
-                    let (prompt, tokens) = shapes.decode;
-                    jobs.push(Job::Decode { model, prompt, tokens });
-                }
-            }
-        }
-        #[cfg(not(target_arch = "wasm32"))]
-        if wanted(Suite::Backward) {
-            jobs.extend(backward::kernels(shapes).into_iter().map(Job::Backward));
-        }
-        #[cfg(not(target_arch = "wasm32"))]
-        if wanted(Suite::Training) {
-            for (name, spec, [sequences, length]) in &shapes.training {
-                jobs.extend([false, true].map(|adamw| {
-                    let (name, spec, sequences, length) = (name.clone(), spec.clone(), *sequences, *length);
-                    Job::Training(training::Training { name, spec, sequences, length, adamw })
-                }));
+        let mut jobs = vec![Job::Copy { bytes: options.shapes.copy_bytes }, Job::Fma];
+        for (i, suite) in options.suites.iter().enumerate() {
+            if !options.suites[..i].contains(suite) {
+                jobs.extend(Self::of(*suite, &options.shapes));
             }
         }
         jobs
+    }
+
+    fn of(suite: Suite, shapes: &Shapes) -> Vec<Self> {
+        let mut jobs = Vec::new();
+        match suite {
+            Suite::Ceilings => {}
+            Suite::Scan => {
+                for &(d_inner, l) in &shapes.scan {
+                    let shape = kernels::scan_shape(l, d_inner, shapes.d_state);
+                    jobs.extend(Scan::ALL.map(|rung| Job::Scan { rung, act: NumberFormat::F32, shape }));
+                    jobs.push(Job::Scan { rung: Scan::Fused, act: NumberFormat::F16, shape });
+                }
+            }
+            Suite::Matmul => {
+                let act = NumberFormat::F32;
+                for dtype in [Dtype::F32, Dtype::F16] {
+                    jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act }));
+                    jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
+                }
+                let (dtype, act16) = (Dtype::F16, NumberFormat::F16);
+                jobs.extend(shapes.matmul.iter().map(|&[l, n, k]| Job::Linear { l: Some(l), n, k, dtype, act: act16 }));
+                for dtype in [Dtype::Q8, Dtype::Q4] {
+                    jobs.extend(shapes.matvec.iter().map(|&[n, k]| Job::Linear { l: None, n, k, dtype, act }));
+                }
+            }
+            Suite::Sampling => {
+                for &vocab_size in &shapes.sampling {
+                    jobs.extend(samplers().map(|(variant, params)| Job::Sample { vocab_size, variant, params }));
+                }
+            }
+            Suite::Prefill => {
+                for (model, dtype) in Self::models(shapes, &[Dtype::F16, Dtype::F32]) {
+                    let prefill = |&tokens: &usize| Job::Prefill { model: model.clone(), tokens };
+                    jobs.extend(shapes.prefill.iter().map(prefill));
+                    let long = shapes.long.iter().filter(|(of, _)| *of == model.name && dtype == Dtype::F16);
+                    jobs.extend(long.map(|(_, tokens)| prefill(tokens)));
+                }
+            }
+            Suite::Decode => {
+                let (prompt, tokens) = shapes.decode;
+                let models = Self::models(shapes, &[Dtype::F16, Dtype::Q8, Dtype::Q4, Dtype::F32]);
+                jobs.extend(models.map(|(model, _)| Job::Decode { model, prompt, tokens }));
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            Suite::Backward => jobs.extend(backward::kernels(shapes).into_iter().map(Job::Backward)),
+            #[cfg(not(target_arch = "wasm32"))]
+            Suite::Training => {
+                for (name, spec, [sequences, length]) in &shapes.training {
+                    jobs.extend([false, true].map(|adamw| {
+                        let (name, spec, sequences, length) = (name.clone(), spec.clone(), *sequences, *length);
+                        Job::Training(training::Training { name, spec, sequences, length, adamw })
+                    }));
+                }
+            }
+            #[cfg(target_arch = "wasm32")]
+            Suite::Backward | Suite::Training => {}
+        }
+        jobs
+    }
+
+    /// The models in some formats, those of one size together.
+    fn models<'a>(shapes: &'a Shapes, dtypes: &'a [Dtype]) -> impl Iterator<Item = (Model, Dtype)> + 'a {
+        let model =
+            |name: &String, spec: &Spec, dtype| Model { name: name.clone(), spec: Spec { dtype, ..spec.clone() } };
+        shapes.models.iter().flat_map(move |(name, spec)| dtypes.iter().map(move |&d| (model(name, spec, d), d)))
     }
 }

@@ -1,26 +1,18 @@
 //! One row each of kernels run alone, on buffers full of harmless numbers.
 
-use super::measure::{repeat, Clock};
+use super::measure::Meter;
 use super::report::Row;
 use crate::error::Result;
 use crate::generate::SamplingParams;
 use crate::gpu::shader::{NumberFormat, WeightFormat};
-use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Timer};
-use crate::kernels::WeightMatrix;
-use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, SampleBuffers, ScanBuffers, ScanShape};
+use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Tensor, Timer};
+use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, SampleBuffers, ScanBuffers, ScanShape, Values};
 use crate::model::{Dtype, Scan};
 
 /// Repeats of a kernel at most.
 pub(super) const REPEATS: usize = 30;
-/// Values before they repeat; a prime, so that neighbouring rows differ.
-const PERIOD: usize = 65_537;
 
-/// `PERIOD` values spread over (low, high), by the golden ratio's multiples.
-fn values(low: f32, high: f32) -> Vec<f32> {
-    (0..PERIOD).map(|i| low + (high - low) * ((i as f64 * 0.618_033_988_749_895).fract() as f32)).collect()
-}
-
-/// A tensor of values over (low, high), repeated by copies on the device: hundreds of megabytes need no upload.
+/// A tensor of values over (low, high), made on the device.
 pub(super) fn filled(gpu: &Gpu, label: &str, elements: usize, range: (f32, f32)) -> Result<Tensor, GpuError> {
     activations(gpu, label, elements, range, NumberFormat::F32)
 }
@@ -33,37 +25,42 @@ fn activations(
     (low, high): (f32, f32),
     format: NumberFormat,
 ) -> Result<Tensor, GpuError> {
-    let tensor = Tensor::activations(gpu, label, elements, format)?;
-    let values = values(low, high);
-    let period = match format {
-        NumberFormat::F32 => Tensor::new(gpu, "values", &values)?,
-        NumberFormat::F16 => {
-            let mut halves: Vec<half::f16> = values.into_iter().map(half::f16::from_f32).collect();
-            halves.resize(PERIOD + 1, half::f16::ZERO); // whole words
-            Tensor::new(gpu, "values", &halves)?
-        }
-    };
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    let all = tensor.bytes().next_multiple_of(4);
-    for at in (0..all).step_by(period.bytes()) {
-        let bytes = period.bytes().min(all - at) as u64;
-        encoder.copy_buffer_to_buffer(period.buffer(), 0, tensor.buffer(), at as u64, bytes);
-    }
-    gpu.submit([encoder.finish()]);
-    gpu.check()?;
+    let mut plan = PlanBuilder::new(gpu);
+    let tensor = Values { low, high, seed: elements as u32 }.tensor(&mut plan, label, elements, format)?;
+    submit(gpu, plan)?;
     Ok(tensor)
 }
 
-/// The copy ceiling; gives the bytes moved.
-pub(super) async fn copy(gpu: &Gpu, clock: &Clock, bytes: u64, row: &mut Row) -> Result<f64> {
-    let bytes = bytes.min(gpu.max_binding()) / 16 * 16;
-    let elements = (bytes / 4) as usize;
-    let source = filled(gpu, "copy source", elements, (-1.0, 1.0))?;
-    let destination = Tensor::zeros(gpu, "copy destination", elements)?;
-    let mut plan = PlanBuilder::new(gpu);
-    kernels::bench_copy(&mut plan, &source, &destination)?;
+/// Submits without waiting: what is measured comes after it.
+pub(super) fn submit(gpu: &Gpu, plan: PlanBuilder<'_>) -> Result<(), GpuError> {
     let plan = plan.finish()?;
-    repeat(clock, gpu, &plan, REPEATS, row).await?;
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    plan.record(&mut encoder);
+    gpu.submit([encoder.finish()]);
+    gpu.check()
+}
+
+/// What a slow adapter copies: more than most caches hold, in a time that can be repeated.
+const SLOW_COPY: u64 = 64 << 20;
+/// An adapter is slow if that takes it longer.
+const SLOW_COPY_NS: f64 = 2e7;
+
+/// The copy ceiling; gives the bytes moved.
+pub(super) async fn copy(gpu: &Gpu, meter: &mut Meter<'_>, bytes: u64, row: &mut Row) -> Result<f64> {
+    let bytes = bytes.min(gpu.max_binding()) / 16 * 16;
+    let plan_of = |bytes: u64| -> Result<Plan> {
+        let elements = (bytes / 4) as usize;
+        let source = filled(gpu, "copy source", elements, (-1.0, 1.0))?;
+        let destination = Tensor::zeros(gpu, "copy destination", elements)?;
+        let mut plan = PlanBuilder::new(gpu);
+        kernels::bench_copy(&mut plan, &source, &destination)?;
+        Ok(plan.finish()?)
+    };
+    let (timer, trial) = (Timer::new(gpu), plan_of(bytes.min(SLOW_COPY))?);
+    timer.run(&trial).await?;
+    let slow = timer.run(&trial).await?.wall_ns > SLOW_COPY_NS;
+    let (bytes, plan) = if slow { (bytes.min(SLOW_COPY), trial) } else { (bytes, plan_of(bytes)?) };
+    meter.repeat(&plan, &[], REPEATS, row).await?;
     Ok(2.0 * bytes as f64)
 }
 
@@ -73,7 +70,7 @@ const FMA_SIZES: [(usize, usize); 4] = [(1 << 14, 16), (1 << 16, 64), (1 << 18, 
 const FMA_ENOUGH_NS: f64 = 1e6;
 
 /// The arithmetic ceiling; gives the operations.
-pub(super) async fn fma(gpu: &Gpu, clock: &Clock, row: &mut Row) -> Result<f64> {
+pub(super) async fn fma(gpu: &Gpu, meter: &mut Meter<'_>, row: &mut Row) -> Result<f64> {
     let timer = Timer::new(gpu);
     for (i, (invocations, rounds)) in FMA_SIZES.into_iter().enumerate() {
         let sums = Tensor::zeros(gpu, "fma sums", invocations)?;
@@ -85,7 +82,7 @@ pub(super) async fn fma(gpu: &Gpu, clock: &Clock, row: &mut Row) -> Result<f64> 
         // Without timestamps the wait is in the time: it must be a small part of it.
         let enough = timing.gpu_ns.map_or(timing.wall_ns > 10.0 * FMA_ENOUGH_NS, |ns| ns > FMA_ENOUGH_NS);
         if enough || i + 1 == FMA_SIZES.len() {
-            repeat(clock, gpu, &plan, REPEATS, row).await?;
+            meter.repeat(&plan, &[], REPEATS, row).await?;
             return Ok(kernels::bench_fma_flops(invocations, rounds));
         }
     }
@@ -101,7 +98,7 @@ pub(super) fn scan_shape(l: usize, d_inner: usize, d_state: usize) -> ScanShape 
 /// A rung of the scan; another number format of activations than f32 for the fused one alone.
 pub(super) async fn scan(
     gpu: &Gpu,
-    clock: &Clock,
+    meter: &mut Meter<'_>,
     (rung, act): (Scan, NumberFormat),
     shape: ScanShape,
     row: &mut Row,
@@ -130,13 +127,13 @@ pub(super) async fn scan(
         }
     }
     let plan = plan.finish()?;
-    repeat(clock, gpu, &plan, REPEATS, row).await
+    meter.repeat(&plan, &[], REPEATS, row).await
 }
 
 /// A linear layer without bias: for `l` tokens, or matvec's single one.
 pub(super) async fn linear(
     gpu: &Gpu,
-    clock: &Clock,
+    meter: &mut Meter<'_>,
     l: Option<usize>,
     (n, k): (usize, usize),
     (dtype, act): (Dtype, NumberFormat),
@@ -148,10 +145,9 @@ pub(super) async fn linear(
         Dtype::Q8 => WeightFormat::Q8,
         Dtype::Q4 => WeightFormat::Q4,
     };
-    let period = values(-0.1, 0.1);
-    let w = WeightMatrix::upload(gpu, "w", (n, k), format, |rows| -> Result<Vec<f32>> {
-        Ok(period.iter().cycle().skip(rows.start * k % PERIOD).take(rows.len() * k).copied().collect())
-    })?;
+    let mut weights = PlanBuilder::new(gpu);
+    let w = kernels::fill_matrix(&mut weights, "w", (n, k), format, 0.1, 1)?;
+    submit(gpu, weights)?;
     let tokens = l.unwrap_or(1);
     let x = activations(gpu, "x", tokens * k, (-1.0, 1.0), act)?;
     let y = Tensor::activations(gpu, "y", tokens * n, act)?;
@@ -162,13 +158,13 @@ pub(super) async fn linear(
         None => kernels::matvec(&mut plan, &x, &w, None, &y, shape)?,
     }
     let plan = plan.finish()?;
-    repeat(clock, gpu, &plan, REPEATS, row).await
+    meter.repeat(&plan, &[], REPEATS, row).await
 }
 
 /// One token out of `vocab_size`.
 pub(super) async fn sample(
     gpu: &Gpu,
-    clock: &Clock,
+    meter: &mut Meter<'_>,
     vocab_size: usize,
     params: &SamplingParams,
     row: &mut Row,
@@ -178,5 +174,5 @@ pub(super) async fn sample(
     let mut plan = PlanBuilder::new(gpu);
     kernels::sample(&mut plan, &logits, &buffers, vocab_size, params)?;
     let plan = plan.finish()?;
-    repeat(clock, gpu, &plan, REPEATS, row).await
+    meter.repeat(&plan, &[], REPEATS, row).await
 }

@@ -1,9 +1,12 @@
-//! The stopwatch: repeats within a share of the time, and what earlier rows tell of later ones.
+//! The stopwatch: what is measured once the device is warm, within a share of the time, and what earlier rows tell of later ones.
 
-use super::report::{Row, Spread};
+use super::pulse::{Pulse, TIMES};
+use super::report::{ClockMhz, Row};
+use super::steady::{Agreement, Group, Next, Outcome, Series};
+use super::suite::ClockReader;
 use super::Suite;
 use crate::error::Result;
-use crate::gpu::{Gpu, Plan, Tensor, Timer, Timing};
+use crate::gpu::{Gpu, Pass, Plan, Tensor, Timer};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -11,18 +14,27 @@ use web_time::{Duration, Instant};
 
 /// A row repeats for its equal share of the time left, and is not begun if one run is likely to take more than so many
 /// shares: fast rows leave some over.
-const SINGLE_SHARES: u32 = 6;
+const SINGLE_SHARES: u32 = 4;
+/// What a speed known from a single run may be wrong by.
+const DOUBT: f64 = 4.0;
 
 /// Kinds of work whose speed carries over from one row to the next: a suite's variant, in its own unit.
 pub(super) type Kind = (Suite, String);
+
+/// How fast a kind of work went.
+#[derive(Debug, Clone, Copy)]
+struct Speed {
+    /// Units of work a second, at best.
+    rate: f64,
+    runs: usize,
+}
 
 /// The time limit, and the speeds measured so far.
 pub(super) struct Clock {
     deadline: Instant,
     cancel: Arc<AtomicBool>,
     rows_left: u32,
-    /// Units of work a second.
-    speeds: HashMap<Kind, f64>,
+    speeds: HashMap<Kind, Speed>,
 }
 
 impl Clock {
@@ -41,8 +53,13 @@ impl Clock {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    fn share(&self) -> Duration {
+    pub fn share(&self) -> Duration {
         self.left() / self.rows_left.max(1)
+    }
+
+    /// What was to be done whatever the limit took so long, and not from the others' time.
+    pub fn forgive(&mut self, spent: Duration) {
+        self.deadline += spent.saturating_sub(self.share());
     }
 
     /// A row is done with.
@@ -59,21 +76,32 @@ impl Clock {
         if left.is_zero() {
             return Some("the time limit is reached".into());
         }
-        let seconds = self.foreseen(kinds, work)?;
-        let most = (self.share() * SINGLE_SHARES).min(left).as_secs_f64();
-        (seconds > most).then(|| {
-            format!("one run would take about {}, the time limit leaves {} for it", in_words(seconds), in_words(most))
+        let (seconds, runs) = self.foreseen(kinds, work)?;
+        let most = self.most_a_run().as_secs_f64();
+        // A single run may have been an exception: of that speed only what is far too slow is refused.
+        let doubt = if runs > 1 { 1.0 } else { DOUBT };
+        (seconds > most * doubt).then(|| {
+            format!(
+                "one run would take about {} (by the fastest of {runs} like it), the time limit leaves {} for it",
+                in_words(seconds),
+                in_words(most)
+            )
         })
     }
 
-    /// Seconds that `work` is likely to take, by the first of the kinds that is known.
-    fn foreseen(&self, kinds: &[Kind], work: f64) -> Option<f64> {
-        kinds.iter().find_map(|kind| self.speeds.get(kind)).map(|speed| work / speed)
+    /// What a single run may take.
+    fn most_a_run(&self) -> Duration {
+        (self.share() * SINGLE_SHARES).min(self.left())
+    }
+
+    /// Seconds that `work` is likely to take, by the first of the kinds that is known, and of how many runs that is known.
+    fn foreseen(&self, kinds: &[Kind], work: f64) -> Option<(f64, usize)> {
+        kinds.iter().find_map(|kind| self.speeds.get(kind)).map(|speed| (work / speed.rate, speed.runs))
     }
 
     /// Whether `work` is likely to take more than a row's equal share.
     pub fn takes_long(&self, kinds: &[Kind], work: f64) -> bool {
-        self.foreseen(kinds, work).is_some_and(|seconds| seconds > self.share().as_secs_f64())
+        self.foreseen(kinds, work).is_some_and(|(seconds, _)| seconds > self.share().as_secs_f64())
     }
 
     /// Whether anything is known of the speed of one of the kinds.
@@ -81,17 +109,11 @@ impl Clock {
         kinds.iter().any(|kind| self.speeds.contains_key(kind))
     }
 
-    /// `work` took so long.
-    pub fn learn(&mut self, kind: Kind, work: f64, seconds: f64) {
-        if seconds > 0.0 {
-            self.speeds.insert(kind, work / seconds);
+    /// `work` took so long at best, of so many runs.
+    pub fn learn(&mut self, kind: Kind, work: f64, seconds: f64, runs: usize) {
+        if seconds > 0.0 && seconds.is_finite() {
+            self.speeds.insert(kind, Speed { rate: work / seconds, runs });
         }
-    }
-
-    /// A stopwatch for a row of at most `most` repeats.
-    pub fn samples(&self, most: usize) -> Samples {
-        let now = Instant::now();
-        Samples { until: now + self.share(), warm_up: None, timings: Vec::new(), most, cancel: self.cancel.clone() }
     }
 }
 
@@ -103,81 +125,239 @@ fn in_words(seconds: f64) -> String {
     }
 }
 
-/// The repeats of one row.
-pub(super) struct Samples {
-    until: Instant,
-    warm_up: Option<Timing>,
-    timings: Vec<Timing>,
-    most: usize,
-    cancel: Arc<AtomicBool>,
+/// Timed passes of a submission at most, besides the reference's.
+const GROUP: usize = 10;
+/// Samples that are taken one right after the other take about so long together.
+const GROUP_NS: f64 = 2e7;
+/// Groups by which a row warms up at most.
+const WARMING_GROUPS: usize = 8;
+/// Runs by which the host's share of a kernel's time is told.
+const WALL_RUNS: usize = 5;
+/// What a row's time is not enough for is measured so often all the same, where that takes no more than a single run may.
+const LEAST: usize = 3;
+/// Samples of the ceilings, whatever the time limit: every share is of them.
+const CEILING: usize = 10;
+
+/// Measures rows on a device: the reference, the clock that its driver tells, the time limit.
+pub(super) struct Meter<'a> {
+    gpu: &'a Gpu,
+    pub clock: Clock,
+    pub pulse: Pulse,
+    timer: Timer,
+    warm_up: Duration,
+    reader: Option<ClockReader>,
+    /// Whether the row is a ceiling.
+    pub ceiling: bool,
+    of_row: OfRow,
 }
 
-impl Samples {
-    /// Whether to run once more.
-    pub fn more(&self) -> bool {
-        if self.warm_up.is_none() {
-            return true;
+/// What a row's series came to, besides their times.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct OfRow {
+    /// The reference's slowest time beside samples that were kept, in nanoseconds.
+    pub reference: f64,
+    pub discarded: usize,
+    /// Seconds of the fastest run, and of how many; of the first series.
+    pub fastest: Option<(f64, usize)>,
+}
+
+impl<'a> Meter<'a> {
+    pub async fn new(gpu: &'a Gpu, clock: Clock, warm_up: Duration, reader: Option<ClockReader>) -> Result<Self> {
+        let pulse = Pulse::new(gpu, warm_up.min(clock.left() / 20)).await?;
+        let timer = Timer::new(gpu);
+        let (ceiling, of_row) = (false, OfRow::default());
+        Ok(Self { gpu, clock, pulse, timer, warm_up, reader, ceiling, of_row })
+    }
+
+    /// What the series since the last call came to.
+    pub fn take(&mut self) -> OfRow {
+        std::mem::take(&mut self.of_row)
+    }
+
+    /// Seconds of the fastest run since, and of how many.
+    pub fn fastest(&self) -> Option<(f64, usize)> {
+        self.of_row.fastest
+    }
+
+    /// What was run so far did the row's work so often.
+    pub fn each_of(&mut self, parts: usize) {
+        if let Some((seconds, _)) = &mut self.of_row.fastest {
+            *seconds /= parts.max(1) as f64;
         }
-        self.timings.len() < self.most && Instant::now() < self.until && !self.cancel.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing was run yet.
-    pub fn is_empty(&self) -> bool {
-        self.warm_up.is_none()
+    /// Bytes on the device but for the reference's.
+    pub fn memory_bytes(&self) -> u64 {
+        self.gpu.memory_bytes().0.saturating_sub(self.pulse.bytes())
     }
 
-    /// Whether the row's time is up, for runs that can end early.
-    pub fn late(&self) -> bool {
-        Instant::now() >= self.until || self.cancel.load(Ordering::Relaxed)
+    fn mhz(&self) -> Option<f64> {
+        self.reader.as_ref().and_then(ClockReader::mhz)
     }
 
-    /// The first is the warm-up.
-    pub fn push(&mut self, timing: Timing) {
-        if self.warm_up.is_none() {
-            self.warm_up = Some(timing);
-        } else {
-            self.timings.push(timing);
+    /// One series: warms the device up, then what `take` measures until it is steady, then takes samples, so many at a time as
+    /// `take` is asked for, as often as the row's time allows and at most `most`; again where the reference became slower meanwhile.
+    pub async fn steady(
+        &mut self,
+        most: usize,
+        row: &mut Row,
+        mut take: impl AsyncFnMut(&mut Pulse, usize) -> Result<Group>,
+    ) -> Result<Outcome> {
+        let share = self.clock.share();
+        let begin = Instant::now();
+        let mut series = Series::new(most, if self.ceiling { CEILING } else { LEAST });
+        let mut before = None;
+        loop {
+            let (run, size) = (series.fastest(), (GROUP_NS / series.fastest()).clamp(1.0, GROUP as f64) as usize);
+            let (late, least) = (begin.elapsed() >= share || self.clock.cancelled(), self.least(run, share));
+            if late && !self.ceiling {
+                series.give_up();
+            }
+            match series.next(late, least, size) {
+                Next::Done => break,
+                Next::Take(n) => {
+                    let group = take(&mut self.pulse, n).await?;
+                    series.push(group, self.pulse.best());
+                }
+                Next::WarmUp => {
+                    self.pulse.warm_up(self.warm_up.min(share / 2)).await?;
+                    let (now, mut agreement, mut size) = (Instant::now(), Agreement::default(), 1);
+                    for _ in 0..WARMING_GROUPS {
+                        let group = take(&mut self.pulse, size).await?;
+                        let agrees = agreement.reached(group.median());
+                        series.warming(group);
+                        if agrees || now.elapsed() >= share / 4 || self.clock.cancelled() {
+                            break;
+                        }
+                        size = (GROUP_NS / series.fastest()).clamp(1.0, GROUP as f64 / 2.0) as usize;
+                    }
+                    series.warmed();
+                    before = before.or_else(|| self.mhz());
+                }
+            }
+        }
+        self.of_row.fastest = self.of_row.fastest.or(Some((series.fastest() / 1e9, series.runs())));
+        let outcome = series.finish();
+        self.of_row.reference = self.of_row.reference.max(outcome.reference);
+        self.of_row.discarded += outcome.discarded;
+        if let (Some(before), Some(after), None) = (before, self.mhz(), row.clock_mhz) {
+            row.clock_mhz = Some(ClockMhz { before, after });
+        }
+        Ok(outcome)
+    }
+
+    /// Samples that a row takes though its time is up; `run`: nanoseconds of one.
+    fn least(&self, run: f64, share: Duration) -> usize {
+        if self.clock.cancelled() {
+            return 0;
+        }
+        if self.ceiling {
+            return CEILING;
+        }
+        let run = run / 1e9;
+        let single = (share * SINGLE_SHARES).min(self.clock.left()).as_secs_f64();
+        match run {
+            run if LEAST as f64 * run <= single => LEAST,
+            // Of what takes longer than a single run may, the run that showed it is enough.
+            run => usize::from(run <= single || run.is_infinite()),
         }
     }
 
-    /// The spreads, into a row. The warm-up counts only where there was no time for another run.
-    pub fn finish(mut self, row: &mut Row) {
-        if self.timings.is_empty() {
-            self.timings.extend(self.warm_up);
+    /// How long a plan takes by the device's clock, in microseconds; `None` without one. Before every run each second tensor of
+    /// `restore` is again what the first one is.
+    pub async fn device(
+        &mut self,
+        plan: &Plan,
+        restore: &[(&Tensor, &Tensor)],
+        most: usize,
+        row: &mut Row,
+    ) -> Result<Option<Outcome>> {
+        Ok(self.device_and_wall(plan, restore, most, row).await?.map(|(outcome, _)| outcome))
+    }
+
+    /// The same, with the host's time of the last of them in microseconds, where that was long and alone.
+    async fn device_and_wall(
+        &mut self,
+        plan: &Plan,
+        restore: &[(&Tensor, &Tensor)],
+        most: usize,
+        row: &mut Row,
+    ) -> Result<Option<(Outcome, Vec<f64>)>> {
+        if !self.timer.has_timestamps() {
+            return Ok(None);
         }
-        // All or none: a median over runs that the device's clock happened to catch would mislead.
-        let gpu: Option<Vec<f64>> = self.timings.iter().map(|t| t.gpu_ns.map(|ns| ns / 1e3)).collect();
-        row.gpu_us = gpu.and_then(Spread::of);
-        row.wall_us = Spread::of(self.timings.iter().map(|t| t.wall_ns / 1e3).collect());
+        let timer = Timer::with_room(self.gpu, GROUP + 2 * TIMES);
+        let (mut fastest, mut walls) = (f64::INFINITY, Vec::new());
+        let outcome = self.steady(most, row, async |pulse, n| {
+            // Both run once untimed: what is timed then shares its buffers with something before it, and waits for that. A long
+            // run would not notice, nor does the first, which warms up.
+            let mut passes = vec![pulse.pass(false)];
+            let lead = (fastest < GROUP_NS).then_some(Pass { plan, restore, timed: false });
+            passes.extend(lead);
+            passes.extend([pulse.pass(true); TIMES]);
+            passes.extend(vec![Pass { plan, restore, timed: true }; n]);
+            passes.extend([pulse.pass(true); TIMES]);
+            let (times, wall) = timer.passes(&passes).await?;
+            let times: Vec<f64> = times.into_iter().map(|ns| ns.unwrap_or(f64::NAN)).collect();
+            let (before, rest) = times.split_at(TIMES.min(times.len()));
+            let (samples, after) = rest.split_at(n.min(rest.len()));
+            fastest = samples.iter().copied().fold(fastest, f64::min);
+            let reference = pulse.both(before, after);
+            if lead.is_none() && n == 1 {
+                // Less the reference's runs.
+                let others = times.iter().sum::<f64>() - samples.iter().sum::<f64>();
+                walls.push((wall - others * (2.0 * TIMES as f64 + 1.0) / (2.0 * TIMES as f64)) / 1e3);
+            }
+            Ok(Group { samples: samples.to_vec(), reference })
+        });
+        let outcome = outcome.await?;
+        let long = fastest >= GROUP_NS && fastest.is_finite();
+        let last = walls.len().saturating_sub(outcome.spread.map_or(0, |spread| spread.n).min(WALL_RUNS));
+        let walls = if long { walls.split_off(last) } else { Vec::new() };
+        Ok(Some((outcome, walls)))
+    }
+
+    /// A plan's times, by the device's clock and by the host's, into a row.
+    pub async fn repeat(
+        &mut self,
+        plan: &Plan,
+        restore: &[(&Tensor, &Tensor)],
+        most: usize,
+        row: &mut Row,
+    ) -> Result<()> {
+        let begin = Instant::now();
+        let until = self.clock.share();
+        if let Some((outcome, mut walls)) = self.device_and_wall(plan, restore, most, row).await? {
+            row.gpu_us = outcome.spread;
+            walls.retain(|us| us.is_finite() && *us > 0.0);
+            // What the host adds, a submission and the wait, is to be seen in short runs by themselves.
+            while walls.len() < WALL_RUNS && (walls.is_empty() || begin.elapsed() < until && !self.clock.cancelled()) {
+                walls.push(self.wall(plan, restore).await? / 1e3);
+            }
+            row.wall_us = super::Spread::of(walls);
+            self.pulse.worked();
+            return Ok(());
+        }
+        let (gpu, timer) = (self.gpu, Timer::new(self.gpu));
+        let outcome = self
+            .steady(most, row, async |pulse, n| pulse.beside(n, async || wall(gpu, &timer, plan, restore).await).await);
+        row.wall_us = outcome.await?.spread;
+        Ok(())
+    }
+
+    async fn wall(&self, plan: &Plan, restore: &[(&Tensor, &Tensor)]) -> Result<f64> {
+        wall(self.gpu, &self.timer, plan, restore).await
     }
 }
 
-/// Runs a plan as often as its row's time allows.
-pub(super) async fn repeat(clock: &Clock, gpu: &Gpu, plan: &Plan, most: usize, row: &mut Row) -> Result<()> {
-    repeat_restored(clock, gpu, plan, &[], most, row).await
-}
-
-/// The same for a plan that writes over what it reads: before every run each second tensor is again what the first one is.
-pub(super) async fn repeat_restored(
-    clock: &Clock,
-    gpu: &Gpu,
-    plan: &Plan,
-    restore: &[(&Tensor, &Tensor)],
-    most: usize,
-    row: &mut Row,
-) -> Result<()> {
-    let timer = Timer::new(gpu);
-    let mut samples = clock.samples(most);
-    while samples.more() {
-        if !restore.is_empty() {
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            restore.iter().for_each(|(from, to)| from.copy_to(&mut encoder, to));
-            gpu.submit_and_wait(encoder.finish()).await?;
-        }
-        samples.push(timer.run(plan).await?);
+/// Nanoseconds from the recording of a plan until the host knows of its end.
+async fn wall(gpu: &Gpu, timer: &Timer, plan: &Plan, restore: &[(&Tensor, &Tensor)]) -> Result<f64> {
+    if !restore.is_empty() {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        restore.iter().for_each(|(from, to)| from.copy_to(&mut encoder, to));
+        gpu.submit_and_wait(encoder.finish()).await?;
     }
-    samples.finish(row);
-    Ok(())
+    Ok(timer.passes(&[Pass { plan, restore: &[], timed: false }]).await?.1)
 }
 
 #[cfg(test)]
@@ -193,9 +373,10 @@ mod tests {
         let mut c = clock(Duration::from_secs(100), 10);
         let kind = |v: &str| (Suite::Scan, v.to_owned());
         assert_eq!(c.refuses(&[kind("a")], 1e12), None, "of an unknown kind, the first run tells");
-        c.learn(kind("a"), 10.0, 1.0);
-        assert_eq!(c.refuses(&[kind("a")], 100.0), None);
-        assert!(c.refuses(&[kind("a")], 1000.0).unwrap().contains("100 s"));
+        c.learn(kind("a"), 10.0, 1.0, 3);
+        assert_eq!(c.refuses(&[kind("a")], 100.0), None, "10 s, and 40 s are left for a run");
+        let reason = c.refuses(&[kind("a")], 1000.0).unwrap();
+        assert!(reason.contains("100 s") && reason.contains("fastest of 3"), "{reason}");
         assert!(c.refuses(&[kind("b"), kind("a")], 1000.0).is_some());
         c.cancel.store(true, Ordering::Relaxed);
         assert_eq!(c.refuses(&[], 0.0).unwrap(), "interrupted");
@@ -203,23 +384,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_run_is_its_own_warm_up_and_a_fast_one_is_not() {
-        let timing = |us: f64| Timing { gpu_ns: Some(us * 500.0), wall_ns: us * 1e3 };
-        let mut row = Row::new(Suite::Scan, "", "");
-        let mut samples = clock(Duration::from_secs(100), 1).samples(2);
-        for us in [50.0, 10.0, 20.0] {
-            assert!(samples.more());
-            samples.push(timing(us));
-        }
-        assert!(!samples.more());
-        samples.finish(&mut row);
-        assert_eq!((row.wall_us.unwrap().median, row.gpu_us.unwrap().median), (15.0, 7.5));
-
-        let mut samples = clock(Duration::ZERO, 1).samples(2);
-        assert!(samples.more(), "at least once");
-        samples.push(Timing { gpu_ns: None, ..timing(10.0) });
-        assert!(!samples.more());
-        samples.finish(&mut row);
-        assert_eq!((row.wall_us.unwrap().n, row.gpu_us), (1, None));
+    fn a_single_run_leaves_out_only_what_is_far_too_slow() {
+        let mut c = clock(Duration::from_secs(100), 10);
+        let kind = (Suite::Scan, "a".to_owned());
+        c.learn(kind.clone(), 10.0, 1.0, 1);
+        assert_eq!(c.refuses(std::slice::from_ref(&kind), 1000.0), None, "100 s, and 40 s are left for a run");
+        assert!(c.refuses(std::slice::from_ref(&kind), 3000.0).is_some());
+        c.learn(kind.clone(), 10.0, 1.0, 2);
+        assert!(c.refuses(&[kind], 1000.0).is_some());
     }
 }

@@ -1,18 +1,21 @@
 //! One row each of whole models with synthetic weights, through a session as a text goes.
 
-use super::measure::Clock;
+use super::measure::Meter;
+use super::pulse::Pulse;
 use super::report::{rounded, Row};
 use super::suite::LEAST_DECODED;
 use crate::error::Result;
 use crate::generate::SamplingParams;
-use crate::gpu::{Gpu, Timer, Timing};
+use crate::gpu::Gpu;
 use crate::model::synthetic::Spec;
-use crate::model::{Backend, LanguageModel, ModelOptions, Session};
+use crate::model::{LanguageModel, ModelOptions, Session};
 use web_time::Instant;
 
 /// Repeats of a prompt and of a decode at most.
 const PREFILLS: usize = 10;
 const DECODES: usize = 5;
+/// A repeat of a decode takes its row's share of the time divided by this, at most.
+const DECODE_PARTS: f64 = 8.0;
 
 /// A model to be measured; `spec.dtype` is how its weights are held.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,14 +50,11 @@ pub(super) struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Brings it there; also gives the seconds that took.
+    /// Makes it there; also gives the seconds that took.
     pub async fn new(gpu: &Gpu, model: &Model, chunk: usize) -> Result<(Self, f64)> {
         let start = Instant::now();
-        let weights = model.spec.repeated();
         let options = ModelOptions { chunk, ..ModelOptions::default() };
-        let backend = Backend::Gpu(gpu.clone());
-        let views = weights.weights()?;
-        let loaded = LanguageModel::from_weights(weights.config(), &views, &backend, options, &mut |_, _| {}).await?;
+        let loaded = LanguageModel::synthetic(gpu, &model.spec.outline(), options).await?;
         let session = loaded.session()?;
         Ok((Self { model: model.clone(), session }, start.elapsed().as_secs_f64()))
     }
@@ -73,92 +73,86 @@ impl LoadedModel {
 /// What the device takes by its own clock for a token, or for a prompt (where it is one chunk), into the row.
 pub(super) async fn gpu_time(
     loaded: &mut LoadedModel,
-    clock: &Clock,
-    gpu: &Gpu,
+    meter: &mut Meter<'_>,
     tokens: usize,
     row: &mut Row,
 ) -> Result<()> {
-    let timer = Timer::new(gpu);
-    let mut alone = Row::new(row.suite, "", "");
-    let mut samples = clock.samples(PREFILLS);
-    while samples.more() {
-        match loaded.session.time(tokens, &timer).await? {
-            Some(timing) => samples.push(timing),
-            None => return Ok(()),
-        }
+    if let Some(plan) = loaded.session.plan_of(tokens)? {
+        row.gpu_us = meter.device(plan, &[], PREFILLS, row).await?.and_then(|outcome| outcome.spread);
     }
-    samples.finish(&mut alone);
-    row.gpu_us = alone.gpu_us;
     Ok(())
 }
 
-/// Seconds for one token, without the making of the plan where that matters.
-pub(super) async fn one_token(loaded: &mut LoadedModel) -> Result<f64> {
+/// Seconds for one token at best, without the making of the plan, and of how many runs.
+pub(super) async fn one_token(loaded: &mut LoadedModel) -> Result<(f64, usize)> {
+    const RUNS: usize = 3;
     let mut seconds = f64::INFINITY;
-    for _ in 0..2 {
-        loaded.session.reset();
-        let start = Instant::now();
-        loaded.session.prefill(&[0], &mut |_, _| {}).await?;
-        seconds = start.elapsed().as_secs_f64().min(seconds);
-        if seconds > 1.0 {
-            break;
-        }
+    for _ in 0..RUNS {
+        seconds = prompt_ns(&mut loaded.session, &[0]).await?.min(seconds * 1e9) / 1e9;
     }
-    Ok(seconds)
+    Ok((seconds, RUNS))
+}
+
+/// Nanoseconds from the begin of a text until the prompt's last logits are there.
+async fn prompt_ns(session: &mut Session, prompt: &[u32]) -> Result<f64> {
+    session.reset();
+    let start = Instant::now();
+    session.prefill(prompt, &mut |_, _| {}).await?;
+    Ok(start.elapsed().as_secs_f64() * 1e9)
 }
 
 /// A prompt from the begin of a text until its last logits are there.
-pub(super) async fn prefill(loaded: &mut LoadedModel, clock: &Clock, tokens: usize, row: &mut Row) -> Result<()> {
+pub(super) async fn prefill(
+    loaded: &mut LoadedModel,
+    meter: &mut Meter<'_>,
+    tokens: usize,
+    row: &mut Row,
+) -> Result<()> {
     let prompt = loaded.tokens(tokens);
-    let mut samples = clock.samples(PREFILLS);
-    while samples.more() {
-        loaded.session.reset();
-        let start = Instant::now();
-        loaded.session.prefill(&prompt, &mut |_, _| {}).await?;
-        samples.push(Timing { gpu_ns: None, wall_ns: start.elapsed().as_secs_f64() * 1e9 });
-    }
-    samples.finish(row);
+    let session = &mut loaded.session;
+    let take = async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || prompt_ns(session, &prompt).await).await;
+    row.wall_us = meter.steady(PREFILLS, row, take).await?.spread;
     row.tokens_per_s = row.wall_us.map(|wall| rounded(tokens as f64 / wall.median * 1e6));
     Ok(())
 }
 
-/// Greedy tokens after a prompt, each chosen on the device and fed again, as `generate` does. Times are a token's, as a
-/// mean over each repeat. Where time is short a repeat ends early, and the row's `l` says how many tokens it was.
+/// Greedy tokens, each chosen on the device and fed again, as `generate` does.
+async fn write(session: &mut Session, token: &mut u32, tokens: usize) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..tokens {
+        session.step(*token).await?;
+        *token = session.sample().await?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e9)
+}
+
+/// Greedy tokens after a prompt. Times are a token's, as a mean over each repeat. Where time is short a repeat is shorter, and
+/// the row's `l` says how many tokens it was.
 pub(super) async fn decode(
     loaded: &mut LoadedModel,
-    clock: &Clock,
+    meter: &mut Meter<'_>,
     prompt: usize,
     tokens: usize,
     row: &mut Row,
 ) -> Result<()> {
     let prompt = loaded.tokens(prompt);
     let session = &mut loaded.session;
-    let mut fewest = tokens;
     session.reset();
     session.prefill(&prompt, &mut |_, _| {}).await?;
     session.begin_sampling(&SamplingParams::default(), &prompt)?;
     let mut token = session.sample().await?;
-    let mut samples = clock.samples(DECODES);
+    // Twice: the first time its plan is made.
+    let trial = write(session, &mut token, LEAST_DECODED).await?;
+    let trial = write(session, &mut token, LEAST_DECODED).await?.min(trial) / LEAST_DECODED as f64;
+    let room = meter.clock.share().as_secs_f64() * 1e9 / DECODE_PARTS / trial.max(1.0);
+    let tokens = tokens.min((room as usize).max(LEAST_DECODED));
     // The text goes on from one repeat to the next: a step costs the same anywhere.
-    while samples.more() {
-        let mut done = 0;
-        let start = Instant::now();
-        while done < tokens && (done < LEAST_DECODED || !samples.late()) {
-            session.step(token).await?;
-            token = session.sample().await?;
-            done += 1;
-        }
-        let wall_ns = start.elapsed().as_secs_f64() * 1e9 / done.max(1) as f64;
-        // A repeat cut short after others were whole would count the same as they do.
-        if samples.is_empty() || done == tokens {
-            fewest = fewest.min(done);
-            samples.push(Timing { gpu_ns: None, wall_ns });
-        } else {
-            break;
-        }
-    }
-    samples.finish(row);
-    row.l = Some(fewest);
+    let take =
+        async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || write(session, &mut token, tokens).await).await;
+    let outcome = meter.steady(DECODES, row, take).await?;
+    meter.each_of(tokens);
+    row.wall_us = outcome.spread.map(|spread| spread.divided(tokens as f64));
+    row.l = Some(tokens);
     row.tokens_per_s = row.wall_us.map(|wall| rounded(1e6 / wall.median));
     Ok(())
 }

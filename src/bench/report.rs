@@ -1,5 +1,6 @@
 //! What was measured, and on what: to JSON and back.
 
+use super::steady::{FEW, MOST_SLOWDOWN};
 use super::Suite;
 use crate::gpu::{AdapterSummary, Gpu};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,15 @@ pub struct Report {
     pub time_limit_s: f64,
     /// Whether it was ended from outside, by Ctrl-C for one.
     pub interrupted: bool,
+    /// What the device stands in; null in a browser and in reports of before there were warm-ups.
+    #[serde(default)]
+    pub host: Option<Host>,
+    /// The suites in the order in which they were measured.
+    #[serde(default)]
+    pub order: Vec<Suite>,
+    /// The reference kernel's best time in the run, in microseconds; null in reports of before there was one.
+    #[serde(default)]
+    pub reference_us: Option<f64>,
     pub ceilings: Ceilings,
     pub rows: Vec<Row>,
 }
@@ -65,6 +75,49 @@ impl Device {
     }
 }
 
+/// The machine around the device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// The processor's name, where the system tells it.
+    pub cpu: Option<String>,
+    /// `linux x86_64`.
+    pub system: String,
+}
+
+/// The device's core clock, as its driver tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClockMhz {
+    /// After the row's warm-up.
+    pub before: f64,
+    /// After its last sample.
+    pub after: f64,
+}
+
+/// What to beware of in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// Fewer than three samples: the row's time was up.
+    FewSamples,
+    /// The reference stayed more than 5 % slower beside the samples than at its best: the clock was low, or something else ran.
+    Unsteady,
+    /// More than what a copy moves: the inputs are read from a cache, or the ceiling is too low.
+    AboveCopy,
+    /// More than multiply-adds in f32 do: by matrix units, or the ceiling is too low.
+    AboveFma,
+}
+
+impl std::fmt::Display for Flag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Flag::FewSamples => "few samples",
+            Flag::Unsteady => "unsteady",
+            Flag::AboveCopy => "above copy",
+            Flag::AboveFma => "above FMA",
+        })
+    }
+}
+
 /// What the device did at most, in the same run. `None` if it was not measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
@@ -84,6 +137,14 @@ pub struct Spread {
     pub n: usize,
 }
 
+/// The middle, or the mean of the two in the middle; `None` of nothing.
+pub(super) fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    Some((values.get(n.checked_sub(1)? / 2)? + values.get(n / 2)?) / 2.0)
+}
+
 /// Seven digits, more than any clock here has. They read back from JSON as the same number, which seventeen need not.
 pub(super) fn rounded(x: f64) -> f64 {
     format!("{x:.6e}").parse().unwrap_or(x)
@@ -94,9 +155,13 @@ impl Spread {
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
-        let n = values.len();
-        let median = (values[(n - 1) / 2] + values[n / 2]) / 2.0;
-        Some(Self { median: rounded(median), min: rounded(min), max: rounded(max), n })
+        Some(Self { median: rounded(median(&values)?), min: rounded(min), max: rounded(max), n: values.len() })
+    }
+
+    /// Of a part of what was timed.
+    pub(super) fn divided(self, by: f64) -> Self {
+        let part = |x: f64| rounded(x / by);
+        Self { median: part(self.median), min: part(self.min), max: part(self.max), n: self.n }
     }
 }
 
@@ -135,6 +200,18 @@ pub struct Row {
     /// Bytes of buffers on the device after a prompt: weights, activations of a chunk, state; or after a step of training.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// The reference kernel's slowest time beside the samples, in terms of its best in the run: 1.0 is full clock.
+    #[serde(default)]
+    pub reference_slowdown: Option<f64>,
+    /// Samples that do not count, since the reference was more than 5 % slower beside them.
+    #[serde(default)]
+    pub discarded: usize,
+    /// Null where no driver tells it.
+    #[serde(default)]
+    pub clock_mhz: Option<ClockMhz>,
+    /// What to beware of: [`Row::flags`].
+    #[serde(default)]
+    pub flags: Vec<Flag>,
     /// Why nothing was measured; null where something was.
     pub skipped: Option<String>,
 }
@@ -160,6 +237,10 @@ impl Row {
             share_of_fma: None,
             tokens_per_s: None,
             memory_bytes: None,
+            reference_slowdown: None,
+            discarded: 0,
+            clock_mhz: None,
+            flags: Vec::new(),
             skipped: None,
         }
     }
@@ -167,6 +248,26 @@ impl Row {
     /// The median that rates are computed from: the device's where there is one.
     pub fn median_us(&self) -> Option<f64> {
         self.gpu_us.or(self.wall_us).map(|spread| spread.median)
+    }
+
+    /// The times that the row is about: of whole models the host's, of kernels the device's where there are some.
+    pub fn spread(&self) -> Option<Spread> {
+        match self.suite {
+            Suite::Prefill | Suite::Decode | Suite::Training => self.wall_us.or(self.gpu_us),
+            _ => self.gpu_us.or(self.wall_us),
+        }
+    }
+
+    /// What to beware of, from the row's numbers: for reports that were written before flags were, too.
+    pub fn flags(&self) -> Vec<Flag> {
+        let above = |share: Option<f64>| share.is_some_and(|share| share > 1.0);
+        let flags = [
+            (Flag::FewSamples, self.spread().is_some_and(|spread| spread.n < FEW)),
+            (Flag::Unsteady, self.reference_slowdown.is_some_and(|slowdown| slowdown > MOST_SLOWDOWN)),
+            (Flag::AboveCopy, above(self.share_of_copy)),
+            (Flag::AboveFma, above(self.share_of_fma)),
+        ];
+        flags.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag).collect()
     }
 
     /// Fills the rates in, for so many bytes and operations a run.
@@ -190,6 +291,21 @@ mod tests {
         let odd = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
         assert_eq!((odd.median, odd.min, odd.max, odd.n), (2.0, 1.0, 3.0, 3));
         assert_eq!(Spread::of(vec![4.0, 1.0]).unwrap().median, 2.5);
+    }
+
+    #[test]
+    fn rows_tell_what_to_beware_of() {
+        let mut row = Row::new(Suite::Matmul, "x", "y");
+        assert_eq!(row.flags(), []);
+        row.gpu_us = Spread::of(vec![1.0; 3]);
+        (row.reference_slowdown, row.share_of_copy) = (Some(1.04), Some(1.0));
+        assert_eq!(row.flags(), []);
+        row.gpu_us = Spread::of(vec![1.0; 2]);
+        (row.reference_slowdown, row.share_of_copy, row.share_of_fma) = (Some(1.06), Some(1.1), Some(1.1));
+        assert_eq!(row.flags(), [Flag::FewSamples, Flag::Unsteady, Flag::AboveCopy, Flag::AboveFma]);
+        // Of whole models the wall time is what counts.
+        let decode = Row { suite: Suite::Decode, wall_us: Spread::of(vec![1.0; 5]), ..row };
+        assert!(!decode.flags().contains(&Flag::FewSamples));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What there is to measure, and the loop over it.
 
 use super::jobs::{one_token, Job};
-use super::measure::Clock;
+use super::measure::{Clock, Kind, Meter};
 use super::models::{LoadedModel, Model};
-use super::report::{Ceilings, Device, Report, Row};
+use super::report::{rounded, Ceilings, Device, Host, Report, Row};
 use super::shapes::Shapes;
 #[cfg(not(target_arch = "wasm32"))]
 use super::training;
@@ -15,7 +15,7 @@ use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
-use web_time::Duration;
+use web_time::{Duration, Instant};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl std::fmt::Display for Suite {
 /// What a run measures, and for how long.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The ceilings are measured in any case.
+    /// In the order in which they are measured; the ceilings first, in any case.
     pub suites: Vec<Suite>,
     pub shapes: Shapes,
     pub time_limit: Duration,
@@ -80,6 +80,32 @@ pub struct Options {
     pub date: String,
     /// Set from outside, it ends the run after the dispatch on its way.
     pub cancel: Arc<AtomicBool>,
+    /// How long the device is kept busy before a row, after a pause (otherwise a fifth of it): GPUs raise their clocks within half a
+    /// second of work, and lower them within one of idling.
+    pub warm_up: Duration,
+    /// Asks the device's driver for its clock; the library asks no system.
+    pub clock_mhz: Option<ClockReader>,
+    /// Goes into the report as it is.
+    pub host: Option<Host>,
+}
+
+/// Tells a device's core clock in MHz, where its driver does.
+#[derive(Clone)]
+pub struct ClockReader(Arc<dyn Fn() -> Option<f64> + Send + Sync>);
+
+impl ClockReader {
+    pub fn new(read: impl Fn() -> Option<f64> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+    pub(super) fn mhz(&self) -> Option<f64> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for ClockReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClockReader")
+    }
 }
 
 impl Default for Options {
@@ -91,6 +117,9 @@ impl Default for Options {
             chunk: 8192,
             date: String::new(),
             cancel: Arc::default(),
+            warm_up: Duration::from_millis(500),
+            clock_mhz: None,
+            host: None,
         }
     }
 }
@@ -116,7 +145,7 @@ const PROMPT_SPEED_UP: f64 = 4.0;
 struct Run<'a> {
     gpu: &'a Gpu,
     chunk: usize,
-    clock: Clock,
+    meter: Meter<'a>,
     ceilings: Ceilings,
     /// The last model used: its rows stand beside each other.
     loaded: Option<LoadedModel>,
@@ -130,7 +159,11 @@ impl Run<'_> {
         let (bytes, flops) = job.work();
         let work = bytes.or(flops).unwrap_or(0.0);
         let least = if matches!(job, Job::Decode { .. }) { LEAST_DECODED as f64 } else { 1.0 };
-        row.skipped = self.clock.refuses(&job.kinds(), work * least);
+        row.skipped = self.does_not_fit(job).or_else(|| match job {
+            // Every share is of these: they are measured whatever the time limit.
+            Job::Copy { .. } | Job::Fma => self.meter.clock.cancelled().then(|| "interrupted".to_owned()),
+            _ => self.meter.clock.refuses(&job.kinds(), work * least),
+        });
         if row.skipped.is_some() {
             return Ok(());
         }
@@ -140,9 +173,9 @@ impl Run<'_> {
         }
         if let Some(model) = job.model() {
             row.skipped = self.load(model).await?;
-            if row.skipped.is_none() && !self.clock.knows(&job.kinds()) {
+            if row.skipped.is_none() && !self.meter.clock.knows(&job.kinds()) {
                 self.try_one_token(model).await?;
-                row.skipped = self.clock.refuses(&job.kinds(), work * least);
+                row.skipped = self.meter.clock.refuses(&job.kinds(), work * least);
             }
             if row.skipped.is_some() {
                 return Ok(());
@@ -159,46 +192,47 @@ impl Run<'_> {
                 return Ok(());
             }
         }
+        self.meter.ceiling = matches!(job, Job::Copy { .. } | Job::Fma);
         let (bytes, flops) = match job {
-            Job::Copy { bytes } => (Some(kernels::copy(self.gpu, &self.clock, *bytes, row).await?), None),
-            Job::Fma => (None, Some(kernels::fma(self.gpu, &self.clock, row).await?)),
+            Job::Copy { bytes } => (Some(kernels::copy(self.gpu, &mut self.meter, *bytes, row).await?), None),
+            Job::Fma => (None, Some(kernels::fma(self.gpu, &mut self.meter, row).await?)),
             Job::Scan { rung, act, shape } => {
-                kernels::scan(self.gpu, &self.clock, (*rung, *act), *shape, row).await?;
+                kernels::scan(self.gpu, &mut self.meter, (*rung, *act), *shape, row).await?;
                 (bytes, flops)
             }
             Job::Linear { l, n, k, dtype, act } => {
-                kernels::linear(self.gpu, &self.clock, *l, (*n, *k), (*dtype, *act), row).await?;
+                kernels::linear(self.gpu, &mut self.meter, *l, (*n, *k), (*dtype, *act), row).await?;
                 (bytes, flops)
             }
             Job::Sample { vocab_size, params, .. } => {
-                kernels::sample(self.gpu, &self.clock, *vocab_size, params, row).await?;
+                kernels::sample(self.gpu, &mut self.meter, *vocab_size, params, row).await?;
                 (bytes, flops)
             }
             Job::Prefill { tokens, .. } => {
                 if let Some(loaded) = &mut self.loaded {
-                    models::prefill(loaded, &self.clock, *tokens, row).await?;
+                    models::prefill(loaded, &mut self.meter, *tokens, row).await?;
                 }
                 (bytes, flops)
             }
             Job::Decode { model, prompt, tokens } => {
                 let reading = Job::Prefill { model: model.clone(), tokens: *prompt };
-                let slow = self.clock.takes_long(&reading.kinds(), reading.work().1.unwrap_or(0.0));
+                let slow = self.meter.clock.takes_long(&reading.kinds(), reading.work().1.unwrap_or(0.0));
                 // Mamba's step costs the same after any prompt: on a slow adapter one token is prompt enough.
                 let prompt = if slow { 1 } else { *prompt };
                 if let Some(loaded) = &mut self.loaded {
-                    models::decode(loaded, &self.clock, prompt, *tokens, row).await?;
+                    models::decode(loaded, &mut self.meter, prompt, *tokens, row).await?;
                 }
                 (bytes, flops)
             }
             #[cfg(not(target_arch = "wasm32"))]
             Job::Backward(kernel) => {
-                kernel.measure(self.gpu, &self.clock, row).await?;
+                kernel.measure(self.gpu, &mut self.meter, row).await?;
                 (bytes, flops)
             }
             #[cfg(not(target_arch = "wasm32"))]
             Job::Training(training) => {
                 if let Some(trained) = &mut self.trained {
-                    trained.measure(&self.clock, training, row).await?;
+                    trained.measure(&mut self.meter, training, row).await?;
                 }
                 (bytes, flops)
             }
@@ -219,17 +253,31 @@ impl Run<'_> {
         {
             let decodes = matches!(job, Job::Decode { .. });
             if !decodes {
-                row.memory_bytes = Some(self.gpu.memory_bytes().0);
+                row.memory_bytes = Some(self.meter.memory_bytes());
             }
             if decodes || *l <= self.chunk {
-                models::gpu_time(loaded, &self.clock, self.gpu, if decodes { 1 } else { *l }, row).await?;
+                models::gpu_time(loaded, &mut self.meter, if decodes { 1 } else { *l }, row).await?;
             }
         }
-        let kind = job.kinds().into_iter().next();
-        if let (Some(kind), Some(wall), Some(work)) = (kind, row.wall_us, bytes.or(flops)) {
-            self.clock.learn(kind, work, wall.median / 1e6);
-        }
+        self.learn(job.kinds(), bytes.or(flops));
         Ok(())
+    }
+
+    /// Keeps the speed of the row that was measured last. Gives what else is to be known of it.
+    fn learn(&mut self, kinds: Vec<Kind>, work: Option<f64>) {
+        if let (Some(kind), Some(work), Some((seconds, runs))) = (kinds.into_iter().next(), work, self.meter.fastest())
+        {
+            self.meter.clock.learn(kind, work, seconds, runs);
+        }
+    }
+
+    /// Why a row cannot be measured on this adapter, however long it might take.
+    fn does_not_fit(&self, job: &Job) -> Option<String> {
+        let (bytes, limit) = (job.largest_binding()?, self.gpu.max_binding());
+        (bytes > limit).then(|| {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            format!("a tensor of {} MiB, of which the adapter shows a shader {} at most", mib(bytes), mib(limit))
+        })
     }
 
     /// Brings a model to the device unless it is there; or why not.
@@ -240,11 +288,11 @@ impl Run<'_> {
         // The one before must go first: two may not fit.
         self.loaded = None;
         let kind = (Suite::Prefill, format!("load {}", model.spec.dtype));
-        if let Some(reason) = self.clock.refuses(std::slice::from_ref(&kind), model.bytes() as f64) {
+        if let Some(reason) = self.meter.clock.refuses(std::slice::from_ref(&kind), model.bytes() as f64) {
             return Ok(Some(format!("loading the model: {reason}")));
         }
         let (loaded, seconds) = LoadedModel::new(self.gpu, model, self.chunk).await?;
-        self.clock.learn(kind, model.bytes() as f64, seconds);
+        self.meter.clock.learn(kind, model.bytes() as f64, seconds, 1);
         self.loaded = Some(loaded);
         Ok(None)
     }
@@ -256,16 +304,13 @@ impl Run<'_> {
             return Ok(None);
         }
         self.trained = None;
-        if !self.clock.knows(&training.kinds()) {
+        if !self.meter.clock.knows(&training.kinds()) {
             let trial = Job::Backward(training.trial());
             let mut row = trial.row(self.chunk);
-            training.trial().measure(self.gpu, &self.clock, &mut row).await?;
-            if let (Some(kind), Some(wall), Some(work)) =
-                (trial.kinds().into_iter().next(), row.wall_us, trial.work().1)
-            {
-                self.clock.learn(kind, work, wall.median / 1e6);
-            }
-            if let Some(reason) = self.clock.refuses(&training.kinds(), training.flops()) {
+            training.trial().measure(self.gpu, &mut self.meter, &mut row).await?;
+            self.learn(trial.kinds(), trial.work().1);
+            self.meter.take();
+            if let Some(reason) = self.meter.clock.refuses(&training.kinds(), training.flops()) {
                 return Ok(Some(reason));
             }
         }
@@ -276,10 +321,10 @@ impl Run<'_> {
     /// Runs a model for one token, to foresee the rest by.
     async fn try_one_token(&mut self, model: &Model) -> Result<()> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        let seconds = models::one_token(loaded).await?;
+        let (seconds, runs) = models::one_token(loaded).await?;
         let kind = |suite| (suite, one_token(model.spec.dtype));
-        self.clock.learn(kind(Suite::Prefill), PROMPT_SPEED_UP * model.prefill_flops(1), seconds);
-        self.clock.learn(kind(Suite::Decode), model.bytes() as f64, seconds);
+        self.meter.clock.learn(kind(Suite::Prefill), PROMPT_SPEED_UP * model.prefill_flops(1), seconds, runs);
+        self.meter.clock.learn(kind(Suite::Decode), model.bytes() as f64, seconds, runs);
         Ok(())
     }
 }
@@ -287,42 +332,87 @@ impl Run<'_> {
 /// Measures on a device. Never fails: what could not be measured is a row with a reason.
 pub async fn run(gpu: &Gpu, options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Report {
     let jobs = Job::all(options);
-    let total = jobs.len();
-    let mut run = Run {
-        gpu,
-        chunk: options.chunk,
-        clock: Clock::new(options.time_limit, total, options.cancel.clone()),
-        ceilings: Ceilings::default(),
-        loaded: None,
-        #[cfg(not(target_arch = "wasm32"))]
-        trained: None,
-    };
-    let mut rows = Vec::with_capacity(total);
-    let mut lost: Option<String> = None;
-    for (done, job) in jobs.iter().enumerate() {
-        let mut row = job.row(options.chunk);
-        progress(Progress { done, total, row: &row, rows: &rows });
-        if lost.is_some() {
-            row.skipped.clone_from(&lost);
-        } else if let Err(error) = run.measure(job, &mut row).await {
-            if matches!(error, Error::Gpu(GpuError::Lost { .. })) {
-                lost = Some(error.to_string());
-            }
-            row = Row { skipped: Some(error.to_string()), ..job.row(options.chunk) };
-        }
-        run.clock.next_row();
-        rows.push(row);
-    }
-    // Measured model by model, read suite by suite.
-    rows.sort_by_key(|row| row.suite);
-    Report {
+    let clock = Clock::new(options.time_limit, jobs.len(), options.cancel.clone());
+    let mut report = Report {
         device: Device::of(gpu),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: COMMIT.to_owned(),
         date: options.date.clone(),
         time_limit_s: options.time_limit.as_secs_f64(),
-        interrupted: run.clock.cancelled(),
-        ceilings: run.ceilings,
-        rows,
+        interrupted: false,
+        host: options.host.clone(),
+        order: options.suites.clone(),
+        reference_us: None,
+        ceilings: Ceilings::default(),
+        rows: Vec::with_capacity(jobs.len()),
+    };
+    match Meter::new(gpu, clock, options.warm_up, options.clock_mhz.clone()).await {
+        Ok(meter) => {
+            let run = Run {
+                gpu,
+                chunk: options.chunk,
+                meter,
+                ceilings: Ceilings::default(),
+                loaded: None,
+                #[cfg(not(target_arch = "wasm32"))]
+                trained: None,
+            };
+            run.all(&jobs, &mut report, progress).await;
+        }
+        Err(error) => {
+            let skipped = Some(error.to_string());
+            report.rows.extend(jobs.iter().map(|job| Row { skipped: skipped.clone(), ..job.row(options.chunk) }));
+        }
+    }
+    // Measured in the order asked for, read suite by suite.
+    report.rows.sort_by_key(|row| row.suite);
+    report
+}
+
+impl Run<'_> {
+    /// All rows, into the report.
+    async fn all(mut self, jobs: &[Job], report: &mut Report, progress: &mut dyn FnMut(Progress<'_>)) {
+        let total = jobs.len();
+        let mut lost: Option<String> = None;
+        let mut references = Vec::with_capacity(total);
+        for (done, job) in jobs.iter().enumerate() {
+            let begin = Instant::now();
+            let mut row = job.row(self.chunk);
+            progress(Progress { done, total, row: &row, rows: &report.rows });
+            if lost.is_some() {
+                row.skipped.clone_from(&lost);
+            } else if let Err(error) = self.measure(job, &mut row).await {
+                if matches!(error, Error::Gpu(GpuError::Lost { .. })) {
+                    lost = Some(error.to_string());
+                }
+                row = Row { skipped: Some(error.to_string()), ..job.row(self.chunk) };
+            }
+            if matches!(job, Job::Copy { .. } | Job::Fma) {
+                self.meter.clock.forgive(begin.elapsed());
+            }
+            self.meter.clock.next_row();
+            let of_row = self.meter.take();
+            row.discarded = of_row.discarded;
+            references.push(of_row.reference);
+            self.judge(&mut row, of_row.reference);
+            report.rows.push(row);
+        }
+        // The best may have been seen after a row.
+        for (row, reference) in report.rows.iter_mut().zip(references) {
+            self.judge(row, reference);
+        }
+        report.interrupted = self.meter.clock.cancelled();
+        report.ceilings = self.ceilings;
+        let best = self.meter.pulse.best();
+        report.reference_us = best.is_finite().then(|| rounded(best / 1e3));
+    }
+
+    /// Says how much slower the reference was beside a row, and what to beware of.
+    fn judge(&self, row: &mut Row, reference: f64) {
+        if row.skipped.is_none() {
+            let slowdown = reference / self.meter.pulse.best();
+            row.reference_slowdown = (slowdown > 0.0 && slowdown.is_finite()).then(|| rounded(slowdown));
+            row.flags = row.flags();
+        }
     }
 }

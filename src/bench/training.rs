@@ -1,12 +1,13 @@
 //! Whole steps of training, of models with Mamba's initialisation on tokens that mean nothing.
 
 use super::backward::Kernel;
-use super::measure::{Clock, Kind};
+use super::measure::{Kind, Meter};
 use super::models::multiply_adds;
+use super::pulse::Pulse;
 use super::report::{rounded, Row};
 use super::Suite;
 use crate::error::Result;
-use crate::gpu::{Gpu, Timing};
+use crate::gpu::Gpu;
 use crate::model::synthetic::Spec;
 use crate::train::random::Purpose;
 use crate::train::{Batch, Data, Decay, Preset, Schedule, Settings, Shape, Task, TaskKind, Trainer};
@@ -108,24 +109,27 @@ impl Trained {
         self.of == Training { adamw: self.of.adamw, ..training.clone() }
     }
 
-    /// Steps, from the batch on the host until the loss or the gradients are there.
-    pub async fn measure(&mut self, clock: &Clock, training: &Training, row: &mut Row) -> Result<()> {
-        let mut samples = clock.samples(STEPS);
-        while samples.more() {
-            let step = self.trainer.step() + 1;
-            let batches = Trainer::batches(self.trainer.settings(), &self.data, step);
-            let start = Instant::now();
-            if training.adamw {
-                self.trainer.submit(batches)?;
-                self.trainer.records().await?;
-            } else {
-                self.trainer.differentiate(&batches).await?;
-            }
-            samples.push(Timing { gpu_ns: None, wall_ns: start.elapsed().as_secs_f64() * 1e9 });
+    /// One step, from the batch on the host until the loss or the gradients are there, in nanoseconds.
+    async fn step_ns(&mut self, adamw: bool) -> Result<f64> {
+        let step = self.trainer.step() + 1;
+        let batches = Trainer::batches(self.trainer.settings(), &self.data, step);
+        let start = Instant::now();
+        if adamw {
+            self.trainer.submit(batches)?;
+            self.trainer.records().await?;
+        } else {
+            self.trainer.differentiate(&batches).await?;
         }
-        samples.finish(row);
+        Ok(start.elapsed().as_secs_f64() * 1e9)
+    }
+
+    /// Whole steps.
+    pub async fn measure(&mut self, meter: &mut Meter<'_>, training: &Training, row: &mut Row) -> Result<()> {
+        let take =
+            async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || self.step_ns(training.adamw).await).await;
+        row.wall_us = meter.steady(STEPS, row, take).await?.spread;
         row.tokens_per_s = row.wall_us.map(|wall| rounded(training.tokens() as f64 / wall.median * 1e6));
-        row.memory_bytes = Some(self.trainer.gpu().memory_bytes().0);
+        row.memory_bytes = Some(meter.memory_bytes());
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::error::{InputError, Result};
 use crate::model::{check_tokens, LanguageModel};
 use crate::reference::{channel_stats, hidden_attention, silu, token_stats, ExplainInput, ScanShape};
 pub use pack::{Packed, PackedChannel, PackedLayer, PackedMap};
-pub use page::page;
+pub use page::{is_page, page};
 use serde::{Deserialize, Serialize};
 
 /// What is to be explained.

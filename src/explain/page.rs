@@ -26,6 +26,12 @@ pub fn page(packed: &Packed) -> String {
     fill(&[("TITLE", &title), ("STYLE", STYLE), ("FACTS", &facts), ("DATA", &data), ("SCRIPT", SCRIPT)])
 }
 
+/// Whether a file that begins like this is such a page.
+pub fn is_page(bytes: &[u8]) -> bool {
+    const MARK: &[u8] = b"<meta name=\"generator\" content=\"mamba-wgpu explain\">";
+    bytes[..bytes.len().min(1024)].windows(MARK.len()).any(|part| part == MARK)
+}
+
 /// The template with its places filled, in order: what a value holds is never taken for a place.
 fn fill(values: &[(&str, &str)]) -> String {
     let (mut out, mut rest) = (String::new(), TEMPLATE);
@@ -55,6 +61,7 @@ mod tests {
             layers: Vec::new(),
         };
         let html = page(&packed);
+        assert!(is_page(html.as_bytes()) && !is_page(b"<!doctype html><p>mamba-wgpu explain"));
         assert_eq!(html.matches("</script>").count(), 2, "the page's own two");
         assert!(!html.contains("<script>alert") && !html.contains("<!--"));
         let data = html.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;

@@ -7,8 +7,9 @@ use super::{GenerateError, Tokenizer};
 /// Incremental detokenisation: text comes out as soon as it is certain, never half a character.
 ///
 /// A token may end within a character (byte-level BPE cuts emoji and accented letters anywhere). Its bytes are held
-/// back until the character is whole; [`finish`](Self::finish) gives out what is left, as `U+FFFD`. For byte-level
-/// tokenizers the pieces together are exactly [`Tokenizer::decode`] of all the tokens, whatever the bytes.
+/// back until the character is whole; [`finish`](Self::finish) gives out what is left, as `U+FFFD`, and
+/// [`pause`](Self::pause) keeps it for whoever goes on with the tokens as context. For byte-level tokenizers the pieces
+/// together are exactly [`Tokenizer::decode`] of all the tokens, whatever the bytes.
 ///
 /// Ids which the tokenizer does not know (a model's padding rows) have no text; they are counted in
 /// [`unknown`](Self::unknown), so that a caller can tell its user once.
@@ -28,10 +29,13 @@ enum Kind {
 impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, context: &[u32]) -> Self {
         let kind = if tokenizer.is_byte_level() {
-            Kind::Bytes(Utf8Stream::default())
+            let mut stream = Utf8Stream::default();
+            // What is whole of the context is out already; what is not waits for the first token.
+            stream.push(&byte_level_end(&tokenizer, context));
+            Kind::Bytes(stream)
         } else {
             let ids = context[context.len().saturating_sub(WINDOW_CONTEXT)..].to_vec();
-            Kind::Window(Window { given: ids.len(), ids })
+            Kind::Window(Window { given: ids.len() - unfinished(&tokenizer, &ids), ids })
         };
         Self { tokenizer, kind, unknown: 0 }
     }
@@ -66,6 +70,18 @@ impl DecodeStream {
         }
     }
 
+    /// Ends the text for now: gives out what was held back but for the beginning of a character, which a stream with
+    /// these tokens as its context holds back too. This one can go on as well.
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`] where the tokenizer's decoder fails.
+    pub fn pause(&mut self) -> Result<String, GenerateError> {
+        match &mut self.kind {
+            Kind::Bytes(_) => Ok(String::new()), // nothing else is held back
+            Kind::Window(window) => window.pause(&self.tokenizer),
+        }
+    }
+
     /// How many tokens so far were unknown to the tokenizer.
     pub fn unknown(&self) -> usize {
         self.unknown
@@ -89,10 +105,55 @@ pub(super) fn byte_level_bytes(token: &str) -> Cow<'_, [u8]> {
     }
 }
 
+/// The last bytes of a text: enough to hold all of an unfinished character.
+fn byte_level_end(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<u8> {
+    let mut parts = Vec::new();
+    let mut bytes = 0;
+    let texts = tokens.iter().rev().filter_map(|&id| tokenizer.token_and_special(id));
+    for (text, _) in texts.filter(|(_, special)| !special) {
+        parts.push(byte_level_bytes(&text).into_owned());
+        bytes += parts.last().map_or(0, Vec::len);
+        if bytes >= MOST_UNFINISHED {
+            break;
+        }
+    }
+    parts.into_iter().rev().flatten().collect()
+}
+
+/// Tokens at the end that make the beginning of a character, of a tokenizer with a token for each byte (`<0xE2>`).
+fn unfinished(tokenizer: &Tokenizer, tokens: &[u32]) -> usize {
+    let byte = |id: u32| {
+        let token = tokenizer.token(id)?;
+        u8::from_str_radix(token.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
+    };
+    let mut bytes = Vec::new();
+    for &id in tokens.iter().rev().take(MOST_UNFINISHED) {
+        let Some(byte) = byte(id) else { break };
+        bytes.insert(0, byte);
+        if std::str::from_utf8(&bytes).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none()) {
+            return bytes.len();
+        }
+    }
+    0
+}
+
+/// Text of tokens, without the beginning of a character at the end.
+pub(super) fn decode_so_far(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<String, GenerateError> {
+    if !tokenizer.is_byte_level() {
+        return tokenizer.decode(&tokens[..tokens.len() - unfinished(tokenizer, tokens)]);
+    }
+    let mut text = tokenizer.decode(tokens)?;
+    let mut end = Utf8Stream::default();
+    end.push(&byte_level_end(tokenizer, tokens));
+    let held = end.finish();
+    text.truncate(text.strip_suffix(held.as_str()).unwrap_or(&text).len());
+    Ok(text)
+}
+
 /// `String::from_utf8_lossy` for bytes that come in pieces: the same text, with an unfinished character held back.
 #[derive(Debug, Clone, Default)]
 struct Utf8Stream {
-    /// The beginning of a character, at most 3 bytes.
+    /// The beginning of a character.
     held: Vec<u8>,
 }
 
@@ -132,6 +193,8 @@ impl Utf8Stream {
     }
 }
 
+/// Bytes of the beginning of a character, at most.
+const MOST_UNFINISHED: usize = 3;
 /// How many tokens of the prompt a [`Window`] decodes along with the first new ones.
 const WINDOW_CONTEXT: usize = 8;
 /// A character is at most 4 byte tokens; text that is still broken after so many tokens will stay so.
@@ -169,6 +232,15 @@ impl Window {
         let (text, _) = self.difference(tokenizer)?;
         self.ids.clear();
         self.given = 0;
+        Ok(text)
+    }
+
+    fn pause(&mut self, tokenizer: &Tokenizer) -> Result<String, GenerateError> {
+        let end = self.ids.len() - unfinished(tokenizer, &self.ids);
+        let held = self.ids.split_off(end.max(self.given));
+        let (text, _) = self.difference(tokenizer)?;
+        self.given = self.ids.len();
+        self.ids.extend(held);
         Ok(text)
     }
 

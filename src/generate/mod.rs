@@ -6,6 +6,7 @@
 //!                              +--------------- step -----------+
 //! ```
 //!
+//! * [`settings`]: how to write, as far as a caller or a model's files say.
 //! * [`sampler`]: what to draw from the logits with (the drawing itself is done by the backends).
 //! * [`tokenizer`]: text to tokens and back; [`detokenize`]: back one token at a time, without a broken character.
 //! * [`stop`]: stop strings, also those that fall across several tokens.
@@ -14,6 +15,7 @@
 
 pub mod detokenize;
 pub mod sampler;
+pub mod settings;
 pub mod stop;
 pub mod stream;
 pub mod text;
@@ -21,6 +23,7 @@ pub mod tokenizer;
 
 pub use detokenize::DecodeStream;
 pub use sampler::SamplingParams;
+pub use settings::GenerationSettings;
 pub use stop::StopMatcher;
 pub use stream::{FinishReason, GenerateOptions, Generator, Piece, Stats, TextStream, TokenSource};
 pub use text::Text;
@@ -37,16 +40,19 @@ pub enum GenerateError {
     #[error("stop string {index} is empty: it would end every text at once")]
     EmptyStop { index: usize },
     /// The logits hold NaN, or nothing but minus infinity.
-    #[error("no token can be drawn: the model's logits hold NaN, or nothing but minus infinity")]
+    #[error("no token can be drawn: the model's logits hold NaN, or nothing but minus infinity (`mamba-wgpu doctor` says whether the device computes rightly)")]
     NotSampleable,
     /// Nothing to continue: the model needs one token at least.
     #[error("the prompt is empty: the model needs at least one token to continue from")]
     EmptyPrompt,
     /// `tokenizer.json` is not what the `tokenizers` crate can read.
-    #[error("the tokenizer cannot be read (a tokenizer.json of Hugging Face's `tokenizers` is expected): {message}")]
+    #[error("the tokenizer cannot be read; take the tokenizer.json that was published with the model: {message}")]
     BadTokenizer { message: String },
+    /// Another of the tokenizer's files is damaged, or of a kind that is not read.
+    #[error("{file}: {reason}")]
+    TokenizerFile { file: String, reason: String },
     /// A text the tokenizer refuses.
-    #[error("the text cannot be tokenized: {message}")]
+    #[error("the text cannot be turned into tokens: {message}")]
     Encode { message: String },
     /// Tokens that the tokenizer's decoder refuses.
     #[error("the tokens cannot be turned into text: {message}")]

@@ -7,7 +7,8 @@ use super::GenerateError;
 /// The default is greedy decoding: the most likely token, the lowest id where several are equal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplingParams {
-    /// Logits are divided by it; 0 takes the most likely token (and ignores `top_k`, `top_p`, `min_p` and `seed`).
+    /// Logits are divided by it; 0 takes the most likely token (and ignores `top_k`, `top_p`, `min_p` and `seed`), and
+    /// so does anything below 1e-30.
     pub temperature: f32,
     /// Keep the `top_k` most likely tokens (and those equal to the last of them); 0 keeps all.
     pub top_k: u32,
@@ -17,7 +18,7 @@ pub struct SamplingParams {
     /// Keep tokens at least `min_p` times as likely as the most likely one (arXiv:2407.01082); 0 keeps all. In [0, 1].
     pub min_p: f32,
     /// Logits of tokens seen before (prompt or generated) are divided by it when positive, multiplied when negative
-    /// (CTRL, arXiv:1909.05858, section 4.1); 1 leaves them alone.
+    /// (CTRL, arXiv:1909.05858, section 4.1); 1 leaves them alone. In [1e-30, 1e30].
     pub repetition_penalty: f32,
     /// Same seed, same logits: same tokens.
     pub seed: u64,
@@ -29,10 +30,14 @@ impl Default for SamplingParams {
     }
 }
 
+/// Temperatures below are 0. Far above it already, no logits that differ are both drawn; and devices may take the
+/// smallest numbers of f32 for zero.
+const COLDEST: f32 = 1e-30;
+
 impl SamplingParams {
     /// Whether the most likely token is always taken.
     pub fn is_greedy(&self) -> bool {
-        self.temperature == 0.0
+        self.temperature < COLDEST
     }
 
     /// Checks every value; the error names the field and the value.
@@ -53,8 +58,8 @@ impl SamplingParams {
             (
                 "repetition_penalty",
                 self.repetition_penalty,
-                self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
-                "a finite number above 0 (1 is no penalty)",
+                (1e-30..=1e30).contains(&self.repetition_penalty),
+                "between 1e-30 and 1e30 (1 is no penalty)",
             ),
         ];
         for (parameter, value, ok, expected) in checks {
@@ -91,10 +96,13 @@ mod tests {
         let ok = SamplingParams::default();
         for params in [
             SamplingParams { temperature: -0.0, ..ok },
-            SamplingParams { temperature: 1e30, ..ok },
-            SamplingParams { top_p: f32::MIN_POSITIVE, ..ok },
+            SamplingParams { temperature: 1e-45, ..ok },
+            SamplingParams { temperature: f32::MAX, ..ok },
+            SamplingParams { top_p: 1e-45, ..ok },
             SamplingParams { min_p: 1.0, ..ok },
             SamplingParams { top_k: u32::MAX, ..ok },
+            SamplingParams { repetition_penalty: 1e-30, ..ok },
+            SamplingParams { repetition_penalty: 1e30, ..ok },
         ] {
             params.validate().unwrap();
         }
@@ -117,7 +125,7 @@ mod tests {
         for value in bad.into_iter().chain([1.5]) {
             refuse("min_p", value, SamplingParams { min_p: value, ..ok });
         }
-        for value in bad.into_iter().chain([0.0]) {
+        for value in bad.into_iter().chain([0.0, 1e-45, 1e31]) {
             refuse("repetition_penalty", value, SamplingParams { repetition_penalty: value, ..ok });
         }
     }

@@ -46,12 +46,16 @@ pub struct GenerateOptions {
     pub params: SamplingParams,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
-    /// Tokens that end the text; they are neither text nor counted as generated.
-    pub eos: Vec<u32>,
+    /// Tokens that end the text; they are neither text nor counted as generated. `None`: those that the tokenizer knows to end the
+    /// model's texts ([`Tokenizer::end_of_text`]).
+    pub eos: Option<Vec<u32>>,
     /// Goes on after an end-of-text token (which then counts as generated and has no text).
     pub ignore_eos: bool,
     /// Tokens that the model has consumed before the prompt: they count as seen, and give the decoder its context.
     pub history: Vec<u32>,
+    /// Where the text ends within a character, its beginning is not given out (as U+FFFD) but left to who goes on from
+    /// the tokens: for texts that are saved, or continued by another generator.
+    pub to_be_continued: bool,
     /// The prompt is fed in pieces of so many tokens, and the cancel flag is looked at between them. The model's own
     /// chunk (or a multiple of it) costs nothing.
     pub prefill_chunk: usize,
@@ -65,9 +69,10 @@ impl Default for GenerateOptions {
             max_tokens: 128,
             params: SamplingParams::default(),
             stop: Vec::new(),
-            eos: Vec::new(),
+            eos: None,
             ignore_eos: false,
             history: Vec::new(),
+            to_be_continued: false,
             prefill_chunk: 2048,
             cancel: Arc::default(),
         }
@@ -167,9 +172,22 @@ impl TextStream {
     /// [`GenerateError::Decode`].
     pub fn finish(&mut self) -> Result<String, GenerateError> {
         let rest = self.decode.finish()?;
-        let mut text = self.stop.push(&rest);
+        Ok(self.last(&rest))
+    }
+
+    /// The same at the end of a part of a text: see [`DecodeStream::pause`].
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`].
+    pub fn pause(&mut self) -> Result<String, GenerateError> {
+        let rest = self.decode.pause()?;
+        Ok(self.last(&rest))
+    }
+
+    fn last(&mut self, rest: &str) -> String {
+        let mut text = self.stop.push(rest);
         text += &self.stop.finish();
-        Ok(text)
+        text
     }
 
     /// Whether a stop string came.
@@ -230,7 +248,7 @@ impl<S: TokenSource> Generator<S> {
             source,
             prompt: prompt.to_vec(),
             text: TextStream::new(tokenizer, &context, options.stop.clone())?,
-            eos: options.eos.iter().copied().collect(),
+            eos: options.eos.as_deref().unwrap_or(tokenizer.end_of_text()).iter().copied().collect(),
             options,
             pending: None,
             prompt_done: false,
@@ -296,7 +314,7 @@ impl<S: TokenSource> Generator<S> {
         self.stats.unknown_tokens = self.text.unknown();
         if !self.text.stopped() && self.stats.generated_tokens >= self.options.max_tokens {
             self.finish = Some(FinishReason::Length);
-            text += &self.text.finish()?;
+            text += &self.held_back()?;
         }
         if self.text.stopped() {
             self.finish = Some(FinishReason::Stop);
@@ -307,12 +325,19 @@ impl<S: TokenSource> Generator<S> {
     /// Ends the text with what was held back, as a piece of its own if there is any.
     fn end(&mut self, reason: FinishReason) -> Result<Option<Piece>> {
         self.finish = Some(reason);
-        let text = self.text.finish()?;
+        let text = self.held_back()?;
         // What was held back may end with a stop string only when broken bytes became U+FFFD, a stop string too.
         if self.text.stopped() {
             self.finish = Some(FinishReason::Stop);
         }
         Ok((!text.is_empty()).then_some(Piece { text, token: None }))
+    }
+
+    fn held_back(&mut self) -> Result<String, GenerateError> {
+        match self.options.to_be_continued {
+            true => self.text.pause(),
+            false => self.text.finish(),
+        }
     }
 
     fn cancelled(&self) -> bool {

@@ -24,6 +24,19 @@ pub struct Tensor {
     offset: u64,
     bytes: u64,
     format: NumberFormat,
+    range: Range,
+}
+
+/// What is done about a tensor's values being larger than f16, and products by matrices of f16, can do with: 65,504.
+#[derive(Clone, Default)]
+enum Range {
+    /// Nothing: they are not, or it is noticed elsewhere.
+    #[default]
+    Assumed,
+    /// Whoever stores one sets a flag.
+    Watched(Arc<Tensor>),
+    /// They may be: no f16 is to be used.
+    Wide,
 }
 
 /// The smallest binding that every kernel accepts: one quad of 32-bit values.
@@ -57,7 +70,7 @@ impl Tensor {
         });
         gpu.memory().add(bytes);
         let allocation = Allocation { buffer, label: label.into(), memory: gpu.memory().clone() };
-        Ok(Self { allocation: Arc::new(allocation), offset: 0, bytes: length, format })
+        Ok(Self { allocation: Arc::new(allocation), offset: 0, bytes: length, format, range: Range::Assumed })
     }
 
     /// A buffer with these values (of 4 bytes each: f32, u32, packed pairs of f16).
@@ -86,7 +99,32 @@ impl Tensor {
     pub fn slice(&self, at: usize, elements: usize) -> Self {
         debug_assert!((at + elements) as u64 * 4 <= self.bytes, "{}: view outside", self.label());
         let (offset, bytes) = (self.offset + at as u64 * 4, elements as u64 * 4);
-        Self { allocation: self.allocation.clone(), offset, bytes, format: self.format }
+        Self { allocation: self.allocation.clone(), offset, bytes, format: self.format, range: self.range.clone() }
+    }
+
+    /// The same, watched: the kernels that store activations (rms_norm, conv1d, scan_fused with its own workspace's
+    /// flag), and matmul where it rounds x to f16, set `flag` (one u32) to 1 where a value is beyond f16.
+    #[must_use]
+    pub fn watched_by(mut self, flag: &Tensor) -> Self {
+        self.range = Range::Watched(Arc::new(flag.clone()));
+        self
+    }
+    /// The same, for values of any size: matmul multiplies it in f32 throughout.
+    #[must_use]
+    pub fn of_any_size(mut self) -> Self {
+        self.range = Range::Wide;
+        self
+    }
+    /// The flag of a watched tensor.
+    pub fn watch(&self) -> Option<&Tensor> {
+        match &self.range {
+            Range::Watched(flag) => Some(flag),
+            Range::Assumed | Range::Wide => None,
+        }
+    }
+    /// Whether values may be of any size.
+    pub fn wide(&self) -> bool {
+        matches!(self.range, Range::Wide)
     }
 
     pub fn label(&self) -> &str {

@@ -19,13 +19,16 @@ pub enum LimitMode {
     WebGpuDefaults,
 }
 
-/// How to open a device. The default takes the best adapter there is.
+/// How to open a device. The default takes the best adapter there is, a software one if there is no other.
 #[derive(Debug, Clone)]
 pub struct GpuOptions {
     /// Only this backend; `None` for any.
     pub backend: Option<wgpu::Backend>,
     /// Only this adapter; `None` for the best.
     pub adapter: Option<AdapterChoice>,
+    /// Whether the best may be a software one, where there is no other: slower than the CPU backend, but the same kernels.
+    /// Without, [`GpuError::OnlySoftware`] says that there is only such a one ([`crate::model::Backend::auto`]).
+    pub software: bool,
     /// Which of several GPUs comes first.
     pub power_preference: wgpu::PowerPreference,
     pub limits: LimitMode,
@@ -34,6 +37,9 @@ pub struct GpuOptions {
     /// The name of a kernel whose arithmetic is to be spoilt by one per cent: shows that the self-test finds it.
     #[doc(hidden)]
     pub fault: Option<String>,
+    /// Watches activations as where f16 is used, though it is not: for tests on adapters without it.
+    #[doc(hidden)]
+    pub watch: bool,
 }
 
 impl Default for GpuOptions {
@@ -41,10 +47,12 @@ impl Default for GpuOptions {
         Self {
             backend: None,
             adapter: None,
+            software: true,
             power_preference: wgpu::PowerPreference::HighPerformance,
             limits: LimitMode::Full,
             checked_shaders: false,
             fault: None,
+            watch: false,
         }
     }
 }
@@ -73,6 +81,7 @@ struct Inner {
     checked_shaders: bool,
     limits: LimitMode,
     spoilt: Option<String>,
+    watch: bool,
     switched_off: Mutex<HashSet<Variant>>,
     pipelines: Mutex<HashMap<ShaderSpec, wgpu::ComputePipeline>>,
     memory: Arc<Memory>,
@@ -118,10 +127,10 @@ impl Gpu {
     /// Opens a device on the adapter that the options ask for.
     ///
     /// # Errors
-    /// No such adapter, no compute shaders, or a driver that refuses.
+    /// No such adapter, only a software one where that may not be taken, no compute shaders, or a driver that refuses.
     pub async fn new(options: &GpuOptions) -> Result<Self, GpuError> {
         let found = adapter::find(options.backend, options.power_preference).await;
-        let (adapter, summary) = adapter::choose(found.adapters, options.adapter.as_ref(), options.backend)?;
+        let (adapter, summary) = adapter::choose(found.adapters, options)?;
 
         let refused =
             |e: wgpu::RequestDeviceError| GpuError::Device { adapter: summary.line(), message: e.to_string() };
@@ -210,6 +219,7 @@ impl Gpu {
             checked_shaders: options.checked_shaders,
             limits: options.limits,
             spoilt: options.fault.clone(),
+            watch: options.watch,
             switched_off: Mutex::default(),
             pipelines: Mutex::default(),
             memory,
@@ -244,7 +254,7 @@ impl Gpu {
     /// Whether kernels are laid out for a software adapter, where every load costs the same and barriers cost much. Not with
     /// WebGPU's defaults, where nothing is known of the adapter.
     pub fn software(&self) -> bool {
-        self.0.limits == LimitMode::Full && self.0.summary.device_type == "Cpu"
+        self.0.limits == LimitMode::Full && self.0.summary.software()
     }
     /// Whether shaders may use f16: activations can be held in it.
     pub fn shader_f16(&self) -> bool {
@@ -253,6 +263,10 @@ impl Gpu {
     /// Whether matmul_coop.wgsl and the like run: f16 matrices of 16 x 16 x 16 with sums in f32, subgroups of 32.
     pub fn cooperative(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    }
+    /// Whether activations are watched in any case.
+    pub(crate) fn watches(&self) -> bool {
+        self.0.watch
     }
     pub fn limits(&self) -> wgpu::Limits {
         self.0.device.limits()

@@ -1,5 +1,6 @@
 //! conv1d.wgsl, conv1d_state.wgsl and conv1d_update.wgsl.
 
+use super::WATCH;
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::reference::ConvShape;
@@ -75,13 +76,10 @@ pub fn conv1d_batch(
     shape: ConvShape,
 ) -> Result<(), GpuError> {
     let items = batch * shape.l.div_ceil(TOKENS) * shape.d_inner;
-    plan.dispatch_flat(
-        spec(conv.bias.is_some(), (conv.xz.format(), conv.u.format())),
-        &Params::new(shape, batch),
-        &conv.bindings(),
-        items,
-        256,
-    )
+    let spec = spec(conv.bias.is_some(), (conv.xz.format(), conv.u.format())).flag("WATCH", conv.u.watch().is_some());
+    let mut bindings = conv.bindings();
+    bindings.extend(conv.u.watch().map(|flag| (WATCH, flag)));
+    plan.dispatch_flat(spec, &Params::new(shape, batch), &bindings, items, 256)
 }
 
 /// conv_state becomes the last d_conv inputs after the chunk.

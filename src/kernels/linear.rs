@@ -1,5 +1,6 @@
 //! matmul.wgsl and matvec.wgsl, and the weight matrices they read.
 
+use super::WATCH;
 use crate::gpu::plan::grid;
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
@@ -52,13 +53,26 @@ fn quads(format: WeightFormat, k: usize) -> usize {
 }
 
 /// Bytes of a row on the device, without scales; a multiple of 16, so that matvec reads whole units.
-fn row_bytes(format: WeightFormat, k: usize) -> usize {
+pub(super) fn row_bytes(format: WeightFormat, k: usize) -> usize {
     match format {
         WeightFormat::F32 => 16 * k.div_ceil(4),
         WeightFormat::F16 => 16 * k.div_ceil(8),
         WeightFormat::Q8 => Quant::Q8.row_bytes(k),
         WeightFormat::Q4 => Quant::Q4.row_bytes(k),
     }
+}
+
+/// Rows of a part, of n rows of so many bytes: as many as one binding may show.
+///
+/// # Errors
+/// A row larger than that.
+pub(super) fn part_rows(gpu: &Gpu, label: &str, (n, row_bytes): (usize, usize)) -> Result<usize, GpuError> {
+    let (bytes, limit) = (row_bytes as u64, gpu.max_binding());
+    if bytes > limit {
+        let (kernel, label) = ("matmul".to_owned(), label.to_owned());
+        return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
+    }
+    Ok(((limit / bytes.max(1)) as usize).clamp(1, n.max(1)))
 }
 
 impl WeightMatrix {
@@ -89,17 +103,17 @@ impl WeightMatrix {
     ///
     /// # Errors
     /// As [`WeightMatrix::upload`].
-    pub fn upload_quantised<'a, E: From<GpuError>>(
+    pub fn upload_quantised<E: From<GpuError>, B: AsRef<[u8]>>(
         gpu: &Gpu,
         label: &str,
         (n, k): (usize, usize),
         quant: Quant,
-        mut rows: impl FnMut(Range<usize>) -> Result<(&'a [u8], &'a [u8]), E>,
+        mut rows: impl FnMut(Range<usize>) -> Result<(B, B), E>,
     ) -> Result<Self, E> {
         Self::build(gpu, label, (n, k), quant.into(), |range, out| {
             let (packed, scales) = rows(range)?;
-            out.packed.extend_from_slice(packed);
-            out.scales.extend_from_slice(scales);
+            out.packed.extend_from_slice(packed.as_ref());
+            out.scales.extend_from_slice(scales.as_ref());
             Ok(())
         })
     }
@@ -112,12 +126,7 @@ impl WeightMatrix {
         mut rows: impl FnMut(Range<usize>, &mut Staged) -> Result<(), E>,
     ) -> Result<Self, E> {
         let row = row_bytes(format, k);
-        let (bytes, limit) = (row as u64, gpu.max_binding());
-        if bytes > limit {
-            let (kernel, label) = ("matmul".to_owned(), label.to_owned());
-            return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit }.into());
-        }
-        let part_rows = ((limit / bytes.max(1)) as usize).clamp(1, n.max(1));
+        let part_rows = part_rows(gpu, label, (n, row))?;
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
         let mut parts = Vec::new();
         let mut staged = Staged::default();
@@ -416,9 +425,10 @@ fn splits(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), sh
 /// Fewer tokens would leave most of [`COOP_TILE`] idle.
 const SPLIT_TOKENS: usize = 48;
 
-/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. By cooperative matrices where the adapter has
-/// them: for matrices of f16 or coarser and x or y in f16, fastest into an f32 y of whole [`COOP_TILE`]s of rows, those past the
-/// last token being scratch; for x and y in f32 (matmul_split) into such a y only, and without bias or softplus.
+/// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. By cooperative matrices where the
+/// adapter has them: for matrices of f16 or coarser and x or y in f16, fastest into an f32 y of whole [`COOP_TILE`]s of
+/// rows, those past the last token being scratch; for x and y in f32 (matmul_split) into such a y only, and without
+/// bias or softplus. Never for an x that is marked as wide.
 pub fn matmul(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -431,14 +441,19 @@ pub fn matmul(
     let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
     let whole = whole_rows && w.parts.iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
     let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
-    let (spec, tile) = if cooperates(plan.gpu(), w, numbers, shape) {
+    let (spec, tile) = if !x.wide() && cooperates(plan.gpu(), w, numbers, shape) {
         (matmul_coop_spec(w.format, epilogue, numbers, direct), COOP_TILE)
-    } else if direct && splits(plan.gpu(), w, numbers, shape) {
+    } else if direct && !x.wide() && splits(plan.gpu(), w, numbers, shape) {
         (matmul_split_spec(w.format), COOP_TILE)
     } else {
         (matmul_spec(w.format, epilogue, numbers), 64)
     };
-    let bindings = [(2, x)].into_iter().chain(bias.map(|b| (4, b))).collect();
+    // Where x is rounded to f16 here and was watched by nobody as it was stored.
+    let beyond = x.watch().filter(|_| spec.name == "matmul_coop" && numbers.0 == NumberFormat::F32);
+    let spec = spec.flag("WATCH", beyond.is_some());
+    let mut bindings = vec![(2, x)];
+    bindings.extend(bias.map(|b| (4, b)));
+    bindings.extend(beyond.map(|flag| (WATCH, flag)));
     record(plan, spec, (bindings, w, y), (shape, 0.0), |part| {
         [part.rows.div_ceil(tile) as u64, shape.l.div_ceil(tile) as u64]
     })
@@ -456,7 +471,7 @@ pub fn matvec(
     any_matvec(plan, Input::Plain(x), w, bias, (y, Output::Set), shape)
 }
 
-/// [`matvec`] for one token (unless the self-test switched it off), [`matmul`] for more.
+/// [`matvec`] for one token in f32 (unless the self-test switched it off), [`matmul`] for others.
 pub fn linear(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -465,7 +480,8 @@ pub fn linear(
     y: &Tensor,
     shape: Linear,
 ) -> Result<(), GpuError> {
-    if shape.l == 1 && plan.gpu().allows(Variant::Matvec) {
+    let f32s = (x.format(), y.format()) == (NumberFormat::F32, NumberFormat::F32);
+    if shape.l == 1 && f32s && plan.gpu().allows(Variant::Matvec) {
         matvec(plan, x, w, bias, y, shape)
     } else {
         matmul(plan, x, w, bias, y, shape)

@@ -8,6 +8,7 @@ mod ceilings;
 mod conv1d;
 mod embedding;
 mod explain;
+mod fill;
 mod linear;
 mod norm;
 mod optimiser;
@@ -21,6 +22,7 @@ pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
+pub use fill::{fill, fill_matrix, Values};
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
@@ -58,6 +60,9 @@ pub struct ScanBuffers<'a> {
     pub y: &'a Tensor,
 }
 
+/// shared/watch.wgsl: the flag's binding.
+const WATCH: u32 = 9;
+
 /// shared/scan.wgsl: Params.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -77,6 +82,7 @@ struct ScanParams {
     coefficients: u32,
     c_partials: u32,
     bc_partials: u32,
+    beyond: u32,
 }
 
 impl ScanShape {
@@ -97,6 +103,7 @@ impl ScanShape {
             coefficients: 0,
             c_partials: 0,
             bc_partials: 0,
+            beyond: 0,
         }
     }
 
@@ -169,15 +176,18 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     for format in [act, act16] {
         for on in [false, true] {
-            specs.extend([conv1d::spec(on, (format, format)), norm::rms_norm_spec(on, format)]);
+            let specs_of =
+                [conv1d::spec(on, (act, format)), conv1d::spec(on, (format, format)), norm::rms_norm_spec(on, format)];
+            specs.extend(specs_of.iter().map(|spec| spec.clone().flag("WATCH", true)));
+            specs.extend(specs_of);
         }
         specs.push(conv1d::state_spec(format));
     }
-    specs.push(conv1d::spec(true, (act, act16)));
     for (x, y) in [(act16, act), (act, act16)] {
         specs.push(linear::matmul_spec(WeightFormat::F16, (false, false), (x, y)));
         specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (x, y), false));
     }
+    specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (act, act16), false).flag("WATCH", true));
     specs.push(linear::matmul_coop_spec(WeightFormat::F16, (false, false), (act16, act), true));
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(norm::x_dbl_norm_spec());
@@ -186,6 +196,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
     specs.push(explain::token_stats_spec());
     specs.extend(ceilings::specs());
+    specs.push(fill::spec());
     specs.extend(backward::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
@@ -198,7 +209,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         }
         for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {
             specs.push(scan_fused::pass_spec(name, d_state, channels, act, false));
-            specs.push(scan_fused::pass_spec("scan_fused_apply", d_state, channels, act, false));
+            let apply = scan_fused::pass_spec("scan_fused_apply", d_state, channels, act, false);
+            specs.extend([apply.clone(), apply.flag("WATCH", true)]);
         }
     }
     specs

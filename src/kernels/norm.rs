@@ -1,5 +1,6 @@
 //! rms_norm.wgsl and x_dbl_norm.wgsl.
 
+use super::WATCH;
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 
@@ -52,7 +53,9 @@ pub fn rms_norm(
     let params = shape.params();
     let mut bindings = vec![(1, residual), (2, weight), (3, y)];
     bindings.extend(hidden.map(|h| (4, h)));
-    plan.dispatch_flat(rms_norm_spec(hidden.is_some(), y.format()), &params, &bindings, shape.rows, 1)
+    bindings.extend(y.watch().map(|flag| (WATCH, flag)));
+    let spec = rms_norm_spec(hidden.is_some(), y.format()).flag("WATCH", y.watch().is_some());
+    plan.dispatch_flat(spec, &params, &bindings, shape.rows, 1)
 }
 
 #[repr(C)]

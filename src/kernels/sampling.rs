@@ -54,7 +54,7 @@ struct SampleParams {
     vocab_size: u32,
     per: u32,
     groups: u32,
-    temperature: f32,
+    sharpness: f32,
     repetition_penalty: f32,
     log_min_p: f32,
     top_k: u32,
@@ -75,11 +75,13 @@ pub struct SampleBuffers {
     /// The last token once more, where a model's next input is copied from.
     pub next: Tensor,
     // Between the dispatches of one token:
-    values: Tensor,    // (vocab_size): logits after penalty and temperature, then masses
+    values: Tensor,    // (vocab_size): logits after the penalty, then masses
     work: Tensor,      // shared/sample.wgsl: Work
     histogram: Tensor, // (ROUNDS, 2, BINS)
 }
 
+/// As log_min_p: min-p is off.
+const ALL: f32 = -1.0e38;
 /// Bins of a round of selection: a digit of 11 bits.
 const BINS: usize = 2048;
 /// Rounds of selection a filter: 11, 11 and 10 bits make a key.
@@ -126,11 +128,13 @@ pub fn sample(
         vocab_size: vocab_size as u32,
         per: per as u32,
         groups: groups as u32,
-        temperature: params.temperature,
+        // Not so small that a device takes it for zero: a logit at -infinity has no mass at any temperature.
+        sharpness: (1.0 / params.temperature).max(f32::MIN_POSITIVE),
         repetition_penalty: params.repetition_penalty,
-        log_min_p: if params.min_p > 0.0 { params.min_p.ln() } else { -1.0e30 },
+        log_min_p: if params.min_p > 0.0 { (params.min_p.ln() * params.temperature).max(ALL) } else { ALL },
         top_k: params.top_k,
-        top_p: (f64::from(params.top_p) * 2f64.powi(32)) as u32,
+        // A share below 2^-32 is that of the most likely token still.
+        top_p: ((f64::from(params.top_p) * 2f64.powi(32)) as u32).max(1),
         slot: rounds,
         by_mass: filters.iter().enumerate().map(|(f, by_mass)| u32::from(*by_mass) << f).sum(),
         seed_low: params.seed as u32,

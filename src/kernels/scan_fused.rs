@@ -13,6 +13,10 @@ const STAGED: u32 = 512;
 /// The chunks' aggregates: all that this scan writes besides its output.
 pub struct FusedWorkspace {
     aggregates: Tensor,
+    /// Behind them.
+    beyond: Tensor,
+    /// Both.
+    buffer: Tensor,
 }
 
 impl FusedWorkspace {
@@ -20,7 +24,16 @@ impl FusedWorkspace {
     pub fn new(gpu: &Gpu, l: usize, d_inner: usize, d_state: usize) -> Result<Self, GpuError> {
         let n_chunks = l.div_ceil(chunk(gpu, l, d_inner, d_state));
         let elements = elements(n_chunks, d_inner, d_state);
-        Ok(Self { aggregates: Tensor::zeros(gpu, "scan aggregates", elements)? })
+        // Where a binding may begin.
+        let flag = elements.next_multiple_of(64);
+        let buffer = Tensor::zeros(gpu, "scan aggregates", flag + 1)?;
+        Ok(Self { aggregates: buffer.slice(0, elements), beyond: buffer.slice(flag, 1), buffer })
+    }
+
+    /// The flag of who watches this scan's y ([`Tensor::watched_by`]): there is no binding left for one that lies
+    /// elsewhere.
+    pub fn beyond(&self) -> &Tensor {
+        &self.beyond
     }
 }
 
@@ -39,7 +52,8 @@ fn chunk(gpu: &Gpu, l: usize, d_inner: usize, d_state: usize) -> usize {
     let limits = gpu.limits();
     let too_many = |chunk: usize| {
         let n = l.div_ceil(chunk);
-        let bytes = 4 * elements(n, d_inner, d_state) as u64;
+        // And the flag behind them.
+        let bytes = 4 * (elements(n, d_inner, d_state) + 128) as u64;
         bytes > gpu.max_binding() || n > limits.max_compute_workgroups_per_dimension as usize
     };
     while chunk < l && too_many(chunk) {
@@ -76,13 +90,16 @@ pub fn scan_fused(
     shape: ScanShape,
 ) -> Result<(), GpuError> {
     let chunk = chunk(plan.gpu(), shape.l, shape.d_inner, shape.d_state);
-    passes(plan, &workspace.aggregates, b, (1, shape), chunk, false)
+    let FusedWorkspace { aggregates, beyond, buffer } = workspace;
+    let watch = b.y.watch().is_some().then(|| (buffer, beyond.offset() - buffer.offset()));
+    passes(plan, (aggregates, watch), b, (1, shape), chunk, false)
 }
 
 /// The three passes over `batch` sequences of `shape.l` tokens, in chunks of `chunk`; `lti` as scan_chunk.wgsl has it.
+/// `watch`: the buffer of the aggregates with a flag for y's values in it, and at which byte.
 pub(super) fn passes(
     plan: &mut PlanBuilder<'_>,
-    aggregates: &Tensor,
+    (aggregates, watch): (&Tensor, Option<(&Tensor, u64)>),
     b: &ScanBuffers<'_>,
     (batch, shape): (usize, ScanShape),
     chunk: usize,
@@ -104,8 +121,10 @@ pub(super) fn passes(
     if l > 0 {
         carry_chunks(plan, carry, &params, [b.a, b.ssm_state, aggregates], batch * d_inner * d_state)?;
     }
+    let (aggregates, at) = watch.unwrap_or((aggregates, 0));
+    let params = ScanParams { beyond: (at / 4) as u32, ..params };
     let bindings = [(1, b.u), (2, b.delta), (3, b.a), (4, b.x_dbl), (5, b.d), (6, b.xz), (7, aggregates), (8, b.y)];
-    plan.dispatch(pass("scan_fused_apply"), &params, &bindings, groups)
+    plan.dispatch(pass("scan_fused_apply").flag("WATCH", watch.is_some()), &params, &bindings, groups)
 }
 
 /// scan_fused_carry of A, states and aggregates.

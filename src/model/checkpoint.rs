@@ -1,16 +1,34 @@
 //! Opening a checkpoint: a folder, a file or bytes become a checked config and checked views of the weights.
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::adapter::{Adapter, Adapters};
 use super::{
     config::RawConfig,
     layout::{Layout, Table},
-    names::{self, Names},
+    names::{self, Names, HEAD},
     shard::{Bytes, Shard, Stored},
-    Arch, Dtype, LoadError, ModelConfig, ModelWeights,
+    sidecars::TOKENIZER,
+    Arch, Dtype, GenerationConfig, LoadError, ModelConfig, ModelWeights, Sidecars,
 };
 use std::borrow::Cow;
+use std::path::Path;
 
 #[cfg(not(target_arch = "wasm32"))]
-mod open;
+mod contents;
+#[cfg(not(target_arch = "wasm32"))]
+mod find;
+#[cfg(not(target_arch = "wasm32"))]
+mod merged;
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) mod open;
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) mod pickle;
+mod tokenizer_advice;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use contents::{Contents, FileInfo, Listed};
+#[cfg(not(target_arch = "wasm32"))]
+pub use find::{locate, Located};
 
 /// An opened checkpoint: its files (mapped into memory, or bytes that are there already), its config, its tensors.
 ///
@@ -23,8 +41,16 @@ pub struct Checkpoint {
     /// By position in the table.
     used: Vec<bool>,
     config_json: Option<Cow<'static, [u8]>>,
-    tokenizer_json: Option<Cow<'static, [u8]>>,
+    sidecars: Sidecars,
+    generation: GenerationConfig,
+    /// Whether config.json itself says which tokens end a text.
+    names_eos: bool,
     warnings: Vec<String>,
+    notes: Vec<String>,
+    #[cfg(not(target_arch = "wasm32"))]
+    names: Names,
+    #[cfg(not(target_arch = "wasm32"))]
+    adapters: Adapters,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -53,7 +79,10 @@ struct Parts {
     config: Option<RawConfig>,
     config_json: Option<Cow<'static, [u8]>>,
     table: Table,
-    tokenizer_json: Option<Cow<'static, [u8]>>,
+    sidecars: Sidecars,
+    /// An adapter in the model's folder.
+    #[cfg(not(target_arch = "wasm32"))]
+    adapter: Option<Adapter>,
     warnings: Vec<String>,
 }
 
@@ -85,32 +114,40 @@ impl Checkpoint {
             1 => ("model.safetensors".to_owned(), bytes),
             _ => (format!("model-{:05}-of-{count:05}.safetensors", i + 1), bytes),
         };
-        Self::from_files(source, Some(config_json), shards.into_iter().enumerate().map(named).collect(), tokenizer_json)
+        let config = ("config.json".to_owned(), Cow::Owned(config_json.to_vec()));
+        let tokenizer = tokenizer_json.map(|json| (TOKENIZER.to_owned(), json));
+        let shards = shards.into_iter().enumerate().map(named);
+        Self::from_files(source, [config].into_iter().chain(tokenizer).chain(shards).collect())
     }
 
-    /// As [`Checkpoint::from_named_bytes`], from safetensors files with their names, and perhaps without a `config.json`
-    /// (see `Checkpoint::open`).
+    /// As [`Checkpoint::from_named_bytes`], from files with their names: perhaps `config.json` (see `Checkpoint::open`), perhaps those
+    /// of [`Sidecars`], and safetensors files under any other names.
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn from_files(
-        source: &str,
-        config_json: Option<&[u8]>,
-        shards: Vec<(String, Cow<'static, [u8]>)>,
-        tokenizer_json: Option<Cow<'static, [u8]>>,
-    ) -> Result<Self, LoadError> {
+    pub fn from_files(source: &str, files: Vec<(String, Cow<'static, [u8]>)>) -> Result<Self, LoadError> {
+        let (mut config_json, mut sidecars, mut shards) = (None, Sidecars::default(), Vec::new());
+        for (name, bytes) in files {
+            match name.as_str() {
+                "config.json" => config_json = Some(bytes),
+                name if Sidecars::takes(name) => sidecars.insert(name, bytes),
+                _ => shards.push((name, bytes)),
+            }
+        }
         if shards.is_empty() {
-            return Err(LoadError::NoWeights { path: source.into() });
+            return Err(LoadError::NoWeights { path: source.into(), hint: String::new() });
         }
         let named = |(name, bytes)| Shard::new(format!("{source}/{name}"), Bytes::Memory(bytes));
         let shards = shards.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
-        let config = config_json.map(|json| RawConfig::parse(&format!("{source}/config.json"), json));
+        let config = config_json.as_deref().map(|json| RawConfig::parse(&format!("{source}/config.json"), json));
         Self::build(Parts {
             source: source.into(),
             config: config.transpose()?,
-            config_json: config_json.map(|json| Cow::Owned(json.to_vec())),
+            config_json,
             table: Table::new(shards)?,
-            tokenizer_json,
+            sidecars,
+            #[cfg(not(target_arch = "wasm32"))]
+            adapter: None,
             warnings: Vec::new(),
         })
     }
@@ -122,7 +159,11 @@ impl Checkpoint {
 
     /// The weights, as views of the files' bytes.
     pub fn weights(&self) -> ModelWeights<'_> {
-        self.layout.weights(&self.table)
+        #[cfg(not(target_arch = "wasm32"))]
+        if !self.adapters.is_empty() {
+            return self.adapters.weights(&self.layout, &self.table);
+        }
+        self.layout.weights(|tensor| self.table.view(tensor))
     }
 
     /// The bytes of `config.json`, unless the weights were opened without one.
@@ -132,7 +173,23 @@ impl Checkpoint {
 
     /// The bytes of `tokenizer.json`, if there was one beside the weights.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
-        self.tokenizer_json.as_deref()
+        self.sidecars.get(TOKENIZER)
+    }
+
+    /// The small files beside the weights, `tokenizer.json` among them.
+    pub fn sidecars(&self) -> &Sidecars {
+        &self.sidecars
+    }
+
+    /// What `generation_config.json` states.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// Tokens that end a text, where `generation_config.json` or else `config.json` says so itself.
+    pub(crate) fn named_eos(&self) -> Option<&[u32]> {
+        let config = Some(self.config.eos_token_id.as_slice()).filter(|_| self.names_eos);
+        self.generation.eos_token_id.as_deref().or(config).filter(|ids| !ids.is_empty())
     }
 
     /// All stored tensors, in the order of the files, those included that the model does not use.
@@ -165,28 +222,41 @@ impl Checkpoint {
         &self.warnings
     }
 
+    /// What was done that a user may want to hear of: which of several models was taken, which adapters are merged.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     fn build(parts: Parts) -> Result<Self, LoadError> {
-        let Parts { source, config: raw, config_json, table, tokenizer_json, mut warnings } = parts;
+        let Parts { source, config: raw, config_json, mut table, sidecars, mut warnings, .. } = parts;
+        let mut notes = Vec::new();
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let arch = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
             None => Arch::Mamba1,
         };
         table.refuse_mamba2()?;
-        raw.as_ref().map_or(Ok(()), RawConfig::check_supported)?;
+        if let Some(raw) = &raw {
+            raw.check_supported()?;
+            raw.check_quantisation(table.is_plain(), &mut warnings)?;
+        }
 
         let names = Names::recognise(&source, table.names())?;
-        let head = table.find(names.head);
+        let head = table.find(HEAD);
         let ties = match &raw {
             Some(raw) => raw.ties()?,
             None => head.is_none(),
         };
         // A tied checkpoint may store the shared matrix under the head's name only.
         let embedding = match (table.find(&names.embedding), head) {
-            (None, Some(head)) if ties => table.required(&table.tensors[head].0.name)?,
-            _ => table.required(&names.embedding)?,
+            (None, Some(head)) if ties => table.usable(head)?,
+            (Some(_), _) => table.required(&names.embedding)?,
+            (None, _) => {
+                let (file, tensor) = (table.place(), names.embedding.clone());
+                return Err(LoadError::MissingTensor { file, tensor, hint: table.summary() });
+            }
         };
-        let (mut layout, dims) = Layout::new(&table, &names, embedding)?;
+        let (mut layout, dims) = Layout::new(&mut table, &names, embedding, &mut notes)?;
         if let Some(head) = head.filter(|&head| head != embedding) {
             layout.set_head(&table, head, &dims)?;
             if ties {
@@ -194,9 +264,8 @@ impl Checkpoint {
                     layout.tie();
                 } else {
                     warnings.push(format!(
-                        "{}: `{}` differs from `{}` although the config ties them: the stored head is used",
+                        "{}: `{HEAD}` differs from `{}` although the config ties them: the stored head is used",
                         table.file(head),
-                        names.head,
                         names.embedding
                     ));
                 }
@@ -204,7 +273,7 @@ impl Checkpoint {
         } else if !ties {
             return Err(LoadError::MissingTensor {
                 file: table.file(embedding).into(),
-                tensor: names.head.into(),
+                tensor: HEAD.into(),
                 hint: ", and the config does not tie the head to the embedding".into(),
             });
         }
@@ -221,18 +290,53 @@ impl Checkpoint {
         };
         let mut used = vec![false; table.tensors.len()];
         layout.used().into_iter().for_each(|tensor| used[tensor] = true);
-        report_unused(&table, &used, &names, &mut warnings)?;
-        for warning in &warnings {
+        let generation = GenerationConfig::read(folder_of(&source), &sidecars, &mut warnings)?;
+        let names_eos = raw.as_ref().is_some_and(|raw| raw.get("eos_token_id").is_some());
+        let mut checkpoint = Self {
+            source,
+            config,
+            table,
+            layout,
+            used,
+            config_json,
+            sidecars,
+            generation,
+            names_eos,
+            warnings,
+            notes,
+            #[cfg(not(target_arch = "wasm32"))]
+            names,
+            #[cfg(not(target_arch = "wasm32"))]
+            adapters: Adapters::default(),
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(mut adapter) = parts.adapter {
+            adapter.take_from(&checkpoint.table, &mut checkpoint.used);
+            checkpoint = checkpoint.with_adapter(adapter, 1.0)?;
+        }
+        report_unused(&checkpoint.table, &checkpoint.used, &mut checkpoint.warnings)?;
+        for warning in &checkpoint.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { source, config, table, layout, used, config_json, tokenizer_json, warnings })
+        Ok(checkpoint)
     }
 }
 
+/// The folder that a source names, by itself or by a file in it; for messages.
+fn folder_of(source: &str) -> &str {
+    let file = [".safetensors", ".json"].iter().any(|end| source.ends_with(end));
+    let folder = Path::new(source).parent().and_then(Path::to_str).filter(|folder| file && !folder.is_empty());
+    folder.unwrap_or(if file { "." } else { source })
+}
+
 /// Tensors that are not used cause a warning, or an error where ignoring them would change the result.
-fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+fn report_unused(table: &Table, used: &[bool], warnings: &mut Vec<String>) -> Result<(), LoadError> {
     let mut extra: Vec<&Stored> = Vec::new();
     for (i, (stored, _)) in table.tensors.iter().enumerate().filter(|(i, _)| !used[*i]) {
+        // A head equal to the embedding that it is tied to is no surprise.
+        if names::canonical(&stored.name) == HEAD {
+            continue;
+        }
         if let Some(reason) = names::why_it_matters(&stored.name) {
             return Err(LoadError::UnsupportedTensor {
                 file: table.file(i).into(),
@@ -240,13 +344,10 @@ fn report_unused(table: &Table, used: &[bool], names: &Names, warnings: &mut Vec
                 reason,
             });
         }
-        // A head equal to the embedding that it is tied to is no surprise.
-        if stored.name != names.head {
-            extra.push(stored);
-        }
+        extra.push(stored);
     }
     if let Some(first) = extra.first() {
-        let file = table.find(&first.name).map_or("", |i| table.file(i));
+        let file = table.find(&names::canonical(&first.name)).map_or("", |i| table.file(i));
         warnings.push(format!(
             "{file}: {} tensors of no use to this model are ignored, such as `{}`",
             extra.len(),

@@ -6,12 +6,11 @@
 //! of several keys for one dimension, the first in the order of precedence must agree; those after it only cause a warning.
 
 use super::LoadError;
-use raw::shown;
 use serde_json::Value;
 
 mod raw;
 
-pub(super) use raw::RawConfig;
+pub(super) use raw::{shown, RawConfig};
 
 /// Mamba-1 with or without Falcon's norms in the mixer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,6 +142,27 @@ impl RawConfig {
             }
         }
         Ok(())
+    }
+
+    /// Refuses weights that another program has quantised, by the method's name. `plain`: whether all weights are numbers that
+    /// can be read: then the config only says what its author's program made of them.
+    pub fn check_quantisation(&self, plain: bool, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+        let Some((key, value)) =
+            ["quantization_config", "quantization"].iter().find_map(|key| Some((key, self.get(key)?)))
+        else {
+            return Ok(());
+        };
+        let method = value.get("quant_method").map_or_else(|| shown(value), shown);
+        if plain {
+            warnings.push(format!(
+                "{}: `{key}` is {method}, but the weights are not quantised: they are run as they are",
+                self.file
+            ));
+            return Ok(());
+        }
+        let reason =
+            "weights quantised by another program: take the original model, or one quantised by `mamba-wgpu quantize`";
+        Err(LoadError::UnsupportedOption { file: self.file.clone(), key: (*key).into(), value: method, reason })
     }
 
     /// Whether the config ties the head to the embedding: both libraries do where it does not say.

@@ -20,9 +20,9 @@ use crate::{
     error::InputError,
     generate::SamplingParams,
     reference::{
-        argmax, conv1d, conv1d_state, conv1d_update, embedding, matmul, matvec, par, rms_norm, sample, scan_blelloch,
-        scan_fused, scan_sequential, selective_state_update, token_nll, x_dbl_norm, ConvShape, Epilogue, Linear, Quant,
-        Quantised, ScanInput, ScanShape, Weights as Rows,
+        argmax, conv1d, conv1d_state, conv1d_update, decay_rate, embedding, matmul, matvec, par, rms_norm, sample,
+        scan_blelloch, scan_fused, scan_sequential, selective_state_update, token_nll, x_dbl_norm, ConvShape, Epilogue,
+        Linear, Quant, Quantised, ScanInput, ScanShape, Weights as Rows,
     },
     Result,
 };
@@ -74,7 +74,7 @@ struct Layer {
     x_proj: Matrix,                  // (dt_rank + 2 d_state, d_inner)
     dt_proj: Vec<f32>,               // (d_inner, dt_rank)
     dt_proj_bias: Vec<f32>,          // (d_inner)
-    a: Vec<f32>,                     // (d_inner, d_state), -exp(A_log)
+    a: Vec<f32>,                     // (d_inner, d_state), decay_rate of A_log
     d: Vec<f32>,                     // (d_inner)
     out_proj: Matrix,                // (d_model, d_inner)
     out_proj_bias: Option<Vec<f32>>, // (d_model)
@@ -124,7 +124,7 @@ impl CpuModel {
 /// A copy of a quantised matrix.
 fn quantised(tensor: &TensorView<'_>, quant: Quant) -> Result<Quantised> {
     let (packed, scales) = tensor.quantised_rows(0..tensor.shape[0])?;
-    Ok(Quantised { quant, k: tensor.shape[1], packed: packed.to_vec(), scales: scales.to_vec() })
+    Ok(Quantised { quant, k: tensor.shape[1], packed: packed.into_owned(), scales: scales.into_owned() })
 }
 
 /// A tensor that is never quantised, in f32.
@@ -138,9 +138,7 @@ fn values(tensor: &TensorView<'_>, read: &mut impl FnMut(&TensorView<'_>) -> Res
 impl Layer {
     fn load(weights: &LayerWeights<'_>, read: &mut impl FnMut(&TensorView<'_>) -> Result<Matrix>) -> Result<Self> {
         let mut a = values(&weights.a_log, read)?;
-        for a in &mut a {
-            *a = -a.exp();
-        }
+        a.iter_mut().for_each(|a| *a = decay_rate(*a));
         let bias = |tensor: &Option<TensorView<'_>>, read: &mut _| tensor.as_ref().map(|t| values(t, read)).transpose();
         Ok(Self {
             norm: values(&weights.norm, read)?,

@@ -10,7 +10,7 @@ const WHOLE: usize = 32 << 10;
 const SAMPLES: usize = 16;
 const SAMPLE_BYTES: usize = 1 << 10;
 
-/// A SHA-256 over a model's dimensions and a part of every tensor's bytes as stored.
+/// A SHA-256 over what tells one model, or one tokenizer, from another. Of a model: its dimensions and a part of every tensor's bytes as stored.
 ///
 /// Fine-tunes and other formats of one model (f16, f32) differ; how the files are cut and what the tensors are called does
 /// not matter. It guards against mistakes, not against forgery: pieces of large tensors are left out, so that opening a
@@ -35,6 +35,20 @@ impl FromStr for Fingerprint {
             *byte = u8::from_str_radix(&s[2 * i..2 * i + 2], 16).map_err(|_| ())?;
         }
         Ok(Self(bytes))
+    }
+}
+
+impl Fingerprint {
+    /// Of a hash of all that it is to stand for.
+    pub(crate) fn of(hash: Sha256) -> Self {
+        Self(hash.finalize().into())
+    }
+
+    /// Its first digits, for messages.
+    pub(crate) fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(8);
+        text
     }
 }
 
@@ -71,8 +85,11 @@ impl Checkpoint {
             for bytes in [tensor.data, tensor.scales].into_iter().filter(|bytes| !bytes.is_empty()) {
                 sample(&mut hash, bytes);
             }
+            if let Some(patch) = tensor.patch {
+                patch.for_each_byte_chunk(|bytes| hash.update(bytes));
+            }
         });
-        Fingerprint(hash.finalize().into())
+        Fingerprint::of(hash)
     }
 }
 

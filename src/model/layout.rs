@@ -15,8 +15,12 @@ pub(super) struct Table {
     pub shards: Vec<Shard>,
     /// A tensor and the shard it is in.
     pub tensors: Vec<(Stored, usize)>,
+    /// By canonical names ([`names::canonical`]).
     by_name: HashMap<String, usize>,
 }
+
+/// Names that a message lists.
+const SUMMARY: usize = 6;
 
 /// Positions in [`Table::tensors`].
 pub(super) struct Layout {
@@ -49,11 +53,14 @@ impl Table {
             let tensors = quantised::gather(&shard, tensors)?;
             table.shards.push(shard);
             for tensor in tensors {
-                if let Some(other) = table.by_name.insert(tensor.name.clone(), table.tensors.len()) {
-                    return Err(LoadError::DuplicateTensor {
-                        file: table.shards[i].file.clone(),
-                        other: table.file(other).into(),
-                        tensor: tensor.name,
+                let canonical = names::canonical(&tensor.name).into_owned();
+                if let Some(other) = table.by_name.insert(canonical, table.tensors.len()) {
+                    let (file, first) = (table.shards[i].file.clone(), table.tensors[other].0.name.clone());
+                    return Err(match first == tensor.name {
+                        true => {
+                            LoadError::DuplicateTensor { file, other: table.file(other).into(), tensor: tensor.name }
+                        }
+                        false => LoadError::AmbiguousNames { file, first, second: tensor.name },
                     });
                 }
                 table.tensors.push((tensor, i));
@@ -62,8 +69,30 @@ impl Table {
         Ok(table)
     }
 
+    /// The canonical names, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.tensors.iter().map(|(t, _)| t.name.as_str())
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// What there is, for messages about names that are not: a handful of them.
+    pub fn summary(&self) -> String {
+        let mut patterns: Vec<String> = Vec::new();
+        for (stored, _) in &self.tensors {
+            let pattern = names::pattern(&stored.name);
+            if !patterns.contains(&pattern) {
+                patterns.push(pattern);
+            }
+            if patterns.len() > SUMMARY {
+                break;
+            }
+        }
+        let more = if patterns.len() > SUMMARY { ", ..." } else { "" };
+        patterns.truncate(SUMMARY);
+        let list = patterns.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        match self.tensors.len() {
+            0 => "; the file holds no tensors".into(),
+            n => format!("; the {n} tensors there are called {list}{more}"),
+        }
     }
 
     pub fn find(&self, name: &str) -> Option<usize> {
@@ -95,11 +124,17 @@ impl Table {
             data: &shard.bytes[stored.range.clone()],
             scales: stored.quantised.as_ref().map_or(&[], |(_, scales)| &shard.bytes[scales.clone()]),
             file: &shard.file,
+            patch: None,
         }
     }
 
+    /// Whether every tensor can be read, as numbers or as quantised here.
+    pub fn is_plain(&self) -> bool {
+        self.tensors.iter().all(|(t, _)| t.quantised.is_some() || Dtype::from_stored(t.dtype).is_some())
+    }
+
     /// Where a missing tensor was looked for.
-    fn place(&self) -> String {
+    pub fn place(&self) -> String {
         match &self.shards[..] {
             [one] => one.file.clone(),
             [first, .., last] => format!("{} ... {}", first.file, last.file),
@@ -117,7 +152,7 @@ impl Table {
         self.find(name).map(|tensor| self.usable(tensor)).transpose()
     }
 
-    fn usable(&self, tensor: usize) -> Result<usize, LoadError> {
+    pub fn usable(&self, tensor: usize) -> Result<usize, LoadError> {
         let (stored, _) = &self.tensors[tensor];
         let (file, name) = (self.file(tensor).to_string(), stored.name.clone());
         if stored.quantised.is_none() && Dtype::from_stored(stored.dtype).is_none() {
@@ -134,7 +169,7 @@ impl Table {
         Ok(tensor)
     }
 
-    fn check(&self, tensor: usize, expected: &'static str, shape: &[usize]) -> Result<usize, LoadError> {
+    pub fn check(&self, tensor: usize, expected: &'static str, shape: &[usize]) -> Result<usize, LoadError> {
         if self.shape(tensor) == shape {
             return Ok(tensor);
         }
@@ -157,6 +192,17 @@ impl Table {
         })
     }
 
+    /// Gives a convolution's weight in MLX's shape, (d_inner, d_conv, 1), that of Hugging Face; whether it was in MLX's.
+    fn turn_mlx_convolution(&mut self, name: &str) -> bool {
+        let Some(at) = self.find(name) else { return false };
+        let shape = &mut self.tensors[at].0.shape;
+        let mlx = matches!(shape[..], [_, taps, 1] if taps > 1);
+        if mlx {
+            shape.swap(1, 2);
+        }
+        mlx
+    }
+
     /// An error if a tensor that only Mamba-2 has is there.
     pub fn refuse_mamba2(&self) -> Result<(), LoadError> {
         match self.tensors.iter().position(|(t, _)| names::is_mamba2(&t.name)) {
@@ -172,9 +218,19 @@ impl Table {
 impl Layout {
     /// Finds all weights but the head, whose place depends on the config.
     ///
-    /// `embedding` is the tensor to use as such (the head's, in a tied checkpoint that stores only that).
-    pub fn new(table: &Table, names: &Names, embedding: usize) -> Result<(Self, Dims), LoadError> {
-        let n_layer = names.n_layer(&table.place())?;
+    /// `embedding` is the tensor to use as such (the head's, in a tied checkpoint that stores only that). Convolutions that are stored as
+    /// MLX does, (d_inner, d_conv, 1), get Hugging Face's shape: the numbers lie in the same order. `notes` hears of it.
+    pub fn new(
+        table: &mut Table,
+        names: &Names,
+        embedding: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<(Self, Dims), LoadError> {
+        let n_layer = names.n_layer(&table.place(), || table.summary())?;
+        if (0..n_layer).filter(|i| table.turn_mlx_convolution(&names.layer(*i, "mixer.conv1d.weight"))).count() > 0 {
+            notes.push("the convolutions are stored as MLX does, (d_inner, d_conv, 1)".into());
+        }
+        let table = &*table;
         let first = |name: &str| table.required(&names.layer(0, name));
         let (a_log, conv1d, dt_proj) =
             (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
@@ -252,14 +308,24 @@ impl Layout {
         used
     }
 
-    pub fn weights<'a>(&self, table: &'a Table) -> ModelWeights<'a> {
-        let view = |tensor: usize| table.view(tensor);
+    /// All weights; `view` makes the view of a tensor.
+    pub fn weights<'a>(&self, view: impl Fn(usize) -> TensorView<'a>) -> ModelWeights<'a> {
         ModelWeights {
             embedding: view(self.embedding),
-            layers: self.layers.iter().map(|layer| layer.weights(table)).collect(),
+            layers: self.layers.iter().map(|layer| layer.weights(&view)).collect(),
             norm_f: view(self.norm_f),
-            lm_head: self.lm_head.map(view),
+            lm_head: self.lm_head.map(&view),
         }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn embedding(&self) -> usize {
+        self.embedding
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn head(&self) -> Option<usize> {
+        self.lm_head
     }
 }
 
@@ -292,8 +358,7 @@ impl Layer {
         })
     }
 
-    fn weights<'a>(&self, table: &'a Table) -> LayerWeights<'a> {
-        let view = |tensor: usize| table.view(tensor);
+    fn weights<'a>(&self, view: &impl Fn(usize) -> TensorView<'a>) -> LayerWeights<'a> {
         LayerWeights {
             norm: view(self.norm),
             in_proj: view(self.in_proj),

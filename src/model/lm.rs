@@ -2,12 +2,13 @@
 
 use super::cpu::{CpuModel, CpuSession};
 use super::gpu::{GpuModel, GpuSession};
+use super::synthetic::Outline;
 use super::types::{ModelOptions, Scores, StateData};
-use super::{Checkpoint, ModelConfig, ModelWeights};
+use super::{Checkpoint, ModelConfig};
 use crate::error::Result;
 use crate::explain::{ExplainOptions, LayerExplanation};
 use crate::generate::{SamplingParams, TokenSource};
-use crate::gpu::{Gpu, Timer, Timing};
+use crate::gpu::{Gpu, GpuOptions, Plan};
 use std::sync::Arc;
 
 /// Where a model runs.
@@ -17,6 +18,16 @@ pub enum Backend {
     Cpu,
     /// The WGSL kernels on a device.
     Gpu(Gpu),
+}
+
+impl Backend {
+    /// What is fast here: the best hardware GPU; the CPU where there is none, or where it refuses a device. A software adapter is
+    /// never taken. [`Gpu::new`] with [`GpuOptions::software`] off is the same choice with its reason; whether a GPU can hold a
+    /// model shows when that is loaded.
+    pub async fn auto() -> Self {
+        let options = GpuOptions { software: false, ..GpuOptions::default() };
+        Gpu::new(&options).await.map_or(Self::Cpu, Self::Gpu)
+    }
 }
 
 #[derive(Clone)]
@@ -40,21 +51,20 @@ impl LanguageModel {
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        Self::from_weights(checkpoint.config(), &checkpoint.weights(), backend, options, progress).await
+        let (config, weights) = (checkpoint.config(), checkpoint.weights());
+        Ok(Self(match backend {
+            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, &weights, options, progress)?)),
+            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, options, progress).await?)),
+        }))
     }
 
-    /// As [`LanguageModel::load`], from weights that come from no checkpoint. Every shape must fit the config.
-    pub(crate) async fn from_weights(
-        config: &ModelConfig,
-        weights: &ModelWeights<'_>,
-        backend: &Backend,
-        options: ModelOptions,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Self> {
-        Ok(Self(match backend {
-            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, weights, options, progress)?)),
-            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, weights, options, progress).await?)),
-        }))
+    /// A model of random weights on a device, made there but for the small tensors: to measure with.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::load`].
+    pub(crate) async fn synthetic(gpu: &Gpu, outline: &Outline, options: ModelOptions) -> Result<Self> {
+        let model = GpuModel::synthetic(gpu, outline.config(), &outline.weights()?, options).await?;
+        Ok(Self(Model::Gpu(Arc::new(model))))
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -69,6 +79,15 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(_) => None,
             Model::Gpu(m) => Some(m.gpu()),
+        }
+    }
+
+    /// Whether a prompt that was read had activations that f16 cannot hold (above 65,504), so that its text went on in
+    /// f32: on a GPU that holds them in f16, or multiplies by matrices of it.
+    pub fn beyond_f16(&self) -> bool {
+        match &self.0 {
+            Model::Cpu(_) => false,
+            Model::Gpu(m) => m.beyond_f16(),
         }
     }
 
@@ -127,12 +146,12 @@ impl Session {
         }
     }
 
-    /// How long a GPU takes for a token, or for the first chunk of a prompt of more; `None` on a CPU. The state is of no use
-    /// afterwards.
-    pub(crate) async fn time(&mut self, tokens: usize, timer: &Timer) -> Result<Option<Timing>> {
+    /// The plan by which a GPU computes a token, or the first chunk of a prompt of more; `None` on a CPU. The state is of no use once
+    /// it has run.
+    pub(crate) fn plan_of(&mut self, tokens: usize) -> Result<Option<&Plan>> {
         match &mut self.0 {
             Inner::Cpu(_) => Ok(None),
-            Inner::Gpu(s) => s.time(tokens, timer).await.map(Some),
+            Inner::Gpu(s) => s.plan_of(tokens).map(Some),
         }
     }
 

@@ -13,25 +13,47 @@ pub enum LoadError {
     #[error("{path}: no such file or folder")]
     NotFound { path: String },
     /// The operating system refused to open, read or map a file.
-    #[error("{path}: {source}")]
-    Io { path: String, source: std::io::Error },
+    // Not called `source`: the message says the reason, and whoever prints the chain would say it again.
+    #[error("{path}: {reason}")]
+    Io { path: String, reason: std::io::Error },
+    /// A link whose target is not there.
+    #[error("{path}: a link to {target}, which is not there: the download is not complete; download the model again")]
+    DanglingLink { path: String, target: String },
+    /// A file that holds something else than its name promises: a git-lfs pointer, a web page, another format.
+    #[error("{file}: {what}, where {expected} should be: {advice}")]
+    WrongFile { file: String, what: String, expected: &'static str, advice: &'static str },
     /// A path that is neither a folder nor a regular file (a pipe, a device).
     #[error("{path}: neither a folder nor a regular file")]
     NotAFile { path: String },
     /// A file that is not in the safetensors format, by its name.
     #[error(
-        "{path}: not a .safetensors file; give a folder with model.safetensors and config.json, or a .safetensors file"
+        "{path}: not a .safetensors file{hint}; give a folder with model.safetensors and config.json, or a .safetensors file"
     )]
-    NotSafetensors { path: String },
-    /// A folder without weights.
-    #[error("{path}: no weights in this folder: looked for model.safetensors, model.safetensors.index.json and a single other .safetensors file")]
-    NoWeights { path: String },
+    NotSafetensors { path: String, hint: String },
+    /// A folder without weights. `hint`: what is there.
+    #[error("{path}: no weights in this folder: looked for model.safetensors, model.safetensors.index.json and a single other .safetensors file{hint}")]
+    NoWeights { path: String, hint: String },
+    /// A folder of several models' folders.
+    #[error("{path}: several models in this folder: name one of {list}")]
+    SeveralModels { path: String, list: String },
     /// Several .safetensors files and nothing to say how they belong together.
     #[error("{path}: {count} .safetensors files but no model.safetensors.index.json that says which tensor is in which; name one file, or add the index")]
     SeveralFiles { path: String, count: usize },
+    /// An adapter where a model was asked for.
+    #[error("{path}: a LoRA adapter without a model: open {base}, and give this to it with --lora {adapter}")]
+    OnlyAdapter { path: String, base: String, adapter: String },
+    /// An adapter among the files of a model that is not read from a folder.
+    #[error("{path}: LoRA adapters are not merged here: merge it first, with `mamba-wgpu quantize --lora` or PEFT's merge_and_unload")]
+    AdapterHere { path: String },
+    /// No adapter where one was asked for.
+    #[error("{path}: no LoRA adapter: looked for adapter_config.json and adapter_model.safetensors")]
+    NoAdapter { path: String },
+    /// A tensor of an adapter for what the model does not have.
+    #[error("{file}: tensor `{tensor}` is for `{target}`, which the model does not have: an adapter of another model")]
+    AdapterTarget { file: String, tensor: String, target: String },
     /// Weights in Python's pickle format only, which can run code when read.
-    #[error("{path}: weights as a Python pickle (.bin, .pt), which this program does not read. Convert them once, in Python:\n\n{}", pickle_help(path, folder))]
-    PickleOnly { path: String, folder: String },
+    #[error("{path}: weights as a Python pickle (.bin, .pt), which this program does not read. Convert them once, in Python:\n\n{recipe}")]
+    PickleOnly { path: String, recipe: String },
     /// The file has no bytes.
     #[error("{file}: the file is empty (0 bytes)")]
     EmptyFile { file: String },
@@ -78,7 +100,7 @@ pub enum LoadError {
     #[error("{file}: tensor `{tensor}` is not supported ({reason})")]
     UnsupportedTensor { file: String, tensor: String, reason: &'static str },
     /// Two naming schemes in one checkpoint.
-    #[error("{file}: both `{first}` and `{second}` could be the embedding: cannot tell which names to read")]
+    #[error("{file}: `{first}` and `{second}` could both be the same weight: cannot tell which one to read")]
     AmbiguousNames { file: String, first: String, second: String },
     /// A tensor the model needs is not there.
     #[error("{file}: tensor `{tensor}` is missing{hint}")]
@@ -104,20 +126,4 @@ pub enum LoadError {
     /// Rows asked for that the tensor does not have (a caller's mistake, not the file's).
     #[error("{file}: rows {start}..{end} of tensor `{tensor}`, which has {rows}")]
     Rows { file: String, tensor: String, start: usize, end: usize, rows: usize },
-}
-
-/// The Python that turns a pickle checkpoint into safetensors.
-fn pickle_help(path: &str, folder: &str) -> String {
-    format!(
-        "    pip install torch safetensors
-    python3 - <<'END'
-    import torch
-    from safetensors.torch import save_file
-    weights = torch.load({path:?}, map_location=\"cpu\", weights_only=True)
-    weights = {{name: w.clone().contiguous() for name, w in weights.items()}}
-    save_file(weights, {:?})
-    END
-",
-        format!("{folder}/model.safetensors")
-    )
 }

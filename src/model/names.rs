@@ -6,30 +6,87 @@
 //! | everything else | `backbone.layers.N.mixer.in_proj.weight` ... | the same |
 //! | head | `lm_head.weight` | `lm_head.weight` |
 //!
-//! Some exports put `model.` before `backbone.`, or leave `backbone.` away: tolerated as long as one reading is possible.
+//! What wrappers add to the names is taken off first ([`canonical`]); some exports leave `backbone.` away: tolerated as long as one
+//! reading is possible.
 
 use super::LoadError;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// What a Mamba-2 user can do.
 pub(super) const MAMBA2_HINT: &str = "Mamba-1 and Falcon-Mamba checkpoints are";
 
-const PREFIXES: [&str; 4] = ["backbone.", "model.backbone.", "model.", ""];
+const PREFIXES: [&str; 2] = ["backbone.", ""];
 const EMBEDDINGS: [&str; 2] = ["embeddings.weight", "embedding.weight"];
-const HEADS: [&str; 2] = ["lm_head.weight", "model.lm_head.weight"];
+pub(super) const HEAD: &str = "lm_head.weight";
 
-/// Tensors beside the known ones that change the result; running without them would be silently wrong.
-/// Ends of names -> why.
-const MATTERS: [(&str, &str); 8] = [
+/// Parts of names that wrappers put anywhere: DistributedDataParallel, torch.compile, FSDP, activation checkpointing, Lightning, and
+/// PEFT for what it keeps of the base model.
+const WRAPPERS: [&str; 7] = [
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "base_layer",
+    "original_module",
+];
+/// Parts that stand before all others: Lightning's and PEFT's.
+const LEADING: [&str; 2] = ["model", "base_model"];
+
+/// A stored name without what wrappers have added to it: `module._orig_mod.backbone.norm_f.weight` is `backbone.norm_f.weight`.
+pub(super) fn canonical(name: &str) -> Cow<'_, str> {
+    let wrapper = |part: &str| WRAPPERS.contains(&part);
+    let mut parts = name.split('.').peekable();
+    if !parts.clone().any(wrapper) && !parts.peek().is_some_and(|first| LEADING.contains(first)) {
+        return Cow::Borrowed(name);
+    }
+    while parts.next_if(|part| wrapper(part) || LEADING.contains(part)).is_some() {}
+    let rest: Vec<&str> = parts.filter(|part| !wrapper(part)).collect();
+    Cow::Owned(rest.join("."))
+}
+
+/// A stored name for a summary: its numbers are N.
+pub(super) fn pattern(name: &str) -> String {
+    let part = |part: &str| if part.bytes().all(|b| b.is_ascii_digit()) { "N".to_owned() } else { part.to_owned() };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
+/// Words that say that a tensor changes the result: running without it would be silently wrong. Where in a name -> why.
+const MATTERS: [(&str, &str); 28] = [
     ("norm.bias", "LayerNorm: only RMSNorm is implemented"),
     ("norm_f.bias", "LayerNorm: only RMSNorm is implemented"),
-    ("mixer.x_proj.bias", "x_proj has no bias in Mamba"),
-    ("mixer.dt_layernorm.weight", "learned norms inside the mixer"),
-    ("mixer.b_layernorm.weight", "learned norms inside the mixer"),
-    ("mixer.c_layernorm.weight", "learned norms inside the mixer"),
-    ("mixer.A_b_log", "a bidirectional scan"),
+    ("x_proj.bias", "x_proj has no bias in Mamba"),
+    ("dt_layernorm.", "learned norms inside the mixer"),
+    ("b_layernorm.", "learned norms inside the mixer"),
+    ("c_layernorm.", "learned norms inside the mixer"),
+    ("A_b_log", "a bidirectional scan"),
     ("lm_head.bias", "a head with a bias"),
+    ("lora_magnitude_vector", "a DoRA adapter: only plain LoRA is applied"),
+    ("lora_", LORA),
+    ("modules_to_save", LORA),
+    ("trainable_tokens_delta", "PEFT's trainable tokens: only LoRA is applied"),
+    ("ia3_", "an (IA)3 adapter: only LoRA is applied"),
+    ("vera_", "a VeRA adapter: only LoRA is applied"),
+    ("hada_", "a LoHa adapter: only LoRA is applied"),
+    ("lokr_", "a LoKr adapter: only LoRA is applied"),
+    ("oft_", "an OFT adapter: only LoRA is applied"),
+    ("prompt_embeddings", "a soft prompt: it is not applied"),
+    ("adapter", "an adapter of a kind that is not applied"),
+    ("qweight", QUANTISED_ELSEWHERE),
+    ("qzeros", QUANTISED_ELSEWHERE),
+    ("absmax", QUANTISED_ELSEWHERE),
+    ("quant_map", QUANTISED_ELSEWHERE),
+    ("quant_state", QUANTISED_ELSEWHERE),
+    ("scale", QUANTISED_ELSEWHERE),
+    ("SCB", QUANTISED_ELSEWHERE),
+    ("bias", "a bias that Mamba does not have"),
+    ("norm", "a norm that Mamba does not have"),
 ];
+
+pub(super) const LORA: &str =
+    "a LoRA adapter inside the model's file: adapter_config.json, which says its alpha, must lie beside it";
+const QUANTISED_ELSEWHERE: &str = "weights quantised by another program: take the original";
 
 /// How one checkpoint names its tensors.
 #[derive(Debug, Clone)]
@@ -38,13 +95,12 @@ pub(super) struct Names {
     pub prefix: &'static str,
     /// The embedding's full name, stored or (where it is missing) as Hugging Face would call it.
     pub embedding: String,
-    pub head: &'static str,
     /// Layer numbers that occur.
     layers: BTreeSet<usize>,
 }
 
 impl Names {
-    /// Recognises the scheme from the names alone. `file` is for messages.
+    /// Recognises the scheme from the [`canonical`] names alone. `file` is for messages.
     pub fn recognise<'a>(file: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<Self, LoadError> {
         let stored: BTreeSet<&str> = names.clone().collect();
         let mut found = PREFIXES
@@ -65,13 +121,12 @@ impl Names {
                 (prefix, format!("{prefix}{}", EMBEDDINGS[0]))
             }
         };
-        let head = HEADS.into_iter().find(|h| stored.contains(h)).unwrap_or(HEADS[0]);
         let layers = names.filter_map(|name| layer_number(prefix, name)).collect();
-        Ok(Self { prefix, embedding, head, layers })
+        Ok(Self { prefix, embedding, layers })
     }
 
-    /// The number of layers: they must be numbered 0, 1, 2, ... without a gap.
-    pub fn n_layer(&self, file: &str) -> Result<usize, LoadError> {
+    /// The number of layers: they must be numbered 0, 1, 2, ... without a gap. `there`: what is said where there are none.
+    pub fn n_layer(&self, file: &str, there: impl FnOnce() -> String) -> Result<usize, LoadError> {
         let n_layer = self.layers.iter().zip(0..).take_while(|(layer, i)| **layer == *i).count();
         match self.layers.last() {
             Some(&last) if n_layer == self.layers.len() => Ok(last + 1),
@@ -82,7 +137,7 @@ impl Names {
                     Some(last) => {
                         format!(": layer {n_layer} is not there although layer {last} is")
                     }
-                    None => ": there are no layers".into(),
+                    None => format!(": there are no layers{}", there()),
                 },
             }),
         }
@@ -111,7 +166,25 @@ pub(super) fn is_mamba2(name: &str) -> bool {
 
 /// Why a tensor that the model does not use must not be ignored; `None` where it may.
 pub(super) fn why_it_matters(name: &str) -> Option<&'static str> {
-    MATTERS.iter().find(|(end, _)| name.ends_with(end)).map(|(_, why)| *why)
+    MATTERS.iter().find(|(word, _)| name.contains(word)).map(|(_, why)| *why)
+}
+
+/// Whether a tensor of this name belongs to a LoRA adapter.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn is_adapter(name: &str) -> bool {
+    name.split('.').any(|part| part.starts_with("lora_") || part == "modules_to_save")
+}
+
+/// Whether a name is one that a weight or a bias of a model may have.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn is_weight_or_bias(canonical: &str) -> bool {
+    [".weight", ".bias", ".A_log", ".D"].iter().any(|end| canonical.ends_with(end))
+}
+
+/// Whether a canonical name without its prefix is the embedding's.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn is_embedding(name: &str) -> bool {
+    EMBEDDINGS.contains(&name)
 }
 
 /// The matrices that may be quantised, and that [`super::quantise`] quantises; docs/quantisation.md says why no others.
@@ -126,6 +199,7 @@ const QUANTISED: [&str; 6] = [
 
 /// Whether a tensor of this name may be quantised.
 pub(super) fn is_quantisable(name: &str) -> bool {
+    let name = canonical(name);
     QUANTISED.iter().any(|end| name.ends_with(end))
 }
 
@@ -142,13 +216,11 @@ mod tests {
         for (embedding, prefix) in [
             ("backbone.embeddings.weight", "backbone."),
             ("backbone.embedding.weight", "backbone."),
-            ("model.backbone.embeddings.weight", "model.backbone."),
-            ("model.embeddings.weight", "model."),
             ("embedding.weight", ""),
         ] {
             let n = names(&[embedding, &format!("{prefix}layers.0.norm.weight"), "lm_head.weight"]).unwrap();
             assert_eq!((n.prefix, n.embedding.as_str()), (prefix, embedding));
-            assert_eq!(n.n_layer("f").unwrap(), 1);
+            assert_eq!(n.n_layer("f", String::new).unwrap(), 1);
         }
     }
 
@@ -162,10 +234,30 @@ mod tests {
     fn gaps_and_huge_numbers_name_the_missing_layer() {
         for far in ["2", "18446744073709551615"] {
             let far = format!("backbone.layers.{far}.norm.weight");
-            let e = names(&["backbone.layers.0.norm.weight", &far]).unwrap().n_layer("f").unwrap_err();
+            let e = names(&["backbone.layers.0.norm.weight", &far]).unwrap().n_layer("f", String::new).unwrap_err();
             assert!(e.to_string().contains("`backbone.layers.1.norm.weight`"), "{e}");
         }
-        let e = names(&[]).unwrap().n_layer("f").unwrap_err();
-        assert!(e.to_string().contains("`backbone.layers.0.norm.weight`"), "{e}");
+        let e = names(&[]).unwrap().n_layer("f", || "; none".into()).unwrap_err();
+        assert!(e.to_string().contains("`backbone.layers.0.norm.weight`") && e.to_string().ends_with("; none"), "{e}");
+    }
+
+    #[test]
+    fn wrappers_are_taken_off() {
+        let plain = "backbone.layers.0.mixer.in_proj.weight";
+        for wrapped in [
+            plain,
+            "module.backbone.layers.0.mixer.in_proj.weight",
+            "module._orig_mod.model.backbone.layers.0.mixer.in_proj.weight",
+            "_orig_mod.module.backbone.layers.0._orig_mod.mixer.in_proj.weight",
+            "base_model.model.backbone.layers.0.mixer.in_proj.base_layer.weight",
+            "model._fsdp_wrapped_module.backbone.layers.0._checkpoint_wrapped_module.mixer.in_proj.weight",
+        ] {
+            assert_eq!(canonical(wrapped), plain);
+        }
+        // Only whole parts, and `model` only before all others.
+        for other in ["backbone.model.x", "modules.backbone.x", "my_model.x"] {
+            assert_eq!(canonical(other), other);
+        }
+        assert_eq!(pattern("h.12.attn.3.w1"), "h.N.attn.N.w1");
     }
 }

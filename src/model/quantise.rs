@@ -31,14 +31,27 @@ pub enum QuantiseError {
     #[error("{path}: not a folder")]
     NotAFolder { path: String },
     /// The result could not be written.
-    #[error("{path}: {source}")]
-    Io { path: String, source: io::Error },
+    #[error("{path}: {reason}")]
+    Io { path: String, reason: io::Error },
+    /// Another process writes there.
+    #[error("{path}: another process is writing there{}", process.map_or_else(String::new, |id| format!(" (process {id})")))]
+    Locked { path: String, process: Option<u32> },
+    #[cfg(not(target_arch = "wasm32"))]
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
     /// The bytes could not be written.
-    #[error("writing the weights: {0}")]
-    Write(#[from] io::Error),
+    #[error("the weights cannot be written: {0}")]
+    Write(io::Error),
     /// `progress` said so.
     #[error("cancelled")]
     Cancelled,
+}
+
+// Not `#[from]`, which would make it the source: the message says it already.
+impl From<io::Error> for QuantiseError {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
 }
 
 /// What became of a tensor.
@@ -56,6 +69,9 @@ pub struct TensorSummary {
     pub rms_error: f64,
     /// The root of the mean square of the values themselves, to compare with; 0 for a tensor that is as it was.
     pub rms: f64,
+    /// Why a large matrix is as it was all the same: its largest magnitude, which no scale holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<f64>,
 }
 
 /// What became of a checkpoint.
@@ -68,11 +84,30 @@ pub struct Summary {
     pub tensors: Vec<TensorSummary>,
 }
 
+/// The magnitudes that a matrix's largest value may have: any scale that its blocks might choose, the value itself at
+/// the most, times the largest integer is then finite, and the scales that matter are normal numbers of bf16. What
+/// trained models hold is far inside.
+const HOLDABLE: std::ops::RangeInclusive<f32> = 1e-35..=2e37;
+/// Values that are looked at together.
+const BATCH: usize = 1 << 20;
+
+/// A matrix's largest magnitude, if scales cannot hold it.
+fn beyond(tensor: &TensorView<'_>) -> Result<Option<f32>, LoadError> {
+    let &[n, k] = tensor.shape else { return Ok(None) };
+    let (batch, mut largest) = ((BATCH / k.max(1)).max(1), 0.0f32);
+    for start in (0..n).step_by(batch) {
+        let values = tensor.rows_to_f32(start..(start + batch).min(n))?;
+        largest = values.iter().fold(largest, |largest, x| largest.max(x.abs()));
+    }
+    Ok((largest > 0.0 && !HOLDABLE.contains(&largest)).then_some(largest))
+}
+
 /// Called with bytes done and in all; gives whether to go on.
 pub type Progress<'a> = dyn FnMut(u64, u64) -> bool + 'a;
 
-/// Writes the weights of `checkpoint` as one safetensors file, with its large matrices quantised: embedding, head, in_proj,
-/// x_proj and out_proj. One tensor after the other passes through memory.
+/// Writes the weights of `checkpoint` as one safetensors file, with its large matrices quantised: embedding, head,
+/// in_proj, x_proj and out_proj. One tensor after the other passes through memory. A matrix whose values no scale holds
+/// stays as it is.
 ///
 /// # Errors
 /// Weights that are quantised already or not finite; what `out` says; [`QuantiseError::Cancelled`].
@@ -88,16 +123,26 @@ pub fn quantise(
         let (source_name, tensor_name) = (checkpoint.source().into(), tensor.name.into());
         return Err(QuantiseError::AlreadyQuantised { source_name, tensor: tensor_name, dtype: tensor.dtype });
     }
-    let to = |tensor: &TensorView<'_>| match names::is_quantisable(tensor.name) {
+    let total = tensors.iter().map(TensorView::bytes).sum();
+    // The header comes first, and says of each how it is stored.
+    let mut unholdable = Vec::with_capacity(tensors.len());
+    for tensor in &tensors {
+        unholdable.push(if names::is_quantisable(tensor.name) { beyond(tensor)? } else { None });
+        if !progress(0, total) {
+            return Err(QuantiseError::Cancelled);
+        }
+    }
+    let to = |i: usize| match names::is_quantisable(tensors[i].name) && unholdable[i].is_none() {
         true => quant.into(),
-        false => tensor.dtype,
+        false => tensors[i].dtype,
     };
-    let entry = |i: usize| Entry { name: tensors[i].name, shape: tensors[i].shape, dtype: to(&tensors[i]) };
+    // Names without what wrappers have added to them.
+    let written: Vec<_> = tensors.iter().map(|tensor| names::canonical(tensor.name)).collect();
+    let entry = |i: usize| Entry { name: &written[i], shape: tensors[i].shape, dtype: to(i) };
     let mut order: Vec<usize> = (0..tensors.len()).collect();
-    order.sort_by_key(|&i| place(to(&tensors[i]))); // stable
+    order.sort_by_key(|&i| place(to(i))); // stable
     out.write_all(&header(order.iter().map(|&i| entry(i))))?;
 
-    let total = tensors.iter().map(TensorView::bytes).sum();
     let mut done = 0;
     let mut report = |bytes: u64| {
         done += bytes;
@@ -109,7 +154,7 @@ pub fn quantise(
     let mut errors = vec![Errors::default(); tensors.len()];
     for i in order {
         let tensor = &tensors[i];
-        match (to(tensor).quant(), tensor.shape) {
+        match (to(i).quant(), tensor.shape) {
             (Some(quant), &[n, k]) => {
                 let row_bytes = tensor.dtype.row_bytes(k) as u64;
                 let rows = |rows: std::ops::Range<usize>| {
@@ -126,23 +171,23 @@ pub fn quantise(
                 write_quantised(out, quant, (n, k), rows, seen)?;
             }
             _ => {
-                tensor.to_f32()?; // that it is finite
-                out.write_all(tensor.data)?;
+                out.write_all(&tensor.stored_bytes()?)?;
                 report(tensor.bytes())?;
             }
         }
     }
     out.flush()?;
     let summary = |(i, tensor): (usize, &TensorView<'_>)| TensorSummary {
-        name: tensor.name.into(),
+        name: written[i].to_string(),
         shape: tensor.shape.to_vec(),
         from: tensor.dtype.to_string(),
-        to: to(tensor).to_string(),
+        to: to(i).to_string(),
         bytes_before: tensor.bytes(),
         bytes_after: entry(i).bytes(),
         max_error: errors[i].max,
         rms_error: errors[i].mean(errors[i].squares),
         rms: errors[i].mean(errors[i].values),
+        beyond: unholdable[i].map(f64::from),
     };
     let tensors: Vec<TensorSummary> = tensors.iter().enumerate().map(summary).collect();
     let bytes_after = tensors.iter().map(|t| t.bytes_after).sum();

@@ -6,7 +6,8 @@
 //!  0   8  "mambaST\n"
 //!  8   4  version (u32)                    1
 //! 12   4  length of the header, n (u32)
-//! 16   n  header, JSON: fingerprint and description of the model, the counts of what follows, who wrote it
+//! 16   n  header, JSON: fingerprint and description of the model, the tokenizer's fingerprint if there is one, the counts
+//!         of what follows, who wrote it
 //!         tokens of the whole text (u32 each)
 //!         conv_state (n_layer, d_conv, d_inner), ssm_state (n_layer, d_inner, d_state) (f32 each)
 //!     32  SHA-256 of everything before
@@ -17,6 +18,7 @@
 
 use super::types::StateData;
 use super::{Checkpoint, Fingerprint};
+use crate::generate::Tokenizer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -44,9 +46,19 @@ pub enum StateError {
     /// The state was computed with other weights: it means nothing to this model.
     #[error("{file}: the state of another model ({theirs}); this one is {ours}")]
     OtherModel { file: String, theirs: String, ours: String },
-    /// The operating system refused to read or write it.
-    #[error("{path}: {source}")]
-    Io { path: String, source: std::io::Error },
+    /// The text's tokens are another tokenizer's: as this one's they would be another text.
+    #[error(
+        "{file}: the text was made with another tokenizer (fingerprint {theirs}) than this model's (fingerprint {ours}), \
+         to which its tokens mean another text: use the tokenizer files that it was made with"
+    )]
+    OtherTokenizer { file: String, theirs: String, ours: String },
+    /// The operating system refused to read it.
+    #[error("{path}: {reason}")]
+    Io { path: String, reason: std::io::Error },
+    /// It cannot be written.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
 }
 
 /// Which model a state belongs to.
@@ -55,17 +67,24 @@ pub struct ModelId {
     pub fingerprint: Fingerprint,
     /// In words, for messages.
     pub description: String,
+    /// The tokenizer's, where there is one and its user cares (see [`ModelId::with_tokenizer`]).
+    pub tokenizer: Option<Fingerprint>,
 }
 
 impl ModelId {
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let c = checkpoint.config();
         let fingerprint = checkpoint.fingerprint();
-        let mut short = fingerprint.to_string();
-        short.truncate(8);
+        let short = fingerprint.short();
         let (arch, layers, width, vocab) = (c.arch, c.n_layer, c.d_model, c.vocab_size);
         let description = format!("{arch}, {layers} layers x {width}, {vocab} tokens, fingerprint {short}");
-        Self { fingerprint, description }
+        Self { fingerprint, description, tokenizer: None }
+    }
+
+    /// With the tokenizer that texts are made with, so that a state of another tokenizer's tokens is refused.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: &Tokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer.fingerprint()), ..self }
     }
 }
 
@@ -84,6 +103,9 @@ pub struct SavedState {
 struct Header {
     fingerprint: String,
     model: String,
+    /// The tokenizer's fingerprint. Files from before there was one, and texts that are only tokens, have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokenizer: Option<String>,
     tokens: usize,
     consumed: usize,
     /// Values of each.
@@ -103,6 +125,7 @@ impl SavedState {
         let header = Header {
             fingerprint: self.model.fingerprint.to_string(),
             model: self.model.description.clone(),
+            tokenizer: self.model.tokenizer.map(|tokenizer| tokenizer.to_string()),
             tokens: self.tokens.len(),
             consumed: self.consumed,
             conv: self.state.conv.len(),
@@ -150,6 +173,8 @@ impl SavedState {
         let header: Header = serde_json::from_slice(header).map_err(|e| damaged(format!("its header: {e}")))?;
         let fingerprint = header.fingerprint.parse();
         let fingerprint = fingerprint.map_err(|()| damaged("its header: no fingerprint".into()))?;
+        let tokenizer = header.tokenizer.map(|text| text.parse()).transpose();
+        let tokenizer = tokenizer.map_err(|()| damaged("its header: the tokenizer's fingerprint is none".into()))?;
         let values = [header.tokens, header.conv, header.ssm].into_iter().try_fold(0usize, usize::checked_add);
         if values.and_then(|n| n.checked_mul(4)) != Some(data.len()) || header.consumed > header.tokens {
             return Err(damaged("its header does not describe what follows".into()));
@@ -161,7 +186,7 @@ impl SavedState {
         let (tokens, data) = data.split_at(4 * header.tokens);
         let (conv, ssm) = data.split_at(4 * header.conv);
         Ok(Self {
-            model: ModelId { fingerprint, description: header.model },
+            model: ModelId { fingerprint, description: header.model, tokenizer },
             tokens: words(tokens),
             consumed: header.consumed,
             state: StateData { conv: floats(conv), ssm: floats(ssm) },
@@ -171,31 +196,40 @@ impl SavedState {
     /// Whether a model can go on from here; `file` is what the message calls the state.
     ///
     /// # Errors
-    /// [`StateError::OtherModel`].
+    /// [`StateError::OtherModel`]; [`StateError::OtherTokenizer`] where both say which tokenizer it is.
     pub fn check_model(&self, file: &str, model: &ModelId) -> Result<(), StateError> {
-        if self.model.fingerprint == model.fingerprint {
-            return Ok(());
+        if self.model.fingerprint != model.fingerprint {
+            let (theirs, ours) = (self.model.description.clone(), model.description.clone());
+            return Err(StateError::OtherModel { file: file.into(), theirs, ours });
         }
-        let (theirs, ours) = (self.model.description.clone(), model.description.clone());
-        Err(StateError::OtherModel { file: file.into(), theirs, ours })
+        match (self.model.tokenizer, model.tokenizer) {
+            (Some(theirs), Some(ours)) if theirs != ours => {
+                let [theirs, ours] = [theirs, ours].map(|tokenizer| tokenizer.short());
+                Err(StateError::OtherTokenizer { file: file.into(), theirs, ours })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 mod files {
-    use super::{SavedState, StateError};
-    use std::fs::{self, File};
-    use std::io::{self, Write};
+    use super::{SavedState, StateError, MAGIC};
+    use crate::files::{self, Kind};
+    use std::fs;
     use std::path::Path;
 
     impl SavedState {
+        /// By what a state file is told from others, of whatever version and model.
+        pub const KIND: Kind = Kind { name: "state file of mamba-wgpu", is: |bytes| bytes.starts_with(MAGIC) };
+
         /// Reads a file (see [`SavedState::from_bytes`]).
         ///
         /// # Errors
         /// [`StateError`].
         pub fn read(path: &Path) -> Result<Self, StateError> {
             let file = path.display().to_string();
-            let io = |source| StateError::Io { path: file.clone(), source };
+            let io = |reason| StateError::Io { path: file.clone(), reason };
             // A pipe could block for ever.
             if !fs::metadata(path).map_err(io)?.is_file() {
                 return Err(StateError::NotAState { file });
@@ -203,26 +237,12 @@ mod files {
             Self::from_bytes(&file, &fs::read(path).map_err(io)?)
         }
 
-        /// Writes a file. One that was there before stays whole until the new one is: it is written beside it and renamed.
+        /// Writes a file, or into what is none ([`crate::files`]). Whatever file was there before stays whole until the new one is.
         ///
         /// # Errors
-        /// [`StateError::Io`].
+        /// [`StateError::File`].
         pub fn write(&self, path: &Path) -> Result<(), StateError> {
-            let io = |source| StateError::Io { path: path.display().to_string(), source };
-            let name = path.file_name().ok_or_else(|| io(io::Error::from(io::ErrorKind::IsADirectory)))?;
-            let mut beside = name.to_os_string();
-            beside.push(format!(".{}.part", std::process::id()));
-            let beside = path.with_file_name(beside);
-            let written = File::create(&beside).and_then(|mut file| {
-                file.write_all(&self.to_bytes())?;
-                file.sync_all()?;
-                fs::rename(&beside, path)
-            });
-            written.map_err(|error| {
-                // Nothing to be done if it cannot be removed either: the first error is the one to tell.
-                let _ = fs::remove_file(&beside);
-                io(error)
-            })
+            Ok(files::replace(path, &self.to_bytes())?)
         }
     }
 }

@@ -5,6 +5,7 @@
 //! The safetensors crate is the judge of what is valid. What it does not tell is found out here first: which tensor is at
 //! fault, names that occur twice (the crate keeps the last), and offsets so large that its sums would overflow.
 
+use super::sniff::{is_safetensors, sniff};
 use super::LoadError;
 use crate::reference::Quant;
 use safetensors::{tensor::TensorInfo, Dtype, SafeTensors};
@@ -60,7 +61,7 @@ impl Shard {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn map(path: &std::path::Path) -> Result<(Self, Vec<Stored>), LoadError> {
         let file = path.display().to_string();
-        let io = |source| LoadError::Io { path: file.clone(), source };
+        let io = |reason| LoadError::Io { path: file.clone(), reason };
         let open = std::fs::File::open(path).map_err(io)?;
         let metadata = open.metadata().map_err(io)?;
         // Opening a pipe or a device and mapping it would fail obscurely, or never end.
@@ -80,7 +81,12 @@ impl Shard {
 
     /// Reads the header of bytes in memory. `file` is what messages will call them.
     pub fn new(file: String, bytes: Bytes) -> Result<(Self, Vec<Stored>), LoadError> {
-        let (tensors, metadata) = read_header(&file, &bytes)?;
+        let (tensors, metadata) = read_header(&file, &bytes).map_err(|e| match (e, sniff(&bytes)) {
+            (LoadError::Header { file, .. }, Some((what, advice))) if !is_safetensors(&bytes) => {
+                LoadError::WrongFile { file, what, expected: "a safetensors file", advice }
+            }
+            (e, _) => e,
+        })?;
         Ok((Self { file, bytes, metadata }, tensors))
     }
 }
@@ -97,10 +103,20 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Header, LoadError> {
     let n = u64::from_le_bytes(*first);
     let data = usize::try_from(n).ok().and_then(|n| n.checked_add(LENGTH_BYTES)).filter(|&start| start <= length);
     let Some(data) = data else {
-        return Err(bad(format!("it says that its header has {n} bytes, but the whole file has {length}")));
+        return Err(bad(format!(
+            "it says that its header has {n} bytes, but the whole file has {length}; if it was cut short, download it again"
+        )));
     };
     let entries =
         entries(&bytes[LENGTH_BYTES..data]).map_err(|e| bad(format!("its header is not the JSON expected: {e}")))?;
+    // A file that was cut short, as a download is that broke off.
+    let described = entries.iter().map(|(_, info)| info.data_offsets.1).max().unwrap_or(0);
+    let cut = match described.checked_sub(length - data) {
+        Some(missing @ 1..) if described < 1 << 50 => {
+            format!(" (the file is cut short by {missing} bytes: download it again)")
+        }
+        _ => String::new(),
+    };
     let mut names = HashSet::new();
     for (name, info) in &entries {
         if !names.insert(name) {
@@ -113,7 +129,7 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Header, LoadError> {
         let (begin, end) = info.data_offsets;
         if begin > end || end > length - data {
             return Err(bad(format!(
-                "tensor `{name}` is said to lie at bytes {begin}..{end} of the data, which has {}",
+                "tensor `{name}` is said to lie at bytes {begin}..{end} of the data, which has {}{cut}",
                 length - data
             )));
         }

@@ -4,14 +4,14 @@
 //! linear layers uniform within +-1/sqrt(inputs) (out_proj's divided by sqrt(n_layer)), the embedding normal with a deviation
 //! of 0.02. Names are Hugging Face's. The same [`Spec`] and seed give the same bytes on every machine.
 
-mod repeated;
+mod outline;
 
 use super::write::{header, place, write_quantised, Entry};
 use super::{names, Arch, Checkpoint, Dtype, LoadError};
 use half::{bf16, f16};
 use std::{borrow::Cow, io, ops::Range};
 
-pub use repeated::Repeated;
+pub(crate) use outline::Outline;
 
 /// What to make.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,10 +105,10 @@ impl Spec {
         format!("{:#}\n", self.config())
     }
 
-    /// The same as an object.
+    /// The same as an object, each value of the type that transformers' configuration classes declare: they refuse others.
     pub(crate) fn config(&self) -> serde_json::Value {
         let falcon = self.arch == Arch::FalconMamba;
-        serde_json::json!({
+        let mut config = serde_json::json!({
             "architectures": [if falcon { "FalconMambaForCausalLM" } else { "MambaForCausalLM" }],
             "model_type": self.arch.to_string(),
             "bos_token_id": 0,
@@ -117,7 +117,6 @@ impl Spec {
             "hidden_act": "silu",
             "hidden_size": self.d_model,
             "intermediate_size": self.d_inner,
-            "expand": self.d_inner as f64 / self.d_model as f64,
             "layer_norm_epsilon": 1e-5,
             "num_hidden_layers": self.n_layer,
             "state_size": self.d_state,
@@ -126,7 +125,12 @@ impl Spec {
             "use_bias": self.use_bias,
             "use_conv_bias": self.use_conv_bias,
             "vocab_size": self.vocab_size,
-        })
+        });
+        // transformers knows no d_inner but a whole multiple of d_model.
+        if self.d_inner.is_multiple_of(self.d_model.max(1)) {
+            config["expand"] = serde_json::json!(self.d_inner / self.d_model.max(1));
+        }
+        config
     }
 
     /// Bytes of the weights.
@@ -185,7 +189,7 @@ impl Spec {
     pub fn checkpoint(&self) -> Result<Checkpoint, LoadError> {
         let mut bytes = Vec::new();
         self.write_safetensors(&mut bytes, &mut |_, _| {})
-            .map_err(|source| LoadError::Io { path: "synthetic/model.safetensors".into(), source })?;
+            .map_err(|reason| LoadError::Io { path: "synthetic/model.safetensors".into(), reason })?;
         Checkpoint::from_named_bytes("synthetic", self.config_json().as_bytes(), vec![Cow::Owned(bytes)], None)
     }
 

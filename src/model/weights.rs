@@ -2,9 +2,10 @@
 //!
 //! Shapes, row-major: embedding, lm_head (vocab_size, d_model); norm_f (d_model); a layer's in [`LayerWeights`].
 
-use super::LoadError;
-use crate::reference::{dequantise, Quant};
+use super::{patch::Patch, LoadError};
+use crate::reference::{dequantise, quantise, Quant};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// The number formats that weights may be stored in, little-endian. Matrices alone may be quantised.
@@ -83,10 +84,15 @@ pub struct TensorView<'a> {
     pub scales: &'a [u8],
     /// The file it is in, for messages.
     pub file: &'a str,
+    /// What adapters add to a matrix. `data` and `scales` are without it, all else is with it.
+    pub(super) patch: Option<&'a Patch>,
 }
 
 /// Elements converted between two checks for NaN and infinity: small enough to stay in the first cache.
 const BLOCK: usize = 1024;
+
+/// Integers and scales.
+type QuantisedRows<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 impl TensorView<'_> {
     /// Number of elements.
@@ -109,9 +115,9 @@ impl TensorView<'_> {
     /// # Errors
     /// [`LoadError::NonFinite`] at the first NaN or infinity.
     pub fn to_f32(&self) -> Result<Vec<f32>, LoadError> {
-        match self.dtype.quant() {
-            Some(_) => self.rows_to_f32(0..self.shape[0]),
-            None => self.elements_to_f32(0..self.len()),
+        match (self.dtype.quant(), self.patch) {
+            (None, None) => self.elements_to_f32(0..self.len()),
+            _ => self.rows_to_f32(0..self.shape[0]),
         }
     }
 
@@ -122,20 +128,39 @@ impl TensorView<'_> {
     pub fn rows_to_f32(&self, rows: Range<usize>) -> Result<Vec<f32>, LoadError> {
         let elements = self.elements(rows.clone())?;
         let Some(quant) = self.dtype.quant() else {
-            return self.elements_to_f32(elements);
+            let values = self.elements_to_f32(elements)?;
+            return match self.patch {
+                None => Ok(values),
+                Some(patch) => self.patched(patch, rows, values),
+            };
         };
         let (packed, scales) = self.quantised_rows(rows)?;
         let mut out = vec![0.0; elements.len()];
-        dequantise(quant, packed, scales, self.shape[1], &mut out);
+        dequantise(quant, &packed, &scales, self.shape[1], &mut out);
         Ok(out)
     }
 
-    /// The rows `rows` of a quantised matrix as they are stored: integers and scales.
+    /// Rows with what adapters add to them. What is stored as f16 is rounded to it, so that a backend that keeps f16 computes with the
+    /// same numbers as one that does not; bf16 becomes f32 on every backend and is not rounded.
+    fn patched(&self, patch: &Patch, rows: Range<usize>, mut values: Vec<f32>) -> Result<Vec<f32>, LoadError> {
+        let k = self.shape[1];
+        let first = rows.start * k;
+        patch.add(rows, k, &mut values);
+        if self.dtype == Dtype::F16 {
+            values.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
+        }
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(at) => Err(self.non_finite(first + at, values[at])),
+            None => Ok(values),
+        }
+    }
+
+    /// The rows `rows` of a quantised matrix: integers and scales. As they are stored, or quantised again with what adapters add.
     ///
     /// # Errors
     /// [`LoadError::Dtype`] if it is not quantised, [`LoadError::Rows`], [`LoadError::NonFinite`] for a scale (whose index
     /// counts scales).
-    pub fn quantised_rows(&self, rows: Range<usize>) -> Result<(&[u8], &[u8]), LoadError> {
+    pub fn quantised_rows(&self, rows: Range<usize>) -> Result<QuantisedRows<'_>, LoadError> {
         self.elements(rows.clone())?;
         let (Some(quant), &[_, k]) = (self.dtype.quant(), self.shape) else {
             let dtype = self.dtype.to_string();
@@ -145,12 +170,40 @@ impl TensorView<'_> {
         let (p, s) = (quant.row_bytes(k), Quant::row_scale_bytes(k));
         let scales = &self.scales[rows.start * s..rows.end * s];
         let value = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]);
-        if let Some(at) = scales.chunks_exact(2).position(|b| !value(b).is_finite()) {
+        // A scale is as bad as what its largest integer makes of it.
+        let most = |b: &[u8]| value(b).to_f32() * quant.largest();
+        if let Some(at) = scales.chunks_exact(2).position(|b| !most(b).is_finite()) {
             let tensor = format!("{}.scales", self.name);
-            let (index, value) = (rows.start * s / 2 + at, value(&scales[2 * at..]).to_f32());
+            let (index, value) = (rows.start * s / 2 + at, most(&scales[2 * at..]));
             return Err(LoadError::NonFinite { file: self.file.into(), tensor, index, value });
         }
-        Ok((&self.data[rows.start * p..rows.end * p], scales))
+        let packed = &self.data[rows.start * p..rows.end * p];
+        let Some(patch) = self.patch else {
+            return Ok((packed.into(), scales.into()));
+        };
+        let mut values = vec![0.0; rows.len() * k];
+        dequantise(quant, packed, scales, k, &mut values);
+        let values = self.patched(patch, rows, values)?;
+        let (mut packed, mut scales) = (Vec::new(), Vec::new());
+        quantise(quant, &values, k, &mut packed, &mut scales);
+        Ok((packed.into(), scales.into()))
+    }
+
+    /// All bytes in the format that it is stored in, with what adapters add; of a tensor that is not quantised.
+    ///
+    /// # Errors
+    /// [`LoadError::NonFinite`].
+    pub(super) fn stored_bytes(&self) -> Result<Cow<'_, [u8]>, LoadError> {
+        let values = self.to_f32()?; // also that it is finite
+        if self.patch.is_none() {
+            return Ok(self.data.into());
+        }
+        let bytes: Vec<u8> = match self.dtype {
+            Dtype::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+            Dtype::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        Ok(bytes.into())
     }
 
     /// The rows `rows` of a tensor stored as f16, bit for bit.
@@ -161,6 +214,9 @@ impl TensorView<'_> {
         if self.dtype != Dtype::F16 {
             let dtype = self.dtype.to_string();
             return Err(LoadError::Dtype { file: self.file.into(), tensor: self.name.into(), dtype, allowed: "f16" });
+        }
+        if self.patch.is_some() {
+            return Ok(self.rows_to_f32(rows)?.into_iter().map(f16::from_f32).collect());
         }
         let elements = self.elements(rows)?;
         let bytes = &self.data[elements.start * 2..elements.end * 2];
@@ -300,7 +356,7 @@ mod tests {
     use super::*;
 
     fn view<'a>(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> TensorView<'a> {
-        TensorView { name: "t", dtype, shape, data, scales: &[], file: "f" }
+        TensorView { name: "t", dtype, shape, data, scales: &[], file: "f", patch: None }
     }
 
     #[test]

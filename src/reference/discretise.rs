@@ -21,6 +21,23 @@ pub fn silu<T: Real>(x: T) -> T {
     x / (T::one() + (-x).exp_lane())
 }
 
+/// The largest magnitude of A, 2^100: any delta above 1e-28 lets nothing of the state through, as -infinity would, and
+/// a delta of 0 leaves all of it, where -infinity would give NaN; times a sum of deltas (and log2 e) it is finite
+/// still.
+const FASTEST: f32 = 1_267_650_600_228_229_401_496_703_205_376.0;
+
+/// A of A_log: -exp(A_log), which f32 cannot hold for an A_log of 89 or more. -2^100 stands for those from 69.3 on;
+/// every backend makes A here (and `shaders/backward/pointwise.wgsl` in training), so that all agree.
+pub fn decay_rate<T: Real>(a_log: T) -> T {
+    let (a, fastest) = (a_log.exp(), T::from_f32(FASTEST));
+    // A comparison instead of min: NaN has to stay NaN.
+    if a > fastest {
+        -fastest
+    } else {
+        -a
+    }
+}
+
 /// One step of one state: (exp(delta A), delta B u). A exact (zero-order hold), B by Euler's rule, as Mamba's code and every
 /// published checkpoint have it (the paper's eq. 4 has the zero-order hold for both).
 #[inline(always)]
@@ -73,6 +90,22 @@ mod tests {
             assert!((f64::from(softplus(x)) / expected - 1.0).abs() < 3e-7, "{x}");
             x += 0.013;
         }
+    }
+
+    #[test]
+    fn decay_rates_are_finite_and_decay_as_infinity_would() {
+        assert_eq!(decay_rate(0.0f32), -1.0);
+        assert_eq!(decay_rate(2.0f64), -(2.0f64.exp()));
+        assert_eq!(decay_rate(-200.0f32), 0.0);
+        for a_log in [70.0f32, 88.0, 89.0, 90.0, 200.0, f32::MAX] {
+            let a = decay_rate(a_log);
+            assert_eq!(a, -(2.0f32.powi(100)));
+            for (delta, left) in [(0.0, 1.0), (1e-27, 0.0), (1.0, 0.0), (1e8, 0.0), (f32::MAX, 0.0)] {
+                assert_eq!(discretise_one(delta, a, 0.5, 0.0), ScanElement { a: left, b: 0.0 }, "{delta}");
+            }
+        }
+        assert_eq!(decay_rate(200.0f64), -(2.0f64.powi(100)));
+        assert!(decay_rate(f32::NAN).is_nan());
     }
 
     #[test]

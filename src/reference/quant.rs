@@ -36,6 +36,14 @@ impl Quant {
         }
     }
 
+    /// The largest magnitude of an integer.
+    pub fn largest(self) -> f32 {
+        match self {
+            Quant::Q8 => 127.0,
+            Quant::Q4 => 8.0,
+        }
+    }
+
     /// Bytes of a block's integers.
     pub fn block_bytes(self) -> usize {
         match self {

@@ -44,7 +44,7 @@ pub fn sample<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, step
 
 /// The same at a given random number `r` in [0, 1).
 pub fn sample_at<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, r: T) -> Option<u32> {
-    if params.temperature == 0.0 && params.repetition_penalty == 1.0 {
+    if params.is_greedy() && params.repetition_penalty == 1.0 {
         let best = argmax(logits)?;
         let found = logits[best] > T::neg_infinity();
         return found.then_some(best).and_then(|best| u32::try_from(best).ok());
@@ -52,21 +52,21 @@ pub fn sample_at<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, r
     let mut logits = logits.to_vec();
     penalise(&mut logits, seen, T::from_f32(params.repetition_penalty));
     let best = argmax(&logits)?;
-    let mut max = logits[best];
+    let max = logits[best];
     if max == T::neg_infinity() {
         return None;
     }
-    if params.temperature == 0.0 {
+    if params.is_greedy() {
         return u32::try_from(best).ok();
     }
-    let temperature = T::from_f32(params.temperature);
-    for logit in &mut logits {
-        *logit /= temperature;
-    }
-    max /= temperature;
     if !max.is_finite() {
         return None;
     }
+
+    // The difference is taken before it is divided: no temperature, however small, makes an infinity of the largest
+    // logit.
+    let temperature = T::from_f32(params.temperature);
+    let mass = |logit: T| ((logit - max) / temperature).exp_lane();
 
     // Logits from here on are kept.
     let mut threshold = T::neg_infinity();
@@ -76,15 +76,15 @@ pub fn sample_at<T: Real>(logits: &[T], seen: &[u32], params: &SamplingParams, r
         threshold = *order.select_nth_unstable_by(top_k - 1, descending).1;
     }
     if params.top_p < 1.0 {
-        threshold = nucleus(&logits, threshold, max, T::from_f32(params.top_p));
+        threshold = nucleus(&logits, threshold, mass, T::from_f32(params.top_p));
     }
     if params.min_p > 0.0 {
-        threshold = threshold.max(max + T::from_f32(params.min_p).ln());
+        threshold = threshold.max(max + T::from_f32(params.min_p).ln() * temperature);
     }
 
     let weight = |logit: T| {
         if logit >= threshold {
-            (logit - max).exp_lane()
+            mass(logit)
         } else {
             T::zero()
         }
@@ -124,18 +124,18 @@ fn penalise<T: Real>(logits: &mut [T], seen: &[u32], penalty: T) {
 }
 
 /// The largest logit t such that the logits of at least t have `top_p` of the mass of those of at least `threshold`.
-fn nucleus<T: Real>(logits: &[T], threshold: T, max: T, top_p: T) -> T {
+fn nucleus<T: Real>(logits: &[T], threshold: T, mass: impl Fn(T) -> T, top_p: T) -> T {
     let mut kept: Vec<T> = logits.iter().copied().filter(|&logit| logit >= threshold).collect();
     kept.sort_unstable_by(descending);
     let mut total = T::zero();
     for &logit in &kept {
-        total += (logit - max).exp_lane();
+        total += mass(logit);
     }
-    let mut mass = T::zero();
+    let mut sum = T::zero();
     for &logit in &kept {
-        mass += (logit - max).exp_lane();
+        sum += mass(logit);
         // Those equal to this one are kept by the comparison with the threshold.
-        if mass >= top_p * total {
+        if sum >= top_p * total {
             return logit;
         }
     }

@@ -41,7 +41,19 @@ impl Settings {
             Preset::Tiny => Task::tiny(kind),
         };
         let optimiser = Optimiser { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, clip: 1.0 };
-        Self { task, shape, batch, accumulate: 1, label_smoothing, optimiser, schedule, seed, origin: None }
+        Self {
+            task,
+            shape,
+            batch,
+            accumulate: 1,
+            label_smoothing,
+            optimiser,
+            schedule,
+            seed,
+            origin: None,
+            text: None,
+            validation_text: None,
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! training.json            the settings
-//! checkpoint-000400/       after step 400: a model as any other (config.json, model.safetensors, tokenizer.json), and
+//! checkpoint-000400/       after step 400: a model as any other (config.json, model.safetensors, tokenizer.json and what else goes
+//!                          along with it), and
 //!   optimizer.safetensors  AdamW's moments, m.NAME and v.NAME
 //!   state.json             the step
 //! best-000300/             the model that did best on the validation data, likewise
@@ -13,8 +14,9 @@
 
 use super::trainer::TrainerState;
 use super::{NamedTensor, Settings, TrainError};
+use crate::files::{self, sync_folder, UNFINISHED};
 use crate::model::write::{header, Entry};
-use crate::model::Dtype;
+use crate::model::{Dtype, Sidecars};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,11 +24,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const SETTINGS: &str = "training.json";
+pub(super) const SETTINGS: &str = "training.json";
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-const UNFINISHED: &str = ".unfinished";
 
 #[derive(Serialize, Deserialize)]
 struct StateFile {
@@ -35,7 +36,7 @@ struct StateFile {
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> TrainError + '_ {
-    |source| TrainError::Io { path: path.display().to_string(), source }
+    |reason| TrainError::Io { path: path.display().to_string(), reason }
 }
 
 /// A file, on the disk when this returns.
@@ -46,13 +47,6 @@ fn write_file(path: &Path, parts: &[&[u8]]) -> Result<(), TrainError> {
         out.into_inner().map_err(|e| e.into_error())?.sync_all()
     };
     write().map_err(io_error(path))
-}
-
-/// What a folder lists, on the disk when this returns (where folders can be synced: not on Windows).
-fn sync_folder(path: &Path) {
-    if let Ok(folder) = fs::File::open(path) {
-        let _ = folder.sync_all();
-    }
 }
 
 fn write_tensors<'a>(
@@ -101,6 +95,7 @@ pub fn read_settings(folder: &Path) -> Result<Settings, TrainError> {
     let here = folder.join(SETTINGS);
     match folder.parent() {
         Some(parent) if !here.exists() && parent.join(SETTINGS).exists() => read_json(&parent.join(SETTINGS)),
+        _ if !here.exists() => Err(TrainError::NotARun { path: folder.display().to_string() }),
         _ => read_json(&here),
     }
 }
@@ -151,8 +146,8 @@ pub fn remove_old(folder: &Path, kind: &str, keep: usize) -> Result<(), TrainErr
 pub struct Saved<'a> {
     pub settings: &'a Settings,
     pub state: &'a TrainerState,
-    /// Of a text model.
-    pub tokenizer_json: Option<&'a [u8]>,
+    /// What goes along with the model: a text model's tokenizer, and what was beside the model that the run began with.
+    pub sidecars: &'a Sidecars,
     /// Of the best model so far: a text's validation loss, the part of a task's targets that are wrong.
     pub best: Option<f64>,
 }
@@ -186,12 +181,7 @@ impl Saved<'_> {
         fs::create_dir_all(folder).map_err(io_error(folder))?;
         let json = serde_json::to_string_pretty(settings)
             .map_err(|e| TrainError::Malformed { file: SETTINGS.into(), message: e.to_string() })?;
-        let temporary = folder.join(format!("{SETTINGS}{UNFINISHED}"));
-        write_file(&temporary, &[json.as_bytes(), b"\n"])?;
-        let path = folder.join(SETTINGS);
-        fs::rename(&temporary, &path).map_err(io_error(&path))?;
-        sync_folder(folder);
-        Ok(())
+        Ok(files::replace(&folder.join(SETTINGS), &[json.as_bytes(), b"\n"].concat())?)
     }
 
     /// Writes the checkpoint of a kind ("checkpoint", "best"), whole or not at all; gives its folder.
@@ -208,6 +198,16 @@ impl Saved<'_> {
             fs::remove_dir_all(&unfinished).map_err(io_error(&unfinished))?;
         }
         fs::create_dir_all(&unfinished).map_err(io_error(&unfinished))?;
+        if let Err(error) = self.write_files(&unfinished) {
+            let _ = fs::remove_dir_all(&unfinished); // a full disk has better uses for what it takes
+            return Err(error);
+        }
+        fs::rename(&unfinished, &path).map_err(io_error(&path))?;
+        sync_folder(folder);
+        Ok(path)
+    }
+
+    fn write_files(&self, unfinished: &Path) -> Result<(), TrainError> {
         let s = self.state;
         write_tensors(&unfinished.join(MODEL), s.parameters.iter().map(|t| (t.name.clone(), t)))?;
         let moments = |prefix: &'static str, tensors| {
@@ -216,16 +216,18 @@ impl Saved<'_> {
         };
         write_tensors(&unfinished.join(OPTIMIZER), moments("m", &s.m).chain(moments("v", &s.v)))?;
         write_file(&unfinished.join("config.json"), &[self.config_json().as_bytes()])?;
-        if let Some(json) = self.tokenizer_json {
-            write_file(&unfinished.join("tokenizer.json"), &[json])?;
+        for (name, bytes) in self.sidecars.iter() {
+            let file = unfinished.join(name);
+            if let Some(folder) = file.parent() {
+                fs::create_dir_all(folder).map_err(io_error(folder))?;
+            }
+            write_file(&file, &[bytes])?;
         }
         let state = serde_json::to_vec(&StateFile { step: s.step, best: self.best.filter(|best| best.is_finite()) })
             .map_err(|e| TrainError::Malformed { file: STATE.into(), message: e.to_string() })?;
         write_file(&unfinished.join(STATE), &[&state])?;
-        sync_folder(&unfinished);
-        fs::rename(&unfinished, &path).map_err(io_error(&path))?;
-        sync_folder(folder);
-        Ok(path)
+        sync_folder(unfinished);
+        Ok(())
     }
 
     /// A model's parameters, of a checkpoint's folder.
@@ -272,6 +274,8 @@ mod tests {
             schedule: Schedule { peak: 1e-3, warmup: 0, steps: 10, decay: Decay::Constant, floor: 0.0 },
             seed: 1,
             origin: None,
+            text: None,
+            validation_text: None,
         };
         let parameters = crate::train::parameters::initial(&settings).unwrap();
         (settings, TrainerState { step: 7, m: parameters.clone(), v: parameters.clone(), parameters })
@@ -287,7 +291,7 @@ mod tests {
         let (settings, state) = run();
         let folder = tempfile::tempdir().unwrap();
         Saved::begin(folder.path(), &settings).unwrap();
-        let saved = Saved { settings: &settings, state: &state, tokenizer_json: None, best: Some(1.5) };
+        let saved = Saved { settings: &settings, state: &state, sidecars: &Sidecars::default(), best: Some(1.5) };
         let path = saved.write(folder.path(), "checkpoint").unwrap();
         assert_eq!(latest_checkpoint(folder.path(), "checkpoint"), Some(path.clone()));
         assert_eq!(read_settings(folder.path()).unwrap(), settings);
@@ -311,7 +315,7 @@ mod tests {
         assert_eq!(latest_checkpoint(folder.path(), "checkpoint"), None);
         for step in [9, 10, 12] {
             state.step = step;
-            Saved { settings: &settings, state: &state, tokenizer_json: None, best: Some(1.5) }
+            Saved { settings: &settings, state: &state, sidecars: &Sidecars::default(), best: Some(1.5) }
                 .write(folder.path(), "checkpoint")
                 .unwrap();
         }
@@ -326,7 +330,7 @@ mod tests {
     fn damaged_files_are_named() {
         let (settings, state) = run();
         let folder = tempfile::tempdir().unwrap();
-        let saved = Saved { settings: &settings, state: &state, tokenizer_json: None, best: Some(1.5) };
+        let saved = Saved { settings: &settings, state: &state, sidecars: &Sidecars::default(), best: Some(1.5) };
         let path = saved.write(folder.path(), "best").unwrap();
         let file = path.join(OPTIMIZER);
         let bytes = fs::read(&file).unwrap();

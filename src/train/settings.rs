@@ -1,6 +1,6 @@
 //! What decides a run: the model's shape, the task, the optimiser, the schedule, the seed.
 
-use super::{Origin, Task, TrainError};
+use super::{Origin, Task, TextId, TrainError};
 use crate::kernels::AdamW;
 use crate::model::synthetic::Spec;
 use serde::{Deserialize, Serialize};
@@ -163,6 +163,11 @@ pub struct Settings {
     /// The model that the run begins with; `None`: from nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// What it learns from and is validated on (task text); `None` also for runs from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_text: Option<TextId>,
 }
 
 impl Settings {

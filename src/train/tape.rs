@@ -263,6 +263,11 @@ impl Tape {
         rows.min((room as usize / 64 * 64).max(64))
     }
 
+    /// Sequences that go through together.
+    pub fn sequences(&self) -> usize {
+        self.sequences
+    }
+
     fn rows(&self) -> usize {
         self.sequences * self.length
     }

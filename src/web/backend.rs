@@ -98,6 +98,7 @@ impl Backend {
             chunk: options.chunk,
             date: options.date,
             cancel: cancel.0,
+            ..bench::Options::default()
         };
         let mut progress = |now: bench::Progress<'_>| {
             let row = format!("{} {} {}", now.row.suite, now.row.name, now.row.variant);
@@ -136,8 +137,8 @@ impl Backend {
     }
 
     fn need_gpu(&self) -> Result<Gpu, JsValue> {
-        self.gpu_or_none()
-            .cloned()
-            .ok_or_else(|| error::with_code("no-gpu", "there is no GPU to measure, to check or to train on"))
+        self.gpu_or_none().cloned().ok_or_else(|| {
+            error::with_code("needs-gpu", "the CPU is in use: measuring, checking and training need a GPU")
+        })
     }
 }

@@ -32,6 +32,7 @@ fn code(error: &Error) -> &'static str {
     match error {
         Error::Load(error) => match error {
             LoadError::EmptyFile { .. }
+            | LoadError::WrongFile { .. }
             | LoadError::Header { .. }
             | LoadError::DuplicateTensor { .. }
             | LoadError::NonFinite { .. } => "damaged-file",
@@ -40,11 +41,14 @@ fn code(error: &Error) -> &'static str {
         Error::State(error) => match error {
             StateError::NotAState { .. } => "not-a-state",
             StateError::Newer { .. } => "newer-state",
-            StateError::OtherModel { .. } => "other-models-state",
+            StateError::OtherModel { .. } | StateError::OtherTokenizer { .. } => "other-models-state",
             _ => "damaged-state",
         },
         Error::Gpu(error) => match error {
-            GpuError::NoAdapter { .. } | GpuError::UnknownAdapter { .. } | GpuError::NoCompute { .. } => "no-gpu",
+            GpuError::NoAdapter { .. }
+            | GpuError::UnknownAdapter { .. }
+            | GpuError::OnlySoftware { .. }
+            | GpuError::NoCompute { .. } => "no-gpu",
             GpuError::Device { .. } => "device-refused",
             GpuError::OutOfMemory { .. } => "out-of-memory",
             GpuError::BufferTooLarge { .. }
@@ -56,7 +60,7 @@ fn code(error: &Error) -> &'static str {
         },
         Error::Train(TrainError::NotFinite { .. }) => "diverged",
         Error::Train(TrainError::Unfit) => "gpu-fault",
-        Error::Generate(GenerateError::BadTokenizer { .. }) => "bad-tokenizer",
+        Error::Generate(GenerateError::BadTokenizer { .. } | GenerateError::TokenizerFile { .. }) => "bad-tokenizer",
         // Nothing here quantises.
         Error::Train(_) | Error::Generate(_) | Error::Input(_) | Error::Quantise(_) => "options",
     }

@@ -1,13 +1,14 @@
 //! A checkpoint's files, filled chunk by chunk as they come from the network or the disk, so that none is held twice.
 
 use super::error;
-use crate::model::{Checkpoint, LoadError};
+use crate::model::{Checkpoint, LoadError, Sidecars};
 use js_sys::Uint8Array;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
 
-/// Files by name: `config.json`, `tokenizer.json`, and safetensors under any names.
+/// Files by name: `config.json`, those of [`Sidecars`] (the tokenizer's, `generation_config.json`), and safetensors under any other
+/// names. Other `.json` and `.txt` files are let pass.
 #[wasm_bindgen]
 #[derive(Default)]
 pub struct Files(RefCell<Vec<(String, Vec<u8>)>>);
@@ -17,6 +18,11 @@ impl Files {
     #[wasm_bindgen(constructor)]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Gives up all that has come.
+    pub fn clear(&self) {
+        self.0.borrow_mut().clear();
     }
 
     /// Begins a file of so many bytes (0 if that is not known). One of the same name is given up.
@@ -36,8 +42,8 @@ impl Files {
         let mut files = self.0.borrow_mut();
         let Some((name, content)) = files.last_mut() else { return Err(error::fault("append before begin")) };
         let (at, more) = (content.len(), chunk.length() as usize);
-        // Exactly what was announced; amortised growth only where nothing was.
-        if content.try_reserve(more).is_err() {
+        // Exactly what was announced; amortised growth only where nothing was, and where there is room for it.
+        if content.try_reserve(more).is_err() && content.try_reserve_exact(more).is_err() {
             return Err(no_room(name, (at + more) as f64));
         }
         content.resize(at + more, 0);
@@ -51,18 +57,20 @@ impl Files {
     }
 }
 
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 impl Files {
     /// The checkpoint that they make.
     pub(super) fn open(self, source: &str) -> Result<Checkpoint, LoadError> {
-        let (mut config, mut tokenizer, mut shards) = (None, None, Vec::new());
-        for (name, content) in self.0.into_inner() {
-            match name.as_str() {
-                "config.json" => config = Some(content),
-                "tokenizer.json" => tokenizer = Some(Cow::Owned(content)),
-                _ => shards.push((name, Cow::Owned(content))),
-            }
+        let known = |name: &str| name == "config.json" || Sidecars::takes(name) || ADAPTER_FILES.contains(&name);
+        let other = |name: &str| (name.ends_with(".json") || name.ends_with(".txt")) && !known(name);
+        let files = self.0.into_inner().into_iter().filter(|(name, _)| !other(name));
+        let files: Vec<_> = files.map(|(name, content)| (name, Cow::Owned(content))).collect();
+        // Ignored, it would leave the base model where another was meant.
+        if let Some((name, _)) = files.iter().find(|(name, _)| ADAPTER_FILES.contains(&name.as_str())) {
+            return Err(LoadError::AdapterHere { path: format!("{source}/{name}") });
         }
-        Checkpoint::from_files(source, config.as_deref(), shards, tokenizer)
+        Checkpoint::from_files(source, files)
     }
 }
 

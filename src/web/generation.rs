@@ -4,53 +4,33 @@ use super::error::{self, to_js as js_error};
 use super::model::Slot;
 use super::{tell, to_js};
 use crate::error::Result;
-use crate::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text, Tokenizer};
+use crate::generate::{FinishReason, GenerateOptions, GenerationSettings, Generator, Stats, Text, Tokenizer};
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
 
 /// As `mamba-wgpu generate`'s flags, with the same defaults but for the seed, which the caller chooses.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Options {
-    max_tokens: usize,
-    temperature: f32,
-    top_k: u32,
-    top_p: f32,
-    min_p: f32,
-    repetition_penalty: f32,
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
     seed: u64,
-    stop: Vec<String>,
+    stop: Option<Vec<String>>,
     ignore_eos: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            max_tokens: 128,
-            temperature: 0.8,
-            top_k: 0,
-            top_p: 0.95,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            seed: 0,
-            stop: Vec::new(),
-            ignore_eos: false,
-        }
-    }
-}
-
-impl From<Options> for GenerateOptions {
-    fn from(o: Options) -> Self {
-        let Options { temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = o;
-        Self {
-            max_tokens: o.max_tokens,
-            params: SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty, seed },
-            stop: o.stop,
-            ignore_eos: o.ignore_eos,
-            ..Self::default()
-        }
+impl Options {
+    /// With these for what the caller left open.
+    pub fn or(self, defaults: &GenerationSettings) -> GenerateOptions {
+        let Self { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, ignore_eos } = self;
+        let given = GenerationSettings { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop };
+        GenerateOptions { ignore_eos, ..given.or(defaults).options(seed) }
     }
 }
 

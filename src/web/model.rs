@@ -5,7 +5,7 @@ use super::generation::{Generation, Options};
 use super::{from_json, tell, to_js, Cancel};
 use crate::error::Result;
 use crate::explain::{explain, ExplainOptions, Packed};
-use crate::generate::{GenerateError, GenerateOptions, Text, Tokenizer};
+use crate::generate::{GenerateError, GenerateOptions, GenerationSettings, Text, Tokenizer};
 use crate::model::{golden, Backend, Checkpoint, LanguageModel, ModelId, ModelOptions, SavedState};
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,9 @@ struct Info {
     vocab_size: usize,
     has_tokenizer: bool,
     on_gpu: bool,
+    /// As the file has it.
+    generation_config: serde_json::Map<String, serde_json::Value>,
+    defaults: GenerationSettings,
     warnings: Vec<String>,
 }
 
@@ -82,7 +85,8 @@ pub struct Model {
     model: LanguageModel,
     id: ModelId,
     tokenizer: Option<Tokenizer>,
-    end_of_text: Vec<u32>,
+    /// What a text's options are where the caller says nothing.
+    defaults: GenerationSettings,
     chunk: usize,
     info: Info,
     text: Slot,
@@ -98,9 +102,10 @@ impl Model {
         let options = options.parse()?;
         let c = checkpoint.config();
         let weights = checkpoint.weights();
-        let tokenizer =
-            checkpoint.tokenizer_json().map(|json| Tokenizer::from_bytes(json, c.vocab_size)).transpose()?;
+        let tokenizer = checkpoint.tokenizer()?;
         let id = ModelId::of(checkpoint);
+        let model_says = checkpoint.generation_config();
+        let defaults = model_says.settings.clone().or(&GenerationSettings::of_the_program());
         let model = LanguageModel::load(checkpoint, backend, options, progress).await?;
         let text = Text::new(model.session()?).keeping_states(KEEP_EVERY);
         Ok(Self {
@@ -117,10 +122,12 @@ impl Model {
                 vocab_size: c.vocab_size,
                 has_tokenizer: tokenizer.is_some(),
                 on_gpu: model.gpu().is_some(),
+                generation_config: model_says.stated().clone(),
+                defaults: defaults.clone(),
                 warnings: checkpoint.warnings().to_vec(),
             },
-            end_of_text: tokenizer.as_ref().map_or(Vec::new(), |t| t.end_of_text(c)),
             tokenizer,
+            defaults,
             id,
             chunk: options.chunk,
             text: Rc::new(RefCell::new(Some(text))),
@@ -132,6 +139,14 @@ impl Model {
     fn take(&self) -> Result<Text, JsValue> {
         let busy = || error::with_code("busy", "the model is at work on its text: wait, or stop it first");
         self.text.borrow_mut().take().ok_or_else(busy)
+    }
+
+    /// What its states say of it. (Hashing a tokenizer takes a moment: the first state waits for it, not the model.)
+    fn states_id(&self) -> ModelId {
+        match &self.tokenizer {
+            Some(tokenizer) => self.id.clone().with_tokenizer(tokenizer),
+            None => self.id.clone(),
+        }
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, JsValue> {
@@ -147,17 +162,20 @@ impl Model {
         to_js(&self.info)
     }
 
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, JsValue> {
-        self.tokenizer()?.encode(text).map_err(js_error)
+    /// A text's tokens; `special`: with those that the tokenizer puts around a text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
+        let tokenizer = self.tokenizer()?;
+        let tokens = if special { tokenizer.encode_with_special_tokens(text) } else { tokenizer.encode(text) };
+        tokens.map_err(js_error)
     }
 
     pub fn decode(&self, tokens: Vec<u32>) -> Result<String, JsValue> {
         self.tokenizer()?.decode(&tokens).map_err(js_error)
     }
 
-    /// The text of each token, in the context of those before it.
+    /// The text of each token, in the context of those before it; the beginning of a character at the end has none yet.
     pub fn pieces(&self, tokens: Vec<u32>) -> Result<Vec<String>, JsValue> {
-        self.tokenizer()?.pieces(&tokens).map_err(js_error)
+        self.tokenizer()?.pieces_so_far(&tokens).map_err(js_error)
     }
 
     /// What the model sees in some tokens, as `explain/view.js` shows it; the text stays where it is. `progress` gets layers done and in
@@ -212,10 +230,11 @@ impl Model {
     pub fn generate(&self, options: &str, cancel: &Cancel) -> Result<Generation, JsValue> {
         let options: Options = from_json(options)?;
         let options = GenerateOptions {
-            eos: self.end_of_text.clone(),
+            // By the next generation, or from a saved state.
+            to_be_continued: true,
             prefill_chunk: self.chunk,
             cancel: cancel.0.clone(),
-            ..options.into()
+            ..options.or(&self.defaults)
         };
         options.validate().map_err(js_error)?;
         let tokenizer = self.tokenizer()?;
@@ -247,7 +266,7 @@ impl Model {
     #[wasm_bindgen(js_name = saveState)]
     pub async fn save_state(&self) -> Result<Vec<u8>, JsValue> {
         let mut text = self.take()?;
-        let saved = text.save(&self.id).await;
+        let saved = text.save(&self.states_id()).await;
         self.text.replace(Some(text));
         Ok(saved.map_err(js_error)?.to_bytes())
     }
@@ -256,7 +275,7 @@ impl Model {
     #[wasm_bindgen(js_name = loadState)]
     pub fn load_state(&self, name: &str, bytes: &[u8]) -> Result<(), JsValue> {
         let saved = SavedState::from_bytes(name, bytes).map_err(js_error)?;
-        saved.check_model(name, &self.id).map_err(js_error)?;
+        saved.check_model(name, &self.states_id()).map_err(js_error)?;
         let mut text = self.take()?;
         let result = text.restore(&saved);
         self.text.replace(Some(text));

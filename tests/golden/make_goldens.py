@@ -101,6 +101,10 @@ def recipes():
                           pad_vocab_size_multiple=16),
             embedding=0.01, eps_check=("layer_norm_epsilon", 1e-6),
         ),
+        "decays": dict(
+            seed=15, cfg=dict(hidden_size=28, state_size=8, conv_kernel=4, time_step_rank=2, num_hidden_layers=2, vocab_size=107),
+            decays=True,
+        ),
     }
 
 
@@ -143,6 +147,8 @@ def random_weights(model, recipe):
                     v[0], v[1], v[2] = 95.0, 20.5, -12.0  # softplus: exp overflows float32; its identity branch; a tiny delta
             elif name.endswith("A_log"):
                 v = np.log(0.15 + 4.0 * uniform)
+                if recipe.get("decays"):  # states that keep nothing (-exp is -infinity in float32 from 89 on) or everything
+                    v[:, :5] = [88.0, 90.0, 200.0, 3.4e38, -200.0]
             elif name.endswith("mixer.D"):
                 v = 0.5 + uniform
             elif name.endswith("out_proj.weight"):

@@ -57,7 +57,7 @@ fn a_file_of_another_format() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     fs::write(&path, "GGUF").unwrap();
-    refused!(Checkpoint::open(&path), NotSafetensors, "model.gguf");
+    refused!(Checkpoint::open(&path), NotSafetensors, "model.gguf", "GGUF is not read yet");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn wrong_shape() {
         ("0.norm.weight", &[12][..]),
         ("1.norm.weight", &[13, 1]),
         ("1.mixer.in_proj.weight", &[13, 52]),
-        ("0.mixer.conv1d.weight", &[26, 3, 1]),
+        ("0.mixer.conv1d.weight", &[26, 3, 2]),
         ("1.mixer.conv1d.weight", &[26, 1, 4]),
         ("0.mixer.conv1d.bias", &[27]),
         ("0.mixer.x_proj.weight", &[13, 26]),

@@ -136,7 +136,7 @@ fn quantised_matrices_are_split_by_rows() {
         let rows = |rows: std::ops::Range<usize>| {
             Ok((&packed[rows.start * p..rows.end * p], &scales[rows.start * s..rows.end * s]))
         };
-        let matrix = WeightMatrix::upload_quantised::<GpuError>(gpu, "w", (n, k), quant, rows).unwrap();
+        let matrix = WeightMatrix::upload_quantised::<GpuError, _>(gpu, "w", (n, k), quant, rows).unwrap();
         assert_eq!(matrix.parts().len(), 2, "{quant:?}");
         let boundary = matrix.parts()[1].row_start;
         let x: Vec<f32> = (0..k).map(|i| (i % 5) as f32).collect();

@@ -1,11 +1,12 @@
-//! embedding, rms_norm, x_dbl_norm, conv1d and its state: sizes around their workgroups.
+//! embedding, rms_norm, x_dbl_norm, conv1d and its state, fill: sizes around their workgroups.
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::gpu::selftest::data::Random;
 use mamba_wgpu::gpu::selftest::pointwise;
 use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
-use mamba_wgpu::gpu::Gpu;
-use mamba_wgpu::kernels::RmsNorm;
+use mamba_wgpu::gpu::{Gpu, PlanBuilder, Tensor};
+use mamba_wgpu::kernels::{self, RmsNorm};
+use mamba_wgpu::reference::{Fill, FillKind};
 
 /// The formats that a device's activations can be in.
 fn numbers(gpu: &Gpu) -> Vec<NumberFormat> {
@@ -65,6 +66,48 @@ fn conv1d_equals_its_twin_whole_and_by_tokens() {
                     let plain = (bias, NumberFormat::F32);
                     pass(device, pointwise::conv1d(gpu, (l.min(7), d_inner, d_conv), plain, true, &mut random));
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn fill_equals_its_twin() {
+    let kinds = [FillKind::F32, FillKind::F16, FillKind::Q8, FillKind::Q4, FillKind::Scales];
+    for (device, gpu) in devices() {
+        for (i, kind) in kinds.into_iter().enumerate() {
+            for (rows, row_words, missing) in [(0, 1, 0), (1, 1, 0), (3, 4, 3), (7, 85, 1), (300, 257, 9)] {
+                let row_values = (row_words * kind.per_word()).saturating_sub(missing);
+                let (low, span) = if kind == FillKind::Scales { (0.0078125, 0.0) } else { (-0.3, 0.7) };
+                let case = Fill { kind, row_words, row_values, seed: 11 * i as u32, low, span };
+                pass(device, pointwise::fill(gpu, &case, rows));
+            }
+        }
+    }
+}
+
+/// Matrices made on the device are what their format says: a product with them is finite and not zero, in every format.
+#[test]
+fn filled_matrices_are_matrices() {
+    for (device, gpu) in devices() {
+        for format in WeightFormat::ALL {
+            for (n, k) in [(7, 13), (70, 96)] {
+                let y = pollster::block_on(async {
+                    let mut plan = PlanBuilder::new(gpu);
+                    let w = kernels::fill_matrix(&mut plan, "w", (n, k), format, 0.1, 3)?;
+                    let x = Tensor::new(gpu, "x", &vec![1.0f32; k])?;
+                    let y = Tensor::zeros(gpu, "y", n)?;
+                    let shape = kernels::Linear { l: 1, x_stride: k, y_stride: n, softplus: false };
+                    kernels::matmul(&mut plan, &x, &w, None, &y, shape)?;
+                    plan.finish()?.run(gpu).await?;
+                    y.read::<f32>(gpu).await
+                })
+                .unwrap();
+                // Sums of k values in +-0.1, the scales up to a quarter more.
+                let most = 0.13 * k as f32;
+                assert!(y.iter().all(|y| y.abs() < most), "{device}, {format:?}: {y:?}");
+                let spread = y.iter().filter(|y| y.abs() > 0.01).count();
+                assert!(spread > n / 2, "{device}, {format:?}: {y:?}");
             }
         }
     }

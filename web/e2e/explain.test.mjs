@@ -36,7 +36,7 @@ describe('explain', { timeout: 900_000 }, () => {
     await h.deviceReady(page);
     const packed = await page.evaluate(async (text) => {
       const { Mamba } = await import('/pkg/index.js');
-      const mamba = await Mamba.load('models/austen-4m/');
+      const mamba = await Mamba.load('models/austen-4m/', { backend: 'webgpu' });
       const calls = [];
       const packed = await mamba.explain(text, { channels: [7], onProgress: (...call) => calls.push(call) });
       const refused = await mamba.explain(text, { maxTokens: 3 }).catch(({ code, message }) => `${code}: ${message}`);

@@ -36,14 +36,21 @@ export async function site() {
   return site;
 }
 
-/** A page that has loaded. What it reports as an error is in `page.errors`. */
-export async function visit(context, url) {
+/**
+ * A page that has loaded, and runs on WebGPU: SwiftShader's, which has to be asked for. `backend` null leaves it to the page.
+ * What it reports as an error is in `page.errors`.
+ */
+export async function visit(context, url, backend = 'webgpu') {
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
   page.errors = [];
   page.on('pageerror', (error) => page.errors.push(String(error)));
-  page.on('console', (message) => message.type() === 'error' && page.errors.push(message.text()));
-  await page.goto(url);
+  // That a model has no file which it may have is no error, though browsers note every 404.
+  const optional = (message) => /404/.test(message.text()) && /\/models\/.*\.(json|txt)$/.test(message.location().url);
+  page.on('console', (message) => message.type() === 'error' && !optional(message) && page.errors.push(message.text()));
+  const address = new URL(url);
+  if (backend) address.searchParams.set('backend', backend);
+  await page.goto(address.href);
   return page;
 }
 

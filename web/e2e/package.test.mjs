@@ -9,7 +9,7 @@ const [{ prompt: PROMPT, tokens: TOKENS, greedy_tokens: GREEDY }] = h.expected.p
 /** Runs in a page or a worker: loads the demo, writes greedily, gives the tokens. */
 const writeGreedily = async ({ base, prompt, count, options }) => {
   const { Mamba } = await import(`${base}pkg/index.js`);
-  const mamba = await Mamba.load(`${base}models/austen-4m/`, { cache: false, ...options });
+  const mamba = await Mamba.load(`${base}models/austen-4m/`, { cache: false, backend: 'webgpu', ...options });
   const tokens = [];
   for await (const { token } of mamba.generate(prompt, { temperature: 0, maxTokens: count })) tokens.push(token);
   mamba.close();
@@ -39,7 +39,7 @@ describe('the package', { timeout: 900_000 }, () => {
         async ([bytes, ids]) => {
           const { Mamba } = await import('/pkg/index.js');
           const files = Object.fromEntries(Object.entries(bytes).map(([file, content]) => [file, new Uint8Array(content)]));
-          const mamba = await Mamba.load({ name: 'golden', files });
+          const mamba = await Mamba.load({ name: 'golden', files }, { backend: 'webgpu' });
           const logits = await mamba.logits(ids);
           mamba.close();
           return [...logits];
@@ -102,7 +102,7 @@ describe('the package', { timeout: 900_000 }, () => {
     const { tokens, state, error } = await page.evaluate(
       async ([base, bytes]) => {
         const { Mamba } = await import('/pkg/index.js');
-        const mamba = await Mamba.load(`${base}models/austen-4m/`);
+        const mamba = await Mamba.load(`${base}models/austen-4m/`, { backend: 'webgpu' });
         await mamba.state.load(new Uint8Array(bytes));
         const tokens = [];
         for await (const { token } of mamba.generate('', { append: true, temperature: 0, maxTokens: 10 })) tokens.push(token);
@@ -152,7 +152,11 @@ describe('without', { timeout: 900_000 }, () => {
   it('WebGPU’s flag, the page says so, and writes on the CPU', async () => {
     const browser = await h.launch(h.NO_WEBGPU);
     try {
-      const page = await h.visit(await browser.newContext(), site.url);
+      // Nobody has to be asked for the CPU where there is no GPU; one that is asked for and not there is.
+      const page = await h.visit(await browser.newContext(), site.url, null);
+      await page.locator('#where').filter({ hasText: 'processor: this browser gives the page no GPU' }).waitFor();
+      assert.equal(await page.locator('#notice').isVisible(), false);
+      await page.click('#elsewhere');
       await page.locator('#notice-title').filter({ hasText: 'No GPU to be had' }).waitFor();
       await page.click('#notice-actions button:has-text("CPU")');
       await page.locator('#model-name').filter({ hasText: 'Austen' }).waitFor();
@@ -180,6 +184,9 @@ describe('without', { timeout: 900_000 }, () => {
         await route.fulfill({ contentType: 'text/javascript', body: `delete WorkerNavigator.prototype.gpu;\n${script}` });
       });
       await page.goto(site.url);
+      await page.locator('#where').filter({ hasText: 'processor: this browser offers no WebGPU' }).waitFor();
+      assert.deepEqual([await page.locator('#notice').isVisible(), await page.locator('#elsewhere').isVisible()], [false, false]);
+      await page.goto(`${site.url}?backend=webgpu`);
       await page.locator('#notice-title').filter({ hasText: 'no WebGPU' }).waitFor();
       assert.equal(await page.locator('#notice-actions button:has-text("CPU")').isVisible(), true);
     } finally {

@@ -66,7 +66,7 @@ describe('the page', { timeout: 900_000 }, () => {
     const downloads = [...new Set(seen.filter(([what]) => /Downloading model/.test(what)).map(([, bytes]) => bytes))];
     assert.ok(downloads.length >= 4, JSON.stringify(seen));
     assert.ok(downloads.every((text) => /^[\d.]+ \w+ of [\d.]+ MiB$/.test(text)), JSON.stringify(downloads));
-    assert.ok(seen.some(([what]) => /GPU/.test(what)), 'the upload too');
+    assert.ok(seen.some(([what]) => /weights ready/.test(what)), 'the upload too');
     assert.equal(await page.locator('#loading').isVisible(), false);
   });
 
@@ -207,8 +207,10 @@ describe('the page', { timeout: 900_000 }, () => {
     site.requests.length = 0;
     const second = await h.visit(context, site.url);
     await second.locator('#model-name').filter({ hasText: 'Austen' }).waitFor();
-    const weights = () => site.requests.filter((request) => request.includes('/models/'));
+    // The server is asked whether it still has the same, and for nothing else.
+    const weights = () => site.requests.filter((request) => request.startsWith('GET') && request.includes('/models/'));
     assert.deepEqual(weights(), []);
+    assert.ok(site.requests.some((request) => /^HEAD .*model\.safetensors/.test(request)));
     await deleted(second);
     await second.reload();
     await h.loadDemo(second);
@@ -220,8 +222,8 @@ describe('the page', { timeout: 900_000 }, () => {
     const second = await h.visit(context, site.url);
     await second.locator('#model-name').filter({ hasText: 'Austen' }).waitFor();
     await second.evaluate(async () => {
-      const cache = await caches.open('mamba-wgpu-1');
-      const key = (await cache.keys()).find(({ url }) => url.endsWith('safetensors?mamba-wgpu=0'));
+      const cache = await caches.open('mamba-wgpu-2');
+      const key = (await cache.keys()).find(({ url }) => /safetensors\?mamba-wgpu=\w+-0$/.test(url));
       const bytes = new Uint8Array(await (await cache.match(key)).arrayBuffer());
       bytes.fill(0xff, 0, 16);
       await cache.put(key, new Response(bytes));
@@ -269,9 +271,10 @@ describe('the page', { timeout: 900_000 }, () => {
     let breaks = 0;
     site.requests.length = 0;
     site.handle = async (request, response) => {
-      if (!request.url.endsWith('model.safetensors') || breaks++ > 0) return false;
+      if (request.method !== 'GET' || !request.url.endsWith('model.safetensors') || breaks++ > 0) return false;
+      const { headers } = await fetch(`${site.url}models/austen-4m/model.safetensors`, { method: 'HEAD' });
       const bytes = readFileSync(`${h.ROOT}/models/austen-4m/model.safetensors`);
-      response.writeHead(200, { 'content-length': bytes.length, etag: '"x"' });
+      response.writeHead(200, { 'content-length': bytes.length, etag: headers.get('etag') });
       response.write(bytes.subarray(0, 3_000_000));
       await new Promise((resolve) => setTimeout(resolve, 300));
       response.destroy();
@@ -279,7 +282,7 @@ describe('the page', { timeout: 900_000 }, () => {
     };
     await second.click('#load-demo');
     await second.locator('#model-name').filter({ hasText: 'Austen' }).waitFor();
-    const weights = site.requests.filter((request) => request.includes('model.safetensors'));
+    const weights = site.requests.filter((request) => /^GET .*model\.safetensors/.test(request));
     assert.equal(weights.length, 2, JSON.stringify(weights));
     assert.match(weights[1], /bytes=[1-9]\d+-$/);
 

@@ -75,8 +75,8 @@ for (const [width, height] of [[1280, 900], [390, 844]]) {
 await browser.close();
 
 const without = await h.launch(h.NO_WEBGPU);
-const page = await h.visit(await without.newContext({ viewport: { width: 1280, height: 900 } }), site.url);
-await page.locator('#notice').waitFor();
+const page = await h.visit(await without.newContext({ viewport: { width: 1280, height: 900 } }), site.url, null);
+await h.deviceReady(page);
 await page.screenshot({ path: `${folder}/no-webgpu.png` });
 await without.close();
 site.close();

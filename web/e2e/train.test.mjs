@@ -38,7 +38,7 @@ describe('training', { timeout: 900_000 }, () => {
     assert.equal(native.length, 4);
     const { runs, info, defaults, example, shares, before, codes, records } = await page.evaluate(async () => {
       const { Mamba } = await import('/pkg/index.js');
-      const mamba = await Mamba.open();
+      const mamba = await Mamba.open({ backend: 'webgpu' });
       const code = (promise) => promise.then(() => 'none', ({ code, message }) => `${code}: ${message}`);
       const runs = [];
       const records = [];
@@ -178,7 +178,7 @@ describe('training', { timeout: 900_000 }, () => {
     // A look at a model finds it too, where no step does.
     const code = await page.evaluate(async () => {
       const { Mamba } = await import('/pkg/index.js');
-      const mamba = await Mamba.open();
+      const mamba = await Mamba.open({ backend: 'webgpu' });
       const training = await mamba.train({ learningRate: 1e9 });
       await training.run({ steps: 1 });
       const code = await training.predict([1, 2, 3]).catch(({ code }) => code);
@@ -217,9 +217,11 @@ describe('training', { timeout: 900_000 }, () => {
 it('training without a GPU: the page says so', { timeout: 120_000 }, async () => {
   const [browser, site] = [await h.launch(h.NO_WEBGPU), await h.site()];
   try {
-    const page = await h.visit(await browser.newContext(), `${site.url}#train`);
-    await page.locator('#notice-title').filter({ hasText: 'No GPU to be had' }).waitFor();
+    const page = await h.visit(await browser.newContext(), `${site.url}#train`, null);
+    await h.deviceReady(page);
     await page.click('#train-run');
+    await page.locator('#notice-title').filter({ hasText: 'This needs a GPU' }).waitFor();
+    assert.match(await page.locator('#notice-text').innerText(), /does not train[\s\S]*gives the page no GPU/);
     await page.locator('#train-note').filter({ hasText: 'Training needs a GPU' }).waitFor();
     assert.equal(await page.locator('#train-run').isVisible(), true);
   } finally {

@@ -1,24 +1,47 @@
 // From a URL or from the user's files to bytes in wasm memory, chunk by chunk; URLs by way of the browser's cache.
 //
-// A model is one folder. In the cache it is a manifest and parts of PART bytes a file: what has arrived of a download that
-// broke off is there the next time, and is resumed by a range request.
+// A model is one folder, and the text must be one model's: old files and new ones never meet. Every file is known by its
+// validators and its size, or by its bytes where a server shows neither; at the end, those that came first are asked for
+// again, and a change anywhere starts the folder anew. transfer.js fetches one file, store.js keeps them.
 import { MambaError } from './error.js';
+import { Store } from './store.js';
+import { answersAnything, appeared, Changed, commitOf, fetchFile, Impostor, insist, probe, unchanged } from './transfer.js';
 
-const CACHE = 'mamba-wgpu-1';
-const PART = 8 << 20;
-const ATTEMPTS = 4;
+export { cachedModels } from './store.js';
+
+/** What is taken of a folder beside the weights. All but the first may be missing. */
+const FILES = [
+  'config.json',
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'vocab.json',
+  'merges.txt',
+  'special_tokens_map.json',
+  'added_tokens.json',
+];
+/** Of those, what says the same as a tokenizer.json, and is asked for where there is none. */
+const INSTEAD = ['vocab.json', 'merges.txt', 'added_tokens.json'];
 const WEIGHTS = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 
-/** @typedef {{ begin(name: string, bytes: number): void, append(chunk: Uint8Array): void }} Sink */
+/** How often a folder is begun anew before it is said that it keeps changing. */
+const ROUNDS = 3;
+/** Milliseconds that a copy waits for the server to say whether it is still the same. */
+const LIMIT = 3000;
+
+/** @typedef {{ clear(): void, begin(name: string, bytes: number): void, append(chunk: Uint8Array): void }} Sink */
+/** @typedef {{ cache?: boolean, refresh?: boolean, onProgress?: Function, signal?: AbortSignal, pause?: number, stall?: number }} Options */
 
 /**
- * Fills a sink. Gives the model's name for messages, and what forgets a cached copy (false where there was none).
+ * Fills a sink. Gives the model's name for messages, and two functions: `keep`, to be called once the model has been made of
+ * these files, and `forget`, which removes what is stored of it (false where there was nothing).
  *
  * @param {Sink} files
  * @param {string | File[] | { name?: string, files: Record<string, Blob | ArrayBuffer | Uint8Array> }} source
+ * @param {Options} [options]
  */
-export function fill(files, source, options) {
+export function fill(files, source, options = {}) {
   if (typeof source === 'string') return fillFromUrl(files, folderUrl(source), options);
   const list = Array.isArray(source) ? source.map((file) => [file.name, file]) : Object.entries(source.files);
   return fillFromFiles(files, list, Array.isArray(source) ? folderName(source) : (source.name ?? 'memory'), options);
@@ -36,6 +59,11 @@ export function folderUrl(text) {
   // A file of the folder stands for the folder.
   url.pathname = url.pathname.replace(/\/[^/]*\.(json|safetensors)$/, '/').replace(/\/?$/, '/');
   return url.href;
+}
+
+/** Deletes a model from the cache; false if it was not there. */
+export async function deleteCachedModel(url) {
+  return (await Store.open(folderUrl(url))).forget();
 }
 
 const folderName = (list) => list[0]?.webkitRelativePath?.split('/')[0] || 'files';
@@ -76,11 +104,12 @@ function shardsOf(json, where) {
   return shards;
 }
 
+/** @param {Sink} files @param {[string, any][]} list @param {string} name @param {Options} options */
 async function fillFromFiles(files, list, name, { onProgress, signal }) {
   const all = new Map(list.map(([file, content]) => [file, content instanceof Blob ? content : new Blob([content])]));
   const shards = all.has(INDEX) ? shardsOf(await all.get(INDEX).text(), name) : null;
   const weights = pickWeights([...all.keys()], shards, name);
-  const wanted = [...['config.json', 'tokenizer.json'].filter((file) => all.has(file)), ...weights];
+  const wanted = [...FILES.filter((file) => all.has(file) && !(INSTEAD.includes(file) && all.has('tokenizer.json'))), ...weights];
   const total = wanted.reduce((sum, file) => sum + all.get(file).size, 0);
   let loaded = 0;
   for (const file of wanted) {
@@ -93,220 +122,194 @@ async function fillFromFiles(files, list, name, { onProgress, signal }) {
       onProgress?.({ stage: 'read', file, loaded, total });
     }
   }
-  return { name, forget: async () => false };
+  return { name, keep: async () => {}, forget: async () => false };
 }
 
-/** What is stored of a model; without a cache, or where the browser keeps none, nothing ever is. */
-class Store {
-  static async open(folder, wanted) {
-    let cache = null;
-    try {
-      // Absent outside secure contexts, refused in some private windows.
-      cache = wanted ? await globalThis.caches?.open(CACHE) : null;
-    } catch {}
-    const store = new Store(cache, folder);
-    const manifest = await cache?.match(store.#key('manifest'));
-    store.manifest = (await manifest?.json().catch(() => null)) ?? { folder, complete: false, files: {} };
-    return store;
-  }
-
-  constructor(cache, folder) {
-    this.cache = cache;
-    this.folder = folder;
-  }
-
-  #key(what, file = '') {
-    return `${this.folder}${file}?mamba-wgpu=${what}`;
-  }
-
-  /** A file's stored part, or null. */
-  async part(file, i) {
-    const part = await this.cache?.match(this.#key(i, file));
-    return part ? new Uint8Array(await part.arrayBuffer()) : null;
-  }
-
-  /** Stores a part. Where there is no room, the model goes on without. */
-  async put(file, i, bytes) {
-    if (!this.cache) return;
-    try {
-      await this.cache.put(this.#key(i, file), new Response(bytes));
-      this.manifest.files[file].parts = i + 1;
-      await this.#save();
-    } catch {
-      await this.forget();
-      this.cache = null;
-    }
-  }
-
-  async #save() {
-    await this.cache?.put(this.#key('manifest'), Response.json(this.manifest));
-  }
-
-  async complete() {
-    this.manifest.complete = true;
-    await this.#save();
-  }
-
-  async forget() {
-    if (!this.cache) return false;
-    for (const [file, { parts }] of Object.entries(this.manifest.files)) {
-      for (let i = 0; i < parts; i++) await this.cache.delete(this.#key(i, file));
-    }
-    this.manifest = { folder: this.folder, complete: false, files: {} };
-    return this.cache.delete(this.#key('manifest'));
-  }
-}
-
-/** The models in the cache, whole or in part. */
-export async function cachedModels() {
-  const cache = await globalThis.caches?.open(CACHE).catch(() => null);
-  const keys = (await cache?.keys()) ?? [];
-  const manifests = await Promise.all(
-    keys.filter(({ url }) => url.endsWith('?mamba-wgpu=manifest')).map(async (key) => (await cache.match(key)).json()),
-  );
-  return manifests.map(({ folder, complete, files }) => {
-    const sizes = Object.values(files).map(({ bytes, parts }) => Math.min(bytes, parts * PART));
-    return { url: folder, complete, bytes: sizes.reduce((a, b) => a + b, 0) };
-  });
-}
-
-/** Deletes a model from the cache; false if it was not there. */
-export async function deleteCachedModel(url) {
-  return (await Store.open(folderUrl(url), true)).forget();
-}
-
-async function fillFromUrl(files, folder, { cache, onProgress, signal }) {
+/**
+ * @param {Sink} files
+ * @param {string} folder
+ * @param {Options} options
+ */
+async function fillFromUrl(files, folder, { cache = true, refresh = false, onProgress, ...rest }) {
   const store = await Store.open(folder, cache);
   const progress = { loaded: 0, total: 0, cached: 0 };
-  const transfer = { files, store, onProgress, signal, progress, folder };
-  const name = decodeURIComponent(folder.replace(/\/(resolve\/main\/)?$/, '').split('/').pop() || folder);
-  if (store.manifest.complete) {
-    const known = Object.keys(store.manifest.files);
-    progress.total = known.reduce((sum, file) => sum + store.manifest.files[file].bytes, 0);
-    for (const file of known) await fetchFile(transfer, file);
-    return { name, forget: () => store.forget() };
+  const tell = (stage, file, retry) => onProgress?.({ stage, file, ...progress, retry });
+  const job = { store, progress, tell, folder, files, ...rest };
+  if (refresh) {
+    // Where the server cannot be reached, the copy stays.
+    if (!(await insist(job, () => probe(job, `${folder}config.json`, ({ ok }) => ok)))) throw unreachable(`${folder}config.json`);
+    await store.forget();
   }
-  await fetchFile(transfer, 'config.json');
-  await fetchFile(transfer, 'tokenizer.json', { optional: true });
-  if (!(await fetchFile(transfer, WEIGHTS, { optional: true }))) {
-    const index = await get(`${folder}${INDEX}`, { signal });
-    if (index.status === 404) {
-      const pickles = await get(`${folder}pytorch_model.bin`, { method: 'HEAD', signal }).catch(() => null);
-      throw noWeights(folder, pickles?.ok);
-    }
-    for (const shard of shardsOf(await index.text(), folder)) await fetchFile(transfer, shard);
-  }
-  await store.complete();
-  return { name, forget: () => store.forget() };
-}
-
-/** fetch, whose failures say what and why in words. */
-async function get(url, options) {
-  let response;
-  try {
-    response = await fetch(url, options);
-  } catch (error) {
-    if (options.signal?.aborted) throw error;
-    const why = 'no connection, or the server does not let other pages read it (CORS)';
-    throw new MambaError('download', `${url}: ${why}`);
-  }
-  if (!response.ok && response.status !== 404) {
-    throw new MambaError('download', `${url}: the server answered ${response.status} ${response.statusText}`.trim());
-  }
-  return response;
-}
-
-const wait = (ms, signal) =>
-  new Promise((resolve, reject) => {
-    setTimeout(resolve, ms);
-    signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
-  });
-
-/** One file: the parts that are stored, then the rest from the network. False if it is optional and not there. */
-async function fetchFile({ files, store, onProgress, signal, progress, folder }, file, { optional = false } = {}) {
-  const url = `${folder}${file}`;
-  const before = progress.loaded;
-  const entry = (store.manifest.files[file] ??= { bytes: 0, parts: 0, etag: null });
-  const tell = (stage, retry) => onProgress?.({ stage, file, ...progress, retry });
-  let received = 0;
-  /** Bytes since the last whole part. */
-  let tail = [];
-  let tailBytes = 0;
-  const take = (chunk, stage) => {
-    files.append(chunk);
-    received += chunk.length;
-    progress.loaded = before + received;
-    progress.total = Math.max(progress.total, progress.loaded);
-    tell(stage);
-  };
-
-  // From the cache.
-  if (entry.parts) {
-    files.begin(file, entry.bytes);
-    for (let i = 0; i < entry.parts && received < entry.bytes; i++) {
-      signal?.throwIfAborted();
-      const part = await store.part(file, i);
-      if (part?.length !== Math.min(PART, entry.bytes - received)) {
-        entry.parts = i; // evicted: from here on by the network
-        break;
-      }
-      progress.cached += part.length;
-      take(part, 'cache');
-    }
-    if (received === entry.bytes) return true;
-  }
-
-  // From the network, at several goes.
-  const keep = async (last) => {
-    if (!tailBytes || (!last && tailBytes < PART)) return;
-    const bytes = new Uint8Array(await new Blob(tail).arrayBuffer());
-    let at = 0;
-    for (; bytes.length - at >= PART || (last && at < bytes.length); at += PART) {
-      await store.put(file, entry.parts, bytes.subarray(at, at + PART));
-      if (!store.cache) break;
-    }
-    tail = [bytes.subarray(at)];
-    tailBytes = Math.max(0, bytes.length - at);
-  };
-  for (let attempt = 1; ; attempt++) {
+  for (let round = 1; ; round++) {
     try {
-      const headers = received ? { Range: `bytes=${received}-`, ...(entry.etag && { 'If-Range': entry.etag }) } : {};
-      const response = await get(url, { headers, signal, cache: 'no-store' });
-      if (response.status === 404) {
-        delete store.manifest.files[file];
-        if (optional) return false;
-        throw new MambaError('unusable-model', `${url}: there is no such file (404)`);
-      }
-      if (response.status !== 206) {
-        // A server without ranges, or another file by now: from the begin.
-        [received, tail, tailBytes, entry.parts] = [0, [], 0, 0];
-        progress.loaded = before;
-        const length = Number(response.headers.get('content-length')) || 0;
-        entry.bytes = length;
-        entry.etag = response.headers.get('etag');
-        progress.total = Math.max(progress.total, before + length);
-        files.begin(file, length);
-      }
-      const reader = response.body.getReader();
-      for (let chunk; !(chunk = await reader.read()).done; ) {
-        take(chunk.value, 'download');
-        if (store.cache) {
-          tail.push(chunk.value);
-          tailBytes += chunk.value.length;
-          await keep(false);
-        }
-      }
-      entry.bytes = received; // a compressed answer announces another length
-      await keep(true);
-      return true;
+      await (store.manifest.complete ? takeCopy(job) : takeFolder(job));
+      break;
     } catch (error) {
-      if (signal?.aborted || error.code === 'unusable-model' || error.code === 'page-memory') throw error;
-      if (attempt === ATTEMPTS) {
-        if (error.code === 'download') throw error;
-        throw new MambaError('download', `${url}: the download broke off after ${received} bytes (${error.message})`);
-      }
-      tell('retry', attempt);
-      await wait(250 * 2 ** attempt, signal);
+      if (error instanceof MambaError && error.code === 'unusable-model') await store.forget();
+      if (!(error instanceof Changed)) throw error;
+      await store.forget();
+      if (round === ROUNDS) throw new MambaError('download', `${folder}: the model on the server keeps changing while it is fetched (${error.message})`);
+      files.clear();
+      Object.assign(progress, { loaded: 0, total: 0, cached: 0 });
     }
+  }
+  const name = decodeURIComponent(folder.replace(/\/(resolve\/[^/]+\/)?$/, '').split('/').pop() || folder);
+  return { name, keep: () => store.keep(), forget: () => store.forget() };
+}
+
+const unreachable = (url) => new MambaError('download', `${url}: the server cannot be asked whether it is still the same model`);
+
+/** The commit at whose address a folder is, if it is one of Hugging Face's: what is there never changes. */
+const pinnedTo = (folder) => /\/resolve\/([0-9a-f]{40})\/$/.exec(folder ?? '')?.[1];
+
+/** Whether files are on the server as they were fetched, and others still missing. Null: there is no telling. */
+async function asBefore(job, known, missing) {
+  const answers = await Promise.all([
+    ...known.map((file) => unchanged(job, file, `${job.folder}${file}`)),
+    ...missing.map(async (file) => !(await appeared(job, `${job.folder}${file}`))),
+  ]);
+  return answers.includes(false) ? false : answers.includes(null) ? null : true;
+}
+
+/** Whether the folder is still at the commit that its files came from; null without one. */
+async function atCommit(job) {
+  const commit = pinnedTo(job.store.manifest.base);
+  const now = commit && (await probe(job, `${job.folder}config.json`, commitOf));
+  return now ? now === commit : null;
+}
+
+/** The server is asked, whatever it takes, whether all that was fetched is still there, and of the commit that the rest is of. */
+async function prove(job, known, missing) {
+  const { base, files } = job.store.manifest;
+  const there = { ...job, folder: base ?? job.folder };
+  const verdict = await insist(job, () => asBefore(there, known.filter((file) => !files[file].pinned), missing));
+  if (verdict === false) throw new Changed('another by the time that the last file had come');
+  if (verdict === null) throw unreachable(job.folder);
+}
+
+/** A model that has been loaded before: as it is stored, unless the server says in time that it has another by now. */
+async function takeCopy(job) {
+  const { store, folder, progress } = job;
+  const { files, missing } = store.manifest;
+  const known = Object.keys(files);
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), LIMIT);
+  const ask = async () => {
+    if (pinnedTo(folder) || globalThis.navigator?.onLine === false) return null;
+    const timed = { ...job, signal: limit.signal };
+    return (await atCommit(timed)) || asBefore(timed, known, missing);
+  };
+  try {
+    const asked = ask();
+    progress.total = known.reduce((sum, file) => sum + files[file].bytes, 0);
+    for (const file of known) await take(job, file);
+    if ((await asked) === false) throw new Changed('another than the copy in the browser');
+  } finally {
+    clearTimeout(timer);
+    limit.abort();
+  }
+  // Something had been evicted, and has come anew.
+  if (progress.cached < progress.loaded) await prove(job, known, missing);
+}
+
+/** A model that is not here, or not yet whole. */
+async function takeFolder(job) {
+  const { store, folder } = job;
+  const { manifest } = store;
+  // What is stored of a download that broke off, if it can be known again and the server still has it.
+  for (const [file, { etag, pinned }] of Object.entries(manifest.files)) if (!etag && !pinned) delete manifest.files[file];
+  const stored = Object.keys(manifest.files);
+  if (stored.length && !pinnedTo(folder)) {
+    const same = (await atCommit(job)) ?? (await asBefore(job, stored.filter((file) => !manifest.files[file].pinned), []));
+    if (same === false) throw new Changed('another than the part that is here');
+  }
+
+  const missing = await takeSmall(job, FILES.filter((file) => !INSTEAD.includes(file)));
+  if (missing.includes(FILES[0])) throw new MambaError('unusable-model', `${folder}${FILES[0]}: there is no such file (404)`);
+  if (missing.includes('tokenizer.json')) missing.push(...(await takeSmall(job, INSTEAD)));
+  await takeWeights(job);
+  manifest.missing = missing;
+  await prove(job, Object.keys(manifest.files), missing);
+}
+
+/** A file of the folder straight to the sink; false if there is none. */
+function take(job, file) {
+  const { files, store, folder } = job;
+  if (file === INDEX) return takeBytes(job, file);
+  const base = store.manifest.base ?? folder;
+  let [size, begun] = [0, false];
+  const begin = (bytes) => ([size, begun] = [bytes, false]);
+  const append = (chunk) => {
+    if (!begun) files.begin(file, size);
+    begun = true;
+    files.append(chunk);
+  };
+  return fetchFile(job, file, `${base}${file}`, { begin, take: append, pinned: Boolean(pinnedTo(base)) });
+}
+
+/** A file's bytes, null if there is none. */
+async function takeBytes(job, file) {
+  const { store, folder } = job;
+  /** @type {Uint8Array[]} */
+  let chunks = [];
+  const answered = (response) => {
+    const commit = commitOf(response);
+    if (!commit || !/\/resolve\/[^/]+\/$/.test(folder)) return;
+    // The rest comes from the commit's own address.
+    const base = folder.replace(/[^/]+\/$/, `${commit}/`);
+    if ((store.manifest.base ??= base) !== base) throw new Changed('at another commit by now');
+    store.entry(file).pinned = true;
+  };
+  const sink = { begin: () => (chunks = []), take: (chunk) => chunks.push(chunk), pinned: Boolean(pinnedTo(folder)), answered };
+  const got = await fetchFile(job, file, `${folder}${file}`, sink);
+  return got && new Uint8Array(await new Blob(/** @type {BlobPart[]} */ (chunks)).arrayBuffer());
+}
+
+/** Small files, all at once, to the sink. Those that are missing. */
+async function takeSmall(job, names) {
+  const { files, store, folder } = job;
+  const results = await Promise.allSettled(
+    names.map(async (file) => {
+      try {
+        return await takeBytes(job, file);
+      } catch (error) {
+        // Some servers have a web page for whatever they do not have.
+        const optional = file !== FILES[0] && file !== 'tokenizer.json';
+        if (!optional || !(error instanceof Impostor) || !(await answersAnything(job, folder))) throw error;
+        delete store.manifest.files[file];
+        return null;
+      }
+    }),
+  );
+  const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+  if (failures.length) throw failures.find((error) => error instanceof Changed) ?? failures[0];
+  return names.filter((file, i) => {
+    const bytes = /** @type {PromiseFulfilledResult<Uint8Array | null>} */ (results[i]).value;
+    if (!bytes) return true;
+    files.begin(file, bytes.length);
+    files.append(bytes);
+    return false;
+  });
+}
+
+/** The weights: one file, or the shards that an index names. */
+async function takeWeights(job) {
+  const { folder, store } = job;
+  let page = /** @type {Impostor | null} */ (null);
+  const whole = await take(job, WEIGHTS).catch((error) => {
+    if (!(error instanceof Impostor)) throw error;
+    // As above: there may be shards.
+    page = error;
+    delete store.manifest.files[WEIGHTS];
+    return false;
+  });
+  if (whole) return;
+  const index = await takeBytes(job, INDEX).catch((error) => {
+    throw page ?? error;
+  });
+  if (!index) throw page ?? noWeights(folder, await probe(job, `${folder}pytorch_model.bin`, ({ ok }) => ok));
+  for (const shard of shardsOf(new TextDecoder().decode(index), folder)) {
+    if (await take(job, shard)) continue;
+    throw new MambaError('download', `${folder}${shard}: there is no such file (404), and ${INDEX} names it`);
   }
 }

@@ -2,14 +2,22 @@
 // own thread.
 //
 // In:  { id, method, args }, { cancel: id }
-// Out: { id, progress: [...] }, { id, piece }, and at the end { id, result } or { id, error: { code, message } }
-import init, { Backend, Cancel, Files, trainingDefaults, version } from './wasm/mamba_wgpu.js';
+// Out: { ready: BUILD } first, then { id, progress: [...] }, { id, piece }, and at the end { id, result } or
+//      { id, error: { code, message } }
+import { Backend, Cancel, Files, trainingDefaults, version } from './wasm/mamba_wgpu.js';
 import { fill } from './download.js';
 import { MambaError } from './error.js';
+import { isFull, start } from './start.js';
+
+/** Which build this file is of: web/build.sh writes it here and into index.js. */
+const BUILD = '__BUILD__';
+/** What a model's files can be blamed for. */
+const MODELS = ['damaged-file', 'unusable-model', 'bad-tokenizer'];
 
 /** @param {(message: object, transfer?: Transferable[]) => void} post */
 export function serve(post) {
   const host = new Host();
+  post({ ready: BUILD });
   const cancels = new Map();
   return async (message) => {
     if (message.cancel) return cancels.get(message.cancel)?.();
@@ -35,10 +43,10 @@ export function serve(post) {
 
 /** What can be sent of an error. */
 function describe(error) {
-  if (error instanceof WebAssembly.RuntimeError) {
-    const memory = /unreachable|memory|grow/i.test(error.message);
-    const reason = memory ? 'the page ran out of memory, or met a fault of this program' : 'a fault of this program';
-    return { code: 'crashed', message: `${reason} (${error.message})` };
+  if (error instanceof WebAssembly.RuntimeError || (error instanceof RangeError && /memory|allocation/i.test(error.message))) {
+    const full = isFull();
+    const reason = full ? `the page's memory is full: ${full}` : 'a fault of this program';
+    return { code: full ? 'memory-full' : 'crashed', message: `${reason} (${error.message})` };
   }
   if (error?.name === 'AbortError') return { code: 'cancelled', message: 'cancelled' };
   return { code: error?.code ?? 'fault', message: error?.message ?? String(error) };
@@ -48,11 +56,19 @@ function describe(error) {
 const breathe = () =>
   new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
-    port1.onmessage = resolve;
+    port1.onmessage = () => {
+      // An open port keeps node from ending.
+      port1.close();
+      resolve(undefined);
+    };
     port2.postMessage(null);
   });
 /** Milliseconds after which it is time to. */
 const BREATH = 30;
+
+const BACKENDS = ['auto', 'webgpu', 'cpu'];
+/** Errors after which `auto` takes the CPU. */
+const NO_DEVICE = ['no-webgpu', 'no-gpu', 'software-gpu', 'device-refused'];
 
 /** Milliseconds of training between looks at what came of it. */
 const GLANCE = 60;
@@ -65,32 +81,44 @@ class Host {
   #begun = 0;
 
   async open(_, { backend, baseline, lowPower }) {
-    await init({ module_or_path: new URL('./wasm/mamba_wgpu_bg.wasm', import.meta.url) });
-    if (backend === 'cpu') this.#backend = Backend.cpu();
-    else {
-      if (!globalThis.navigator?.gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
-      this.#backend = await Backend.gpu(JSON.stringify({ baseline, lowPower }));
+    await start(BUILD);
+    if (!BACKENDS.includes(backend)) throw new MambaError('options', `backend ${JSON.stringify(backend)}: one of ${BACKENDS.join(', ')}`);
+    let info = null;
+    let passedOver = null;
+    if (backend !== 'cpu') {
+      try {
+        info = await adapterInfo(lowPower);
+        const software = inSoftware(info);
+        if (software && backend === 'auto') throw new MambaError('software-gpu', `${adapterName(info)} is a GPU in software, slower than the CPU`);
+        this.#backend = await Backend.gpu(JSON.stringify({ baseline, lowPower }));
+        const gpu = this.#backend.device();
+        gpu.adapter.name ||= adapterName(info);
+        return { version: version(), gpu, software, passedOver };
+      } catch (error) {
+        if (backend !== 'auto' || !NO_DEVICE.includes(error.code)) throw error;
+        passedOver = describe(error);
+      }
     }
-    const device = this.#backend.device();
-    if (device && !device.adapter.name) device.adapter.name = await adapterName();
-    return { version: version(), gpu: device };
+    this.#backend = Backend.cpu();
+    return { version: version(), gpu: null, software: false, passedOver };
   }
 
-  async load(call, source, { cache, ...options }) {
+  async load(call, source, { cache, refresh, ...options }) {
     this.#model?.free();
     this.#model = null;
     const files = new Files();
-    const { name, forget } = await fill(files, source, { cache, onProgress: call.progress, signal: call.signal });
+    const { name, keep, forget } = await fill(files, source, { cache, refresh, onProgress: call.progress, signal: call.signal });
     try {
       const upload = (loaded, total) => call.progress({ stage: 'upload', loaded, total });
       this.#model = await this.#backend.load(files, name, JSON.stringify(options), upload);
     } catch (error) {
-      // A damaged copy must not come back the next time.
-      if (error.code === 'damaged-file' && (await forget())) {
-        error.message += ' (the copy in the browser\'s cache is removed: load again to download it anew)';
+      // What is no model must not come back the next time.
+      if (MODELS.includes(error.code) && (await forget())) {
+        error.message += ' (what this browser had kept of the model is removed: load again to download it anew)';
       }
       throw error;
     }
+    await keep();
     return this.#model.info();
   }
 
@@ -99,9 +127,11 @@ class Host {
     return this.#model;
   }
 
-  async generate(call, prompt, append, options) {
+  async generate(call, prompt, append, { addSpecialTokens = true, ...options }) {
     const model = this.#loaded();
-    const tokens = typeof prompt === 'string' ? model.encode(prompt) : Uint32Array.from(prompt);
+    // What is added to a text has nothing before it.
+    const special = addSpecialTokens && !append;
+    const tokens = typeof prompt === 'string' ? model.encode(prompt, special) : Uint32Array.from(prompt);
     if (!append) model.clear();
     model.push(tokens);
     const cancel = new Cancel();
@@ -130,8 +160,8 @@ class Host {
     }
   }
 
-  encode(_, text) {
-    return this.#loaded().encode(text);
+  encode(_, text, special) {
+    return this.#loaded().encode(text, special);
   }
   decode(_, tokens) {
     return this.#loaded().decode(tokens);
@@ -145,9 +175,9 @@ class Host {
   push(_, tokens) {
     this.#loaded().push(tokens);
   }
-  explain(call, text, options) {
+  explain(call, text, { addSpecialTokens = true, ...options }) {
     const model = this.#loaded();
-    const tokens = typeof text === 'string' ? model.encode(text) : Uint32Array.from(text);
+    const tokens = typeof text === 'string' ? model.encode(text, addSpecialTokens) : Uint32Array.from(text);
     return model.explain(tokens, JSON.stringify(options), call.progress);
   }
   logits(_, tokens) {
@@ -249,14 +279,27 @@ class Host {
     const date = new Date().toISOString().replace(/\.\d+Z$/, 'Z');
     const report = await this.#backend.bench(JSON.stringify({ date, ...options }), cancel, call.progress);
     const adapter = report.device.adapter;
-    if (!adapter.name) adapter.name = await adapterName();
+    adapter.name ||= adapterName(await adapterInfo());
     return report;
   }
 }
 
+/** What the browser tells of the adapter that it would give; null if it gives none. */
+async function adapterInfo(lowPower = false) {
+  const { gpu } = globalThis.navigator ?? {};
+  if (!gpu) throw new MambaError('no-webgpu', 'this browser offers no WebGPU here');
+  const adapter = await gpu.requestAdapter({ powerPreference: lowPower ? 'low-power' : 'high-performance' });
+  return adapter && adapter.info;
+}
+
+/** Whether it is a program that stands in for a GPU. Older browsers do not say so, but name it. */
+function inSoftware(info) {
+  const names = [info?.vendor, info?.architecture, info?.device, info?.description].join(' ');
+  return info?.isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i.test(names);
+}
+
 /** Some browsers describe an adapter in words, others by vendor and architecture alone, others not at all. */
-async function adapterName() {
-  const info = (await navigator.gpu.requestAdapter())?.info;
+function adapterName(info) {
   const words = [info?.description, [info?.vendor, info?.architecture].filter(Boolean).join(' ')];
   return words.find(Boolean) ?? 'a GPU that the browser does not name';
 }

@@ -1,10 +1,14 @@
 /**
  * What can be done about an error:
  *
- * - `no-webgpu`, `no-gpu`, `device-refused`: no device. `backend: 'cpu'` runs without.
+ * - `no-webgpu`, `no-gpu`, `device-refused`: no device, where `backend: 'webgpu'` asked for one.
+ * - `needs-gpu`: training, measuring and the self-test, which the CPU does not do. `backend: 'webgpu'` may get one.
  * - `device-lost`: the device is gone. Open and load again, then push the tokens that you kept.
- * - `out-of-memory`, `too-large`: the GPU cannot hold it. `page-memory`: the page cannot.
- * - `download`: the network; what arrived is in the cache, so loading again goes on from there.
+ * - `not-started`: a file of this package did not come as it should, or something blocks it; the message says which and why.
+ * - `out-of-memory`, `too-large`: the GPU cannot hold it. `page-memory`: the page cannot. `memory-full`: the page's memory is
+ *   full, and the program ended there: open and load again.
+ * - `download`: the network, or what the server sent. What arrived is in the cache: loading again goes on from there, if the
+ *   server shows that it still has the same.
  * - `damaged-file`, `unusable-model`, `bad-tokenizer`, `no-tokenizer`: the model's files.
  * - `not-a-state`, `damaged-state`, `newer-state`, `other-models-state`: a state file.
  * - `options`: an option, token or prompt out of range. `no-model`, `busy`, `closed`: a call out of turn.
@@ -13,13 +17,16 @@
  * - `gpu-fault`, `crashed`, `fault`: a fault of the driver or of this package.
  */
 export type ErrorCode =
+  | 'not-started'
   | 'no-webgpu'
   | 'no-gpu'
   | 'device-refused'
+  | 'needs-gpu'
   | 'device-lost'
   | 'out-of-memory'
   | 'too-large'
   | 'page-memory'
+  | 'memory-full'
   | 'download'
   | 'damaged-file'
   | 'unusable-model'
@@ -50,7 +57,7 @@ export function hasWebGPU(): boolean;
 /** A model in the browser's cache. */
 export interface CachedModel {
   url: string;
-  /** False while a download that broke off waits to be resumed. */
+  /** False while a download that broke off waits to be resumed, and until the model has been loaded once. */
   complete: boolean;
   bytes: number;
 }
@@ -59,14 +66,19 @@ export function cachedModels(): Promise<CachedModel[]>;
 export function deleteCachedModel(url: string): Promise<boolean>;
 
 /**
- * A folder's URL (Hugging Face's pages of a model count as one), files that the user picked, or bytes by file name:
- * `config.json`, `tokenizer.json`, and the weights as safetensors, sharded or not.
+ * A folder's URL (Hugging Face's pages of a model count as one; at `.../resolve/<commit>/` nothing ever changes, so a copy of
+ * that is never asked for again), files that the user picked, or bytes by file name:
+ * `config.json`, `tokenizer.json` (or `vocab.json` and `merges.txt`), `generation_config.json`, `tokenizer_config.json`, and the weights
+ * as safetensors, sharded or not.
  */
 export type Source = string | File[] | { name?: string; files: Record<string, Blob | ArrayBuffer | Uint8Array> };
 
 export interface OpenOptions {
-  /** `auto` and `gpu` need WebGPU; `cpu` runs on one thread of the CPU. Default: `auto`. */
-  backend?: 'auto' | 'gpu' | 'cpu';
+  /**
+   * `auto`, the default, takes what is fast: a hardware GPU, or else one thread of the CPU, which is faster than a GPU in software.
+   * `webgpu` takes any GPU that the browser gives, and fails without one; `cpu` takes none. `device` tells what it came to.
+   */
+  backend?: 'auto' | 'webgpu' | 'cpu';
   /** In a worker of its own. Default: where there is a document. */
   worker?: boolean;
   /** Only WebGPU's default limits and no features, whatever the adapter has: to find faults. */
@@ -89,8 +101,13 @@ export interface LoadProgress {
 }
 
 export interface LoadOptions extends OpenOptions {
-  /** Keep what a URL gave in the browser's cache, and use it. Default: true. */
+  /**
+   * Keep what a URL gave in the browser's cache, and use it. A copy is used as it is where the server cannot be asked within
+   * three seconds; where it says that the model is another by now, that one is fetched. Default: true.
+   */
   cache?: boolean;
+  /** Fetch everything anew, whatever is in the cache. Default: false. */
+  refresh?: boolean;
   /** How weights are held. Default: `auto`, as the checkpoint has them. */
   weights?: string;
   /** Tokens of a prompt that go through together. Default: 512. */
@@ -100,6 +117,10 @@ export interface LoadOptions extends OpenOptions {
   signal?: AbortSignal;
 }
 
+/**
+ * What is left out is as the model's generation_config.json states (`ModelInfo.defaults`: `do_sample: false` is a temperature of 0), or
+ * else as said here.
+ */
 export interface GenerateOptions {
   /** At most so many. Default: 128. */
   maxTokens?: number;
@@ -119,6 +140,11 @@ export interface GenerateOptions {
   stop?: string[];
   /** Goes on where the model ends its text. */
   ignoreEos?: boolean;
+  /**
+   * Puts those special tokens around a text that the tokenizer asks for, as transformers' `tokenizer(text)` does. Never around what
+   * is appended. Default: true.
+   */
+  addSpecialTokens?: boolean;
   /** Continues the present text, to which the prompt (which may be empty) is added. Default: false, a new text. */
   append?: boolean;
   /** While the prompt is read: tokens done and in all. */
@@ -156,6 +182,10 @@ export interface ModelInfo {
   vocabSize: number;
   hasTokenizer: boolean;
   onGpu: boolean;
+  /** What generation_config.json states, of what is understood. */
+  generationConfig: Record<string, unknown>;
+  /** What `generate` does where an option is left out. */
+  defaults: Pick<GenerateOptions, 'maxTokens' | 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty' | 'stop'>;
   warnings: string[];
 }
 
@@ -182,6 +212,10 @@ export interface Device {
   version: string;
   /** Null: the CPU. */
   gpu: GpuDevice | null;
+  /** Whether the GPU in use is one in software, which only `backend: 'webgpu'` takes. */
+  software: boolean;
+  /** Why `auto` took the CPU; null if it did not. What is in software can still be had by `backend: 'webgpu'`. */
+  passedOver: { code: 'no-webgpu' | 'no-gpu' | 'software-gpu' | 'device-refused'; message: string } | null;
 }
 
 export interface SelfTest {
@@ -210,6 +244,8 @@ export interface BenchReport {
   date: string;
   time_limit_s: number;
   interrupted: boolean;
+  /** The reference kernel's best time, by which each row tells whether the device was at its fastest. */
+  reference_us: number | null;
   ceilings: { copy_gbps: number | null; fma_tflops: number | null };
   rows: BenchRow[];
 }
@@ -225,6 +261,10 @@ export interface BenchRow {
   share_of_copy: number | null;
   share_of_fma: number | null;
   tokens_per_s: number | null;
+  /** How much slower than at best the reference was beside the samples: 1 is full speed. */
+  reference_slowdown: number | null;
+  /** What to beware of. */
+  flags: ('few_samples' | 'unsteady' | 'above_copy' | 'above_fma')[];
   skipped: string | null;
   [key: string]: unknown;
 }
@@ -242,6 +282,8 @@ export interface ExplainOptions {
   channels?: number[];
   /** Refuses a longer text. Default: 512. */
   maxTokens?: number;
+  /** As in GenerateOptions. */
+  addSpecialTokens?: boolean;
   /** Layers done and in all. */
   onProgress?(done: number, total: number): void;
 }
@@ -364,15 +406,17 @@ export class Mamba {
   readonly state: State;
 
   /**
-   * Writes. Leaving the loop ends it. The prompt is text or tokens.
+   * Writes. Leaving the loop ends it. The prompt is text or tokens. Where the text ends within a character, the character comes with what is
+   * written next, also from a saved state.
    *
    * @example for await (const { text } of mamba.generate('Emma')) output.append(text);
    */
   generate(prompt: string | ArrayLike<number>, options?: GenerateOptions): AsyncGenerator<Piece, Outcome, void>;
 
-  encode(text: string): Promise<Uint32Array>;
+  /** A text's tokens, with the special ones that the tokenizer puts around a text unless told otherwise. */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): Promise<Uint32Array>;
   decode(tokens: ArrayLike<number>): Promise<string>;
-  /** The text of each token by itself. */
+  /** The text of each token, after those before it; the beginning of a character at the end has none yet. */
   pieces(tokens: ArrayLike<number>): Promise<string[]>;
   /** All tokens of the text. */
   tokens(): Promise<Uint32Array>;

@@ -1,5 +1,6 @@
 // Mamba for JavaScript. The work is done by host.js, in a worker of its own where there is a page to keep smooth; this
 // file only sends messages to it. Types and comments for users: index.d.ts.
+import { whyNot } from './diagnose.js';
 import { MambaError } from './error.js';
 
 export { MambaError };
@@ -8,33 +9,98 @@ export { cachedModels, deleteCachedModel } from './download.js';
 /** Whether this browser offers WebGPU here at all. An adapter may still be missing. */
 export const hasWebGPU = () => Boolean(globalThis.navigator?.gpu);
 
+/** Which build this file is of: web/build.sh writes it here and into host.js. */
+const BUILD = '__BUILD__';
+/** Milliseconds after which a worker that has not said a word is looked into. */
+const PATIENCE = 10_000;
+
+/** Watches for what a page's Content-Security-Policy blocks. */
+function watch() {
+  let why = '';
+  const note = ({ effectiveDirective, blockedURI }) => {
+    why = `the Content-Security-Policy of this page blocks it (${effectiveDirective}, ${blockedURI})`;
+  };
+  globalThis.document?.addEventListener('securitypolicyviolation', note);
+  return { why: () => why, end: () => globalThis.document?.removeEventListener('securitypolicyviolation', note) };
+}
+
+/** Why the browser cannot read what the worker runs: it does not say so of workers. */
+const unreadable = () =>
+  import('./host.js').then(
+    () => '',
+    (error) => `this browser is too old for it, or a file is damaged (${error})`,
+  );
+
 /** One connection to a host: calls with answers, progress and pieces on the way, and cancellation. */
 class Connection {
   #calls = new Map();
   #next = 1;
-  #send;
-  #end;
+  #send = (/** @type {object} */ _message, /** @type {Transferable[]} */ _transfer = []) => {};
+  #end = () => {};
   #failure;
+  #ready = false;
 
   /** @param {boolean} worker */
   static async open(worker) {
     const connection = new Connection();
-    if (worker) {
-      const thread = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'mamba-wgpu' });
-      thread.onmessage = (event) => connection.#receive(event.data);
-      thread.onerror = (event) => {
-        event.preventDefault?.();
-        connection.#fail(new MambaError('crashed', event.message || 'the worker could not be started'));
-      };
-      connection.#send = (message, transfer = []) => thread.postMessage(message, transfer);
-      connection.#end = () => thread.terminate();
-    } else {
-      const { serve } = await import('./host.js');
-      const receive = serve((message) => connection.#receive(message));
-      connection.#send = (message) => void receive(message);
-      connection.#end = () => {};
-    }
+    if (worker) connection.#openWorker();
+    else await connection.#openHere();
     return connection;
+  }
+
+  #openWorker() {
+    const blocked = watch();
+    const url = new URL('./worker.js', import.meta.url);
+    const notStarted = (why) => this.#fail(new MambaError('not-started', `the worker could not be started: ${why}`));
+    /** @type {Worker} */
+    let thread;
+    try {
+      thread = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'mamba-wgpu' });
+    } catch (error) {
+      blocked.end();
+      notStarted(blocked.why() ?? error.message);
+      return;
+    }
+    // Where a file of it does not come at all, no error says so.
+    const timer = setTimeout(async () => {
+      const why = await whyNot(url);
+      if (why && !this.#ready) notStarted(why);
+    }, PATIENCE);
+    thread.onmessage = ({ data }) => {
+      clearTimeout(timer);
+      blocked.end();
+      this.#receive(data);
+    };
+    thread.onerror = async (event) => {
+      event.preventDefault?.();
+      clearTimeout(timer);
+      blocked.end();
+      if (!this.#ready) {
+        const said = event.message && `${event.message}${event.filename ? ` (${event.filename}:${event.lineno})` : ''}`;
+        notStarted(blocked.why() || said || (await whyNot(url)) || (await unreadable()) || 'the browser does not say why');
+      } else {
+        const full = /memory|allocation/i.test(event.message ?? '');
+        this.#fail(new MambaError(full ? 'memory-full' : 'crashed', event.message || 'the worker ended'));
+      }
+    };
+    this.#send = (message, transfer = []) => thread.postMessage(message, transfer);
+    this.#end = () => {
+      clearTimeout(timer);
+      blocked.end();
+      thread.terminate();
+    };
+  }
+
+  async #openHere() {
+    let serve;
+    try {
+      ({ serve } = await import('./host.js'));
+    } catch (error) {
+      const why = (await whyNot(new URL('./host.js', import.meta.url))) ?? error.message;
+      throw new MambaError('not-started', `the program could not be loaded: ${why}`);
+    }
+    const receive = serve((message) => this.#receive(message));
+    this.#send = (message) => void receive(message);
   }
 
   /**
@@ -60,6 +126,12 @@ class Connection {
   }
 
   #receive(message) {
+    // The first message says which build speaks; one of before there was such a message says nothing.
+    if (!this.#ready && message.ready !== BUILD) {
+      const others = `index.js is of build ${BUILD}, host.js of ${message.ready ?? 'an older one'}`;
+      this.#fail(new MambaError('not-started', `the files of this package are of different builds (${others}): reload without the browser's cache, and serve all files of one build`));
+    }
+    this.#ready = true;
     const call = this.#calls.get(message.id);
     if (!call) return;
     if ('progress' in message) call.onProgress?.(...message.progress);
@@ -67,13 +139,13 @@ class Connection {
     else if ('error' in message) {
       const error = new MambaError(message.error.code, message.error.message);
       // A panic or a full memory leaves the wasm instance in no known state.
-      if (error.code === 'crashed') this.#fail(error);
+      if (error.code === 'crashed' || error.code === 'memory-full') this.#fail(error);
       call.reject(error);
     } else call.resolve(message.result);
   }
 
   #fail(error) {
-    this.#failure = error;
+    this.#failure ??= error;
     for (const call of [...this.#calls.values()]) call.reject(error);
   }
 
@@ -171,10 +243,10 @@ export class Mamba {
   }
 
   async loadModel(source, options = {}) {
-    const { cache = true, weights = 'auto', chunk = 512, scan = 'fused', onProgress, signal } = options;
+    const { cache = true, refresh = false, weights = 'auto', chunk = 512, scan = 'fused', onProgress, signal } = options;
     const base = typeof source === 'string' ? new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href).href : source;
     this.info = null;
-    this.info = await this.#connection.call('load', [base, { cache, weights, chunk, scan }], { onProgress, signal });
+    this.info = await this.#connection.call('load', [base, { cache, refresh, weights, chunk, scan }], { onProgress, signal });
     return this.info;
   }
 
@@ -218,8 +290,8 @@ export class Mamba {
     }
   }
 
-  encode(text) {
-    return this.#connection.call('encode', [text]);
+  encode(text, { addSpecialTokens = true } = {}) {
+    return this.#connection.call('encode', [text, addSpecialTokens]);
   }
   decode(tokens) {
     return this.#connection.call('decode', [Uint32Array.from(tokens)]);

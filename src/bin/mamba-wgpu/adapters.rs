@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use mamba_wgpu::gpu::{list_adapters, AdapterSummary};
 use serde_json::json;
 
-use crate::common::BackendName;
+use crate::common::{gpu_backends, BackendName};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line};
 
@@ -13,9 +13,9 @@ use crate::output::{print_json, print_line};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only those of one API
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    #[arg(long, value_parser = gpu_backends(), default_value = "auto")]
     backend: BackendName,
-    /// Print one JSON object
+    /// Print one JSON object: adapters
     #[arg(long)]
     json: bool,
 }
@@ -55,7 +55,7 @@ pub fn details(adapter: &AdapterSummary) -> [String; 2] {
     let has: Vec<&str> = features.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
     let can = format!(
         "{}, driver {} {}; {}{}",
-        adapter.device_type,
+        if adapter.software() { "in software" } else { &adapter.device_type },
         adapter.driver,
         adapter.driver_info,
         if adapter.compute { "" } else { "NO COMPUTE SHADERS; " },

@@ -1,37 +1,43 @@
 //! `mamba-wgpu bench`: how fast this GPU is, and how near that is to what it could be.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
 use clap::ValueEnum;
-use mamba_wgpu::bench::{self, Options, Report, Row, Shapes, Spread, Suite};
+use mamba_wgpu::bench::{self, ClockMhz, Flag, Options, Report, Row, Shapes, Spread, Suite};
+use mamba_wgpu::files::Kind;
 
+use crate::bench_compare;
 use crate::bench_report;
-use crate::common::{at_least_one, end_on_ctrl_c, GpuArgs};
+use crate::common::{at_least_one, GpuArgs};
 use crate::errors::misuse;
-use crate::output::{print_line, Progress};
+use crate::gpu_clock;
+use crate::output::{lost, place, print_line, Progress};
+use crate::signals;
 
 /// Measure the kernels and whole models of published sizes on a GPU
 ///
 /// Models have synthetic weights: nothing is downloaded. Every rate is also given as a share of what a copy or
-/// multiply-adds in registers reach in the same run. Ctrl-C ends the run and keeps what was measured.
+/// multiply-adds in registers reach in the same run. The GPU is kept busy before each row until its clock stands still, and what was
+/// measured at a lower clock is measured again, or flagged. Ctrl-C ends the run and keeps what was measured.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What to measure
-    #[arg(value_enum, default_value_t = What::All)]
-    what: What,
+    /// What to measure, in this order
+    #[arg(value_enum, default_values_t = [What::All])]
+    what: Vec<What>,
     /// Write everything to this file, as one JSON object
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Replace a file at --json that is no report
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     gpu: GpuArgs,
     /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]
@@ -48,6 +54,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Report(bench_report::Args),
+    Compare(bench_compare::Args),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,24 +76,43 @@ enum What {
     All,
 }
 
+impl What {
+    fn suites(self) -> Vec<Suite> {
+        vec![match self {
+            What::Scan => Suite::Scan,
+            What::Matmul => Suite::Matmul,
+            What::Sampling => Suite::Sampling,
+            What::Prefill => Suite::Prefill,
+            What::Decode => Suite::Decode,
+            What::Backward => Suite::Backward,
+            What::Training => Suite::Training,
+            What::All => return Suite::ALL.to_vec(),
+        }]
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// What --json writes.
+pub const REPORT: Kind =
+    Kind { name: "report of `mamba-wgpu bench`", is: |bytes| serde_json::from_slice::<Report>(bytes).is_ok() };
+
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if let Some(Command::Report(args)) = &args.command {
-        return bench_report::run(args);
+    match &args.command {
+        Some(Command::Report(args)) => return bench_report::run(args),
+        Some(Command::Compare(args)) => return bench_compare::run(args),
+        None => {}
     }
     args.gpu.check("there is no GPU to measure")?;
     let cancel = Arc::new(AtomicBool::new(false));
-    let options = args.options(cancel.clone())?;
-    if let Some(path) = &args.json {
-        // A path that cannot be written is found out before the measuring, and an older report stays until it is over.
-        OpenOptions::new().append(true).create(true).open(path).with_context(|| path.display().to_string())?;
-    }
+    let mut options = args.options(cancel.clone())?;
+    let json = args.json.as_deref().map(|path| place("json", path, REPORT, args.force)).transpose()?;
     let gpu = args.gpu.open().await?;
-    end_on_ctrl_c(cancel)?;
+    options.clock_mhz = gpu_clock::reader(gpu.adapter_summary());
+    signals::ask(&cancel);
     let bar = Progress::count("measuring");
     let report = bench::run(&gpu, &options, &mut |now| {
         bar.say(format!("{} {} {}", now.row.suite, now.row.name, now.row.variant));
@@ -94,12 +120,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .await;
     drop(bar);
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report)? + "\n";
-        fs::write(path, json).with_context(|| path.display().to_string())?;
-    }
-    print_line(&in_words(&report))?;
-    Ok(if report.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    let text = serde_json::to_string_pretty(&report)? + "\n";
+    let written = json.map_or(Ok(()), |json| json.write(text.as_bytes()));
+    let printed = print_line(&in_words(&report));
+    written.map_err(lost("json", "the report"))?;
+    printed?;
+    Ok(if report.interrupted { signals::exit_code() } else { ExitCode::SUCCESS })
 }
 
 impl Args {
@@ -113,21 +139,14 @@ impl Args {
             shapes.models.retain(|(name, _)| self.sizes.contains(name));
         }
         Ok(Options {
-            suites: match self.what {
-                What::Scan => vec![Suite::Scan],
-                What::Matmul => vec![Suite::Matmul],
-                What::Sampling => vec![Suite::Sampling],
-                What::Prefill => vec![Suite::Prefill],
-                What::Decode => vec![Suite::Decode],
-                What::Backward => vec![Suite::Backward],
-                What::Training => vec![Suite::Training],
-                What::All => Suite::ALL.to_vec(),
-            },
+            suites: self.what.iter().flat_map(|what| what.suites()).collect(),
             shapes,
             time_limit: self.time_limit,
             chunk: self.chunk,
             date: utc(SystemTime::now()),
             cancel,
+            host: Some(gpu_clock::host()),
+            ..Options::default()
         })
     }
 }
@@ -152,8 +171,11 @@ fn in_words(report: &Report) -> String {
     let device = &report.device;
     let adapter = &device.adapter;
     let features = if device.features.is_empty() { "none".into() } else { device.features.join(", ") };
+    let host = report.host.as_ref().map_or_else(String::new, |host| {
+        format!("\non {}, {}", host.cpu.as_deref().unwrap_or("an unknown processor"), host.system)
+    });
     let mut text = format!(
-        "{} ({}), driver {} {}\nfeatures in use: {features}; buffers up to {} MiB, bindings up to {} MiB\n\
+        "{} ({}), driver {} {}{host}\nfeatures in use: {features}; buffers up to {} MiB, bindings up to {} MiB\n\
          mamba-wgpu {}, commit {}, {}\n",
         adapter.name,
         device.backend,
@@ -191,15 +213,34 @@ fn in_words(report: &Report) -> String {
         }
         let _ = write!(text, "\n{}", out.trim_end());
     }
+    let notes: Vec<String> = NOTES
+        .iter()
+        .filter(|(flag, _)| report.rows.iter().any(|row| row.flags().contains(flag)))
+        .map(|(flag, says)| format!("\n{flag}: {says}"))
+        .collect();
+    if !notes.is_empty() {
+        let _ = write!(text, "\n{}", notes.concat());
+    }
     if report.interrupted {
         text.push_str("\n\ninterrupted: later rows are missing");
     }
     text
 }
 
-pub const HEADINGS: [&str; 14] = [
-    "suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "GB/s", "of copy", "TFLOP/s", "of FMA",
-    "speed", "memory",
+/// What the flags mean.
+const NOTES: [(Flag, &str); 4] = [
+    (Flag::FewSamples, "fewer than three samples, since the row's time was up: give it more with --time-limit"),
+    (
+        Flag::Unsteady,
+        "the reference kernel stayed more than 5 % slower than at its best: the clock was low, or something else ran",
+    ),
+    (Flag::AboveCopy, "faster than a copy from memory: what it reads lies in a cache"),
+    (Flag::AboveFma, "faster than multiply-adds in f32: by matrix units"),
+];
+
+pub const HEADINGS: [&str; 16] = [
+    "suite", "what", "variant", "GPU", "wall", "fastest", "slowest", "n", "clock", "GB/s", "of copy", "TFLOP/s",
+    "of FMA", "speed", "memory", "flags",
 ];
 /// The first columns are words.
 pub const WORDS: usize = 3;
@@ -215,7 +256,7 @@ pub fn cells(row: &Row) -> Vec<String> {
     }
     let time = |us: Option<f64>| us.map_or_else(String::new, time);
     let of = |spread: Option<Spread>, f: fn(Spread) -> f64| time(spread.map(f));
-    let spread = row.gpu_us.or(row.wall_us);
+    let spread = row.spread();
     let rate = |x: Option<f64>| x.map_or_else(String::new, rate);
     let share = |x: Option<f64>| x.map_or_else(String::new, |x| format!("{:.1}%", x * 100.0));
     cells.extend([
@@ -224,6 +265,7 @@ pub fn cells(row: &Row) -> Vec<String> {
         of(spread, |s| s.min),
         of(spread, |s| s.max),
         spread.map_or_else(String::new, |s| s.n.to_string()),
+        row.clock_mhz.map_or_else(String::new, |ClockMhz { before, after }| format!("{:.0} MHz", before.min(after))),
         rate(row.gbps),
         share(row.share_of_copy),
         rate(row.tflops),
@@ -231,7 +273,17 @@ pub fn cells(row: &Row) -> Vec<String> {
     ]);
     cells.push(row.tokens_per_s.map_or_else(String::new, |x| format!("{} tok/s", self::rate(x))));
     cells.push(row.memory_bytes.map_or_else(String::new, |bytes| format!("{} MiB", bytes >> 20)));
+    cells.push(flags(row));
     cells
+}
+
+/// "unsteady (reference 1.31 x), few samples".
+pub fn flags(row: &Row) -> String {
+    let word = |flag: &Flag| match (flag, row.reference_slowdown) {
+        (Flag::Unsteady, Some(slowdown)) => format!("{flag} (reference {slowdown:.2} x)"),
+        _ => flag.to_string(),
+    };
+    row.flags().iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 /// Microseconds with three or four digits and a unit.
@@ -244,7 +296,7 @@ pub fn time(us: f64) -> String {
 }
 
 /// Three digits, or all before the point.
-fn rate(x: f64) -> String {
+pub fn rate(x: f64) -> String {
     let decimals = if x > 0.0 { (2.0 - x.log10().floor()).clamp(0.0, 6.0) } else { 0.0 };
     format!("{x:.*}", decimals as usize)
 }

@@ -2,31 +2,56 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 use anyhow::{anyhow, Context};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::ValueEnum;
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::gpu::{Gpu, GpuOptions};
-use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype};
-use mamba_wgpu::train::latest_checkpoint;
+use mamba_wgpu::gpu::{Gpu, GpuError, GpuOptions};
+use mamba_wgpu::model::{
+    ActivationDtype, Adapter, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype,
+};
 use mamba_wgpu::Error;
 
-use crate::errors::misuse;
+use crate::errors::{gpu_error, in_words, misuse};
 use crate::output::Progress;
 
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Folder of a checkpoint (config.json, *.safetensors, tokenizer.json) or one .safetensors file beside them
-    /// [default: the small model built into this program]
+    /// Folder of a checkpoint (config.json, *.safetensors, tokenizer.json) or one .safetensors file beside them; also a run's
+    /// folder of `train`, a trainer's output or a model in Hugging Face's cache [default: the small model built into this program]
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub lora: LoraArgs,
+}
+
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct LoraArgs {
+    /// Merge a LoRA adapter in PEFT's format into the model, weighed with SCALE, which is 1 by default (may be given several times;
+    /// one in the model's own folder is merged by itself)
+    #[arg(long = "lora", value_name = "DIR[=SCALE]", value_parser = lora)]
+    adapters: Vec<(PathBuf, f32)>,
+}
+
+/// "DIR" or "DIR=0.5". A folder whose name ends so is taken by its name.
+fn lora(text: &str) -> Result<(PathBuf, f32), String> {
+    let scaled = || {
+        let (path, scale) = text.rsplit_once('=')?;
+        Some((path, scale.parse::<f32>().ok()?))
+    };
+    match scaled() {
+        Some(("", _)) => Err("there is no folder before the scale".into()),
+        Some((_, scale)) if !scale.is_finite() => Err("the scale must be a finite number".into()),
+        Some((path, scale)) if !Path::new(text).exists() => Ok((path.into(), scale)),
+        _ => Ok((text.into(), 1.0)),
+    }
 }
 
 #[derive(Debug, clap::Args)]
 pub struct BackendArgs {
-    /// What to compute on; `auto` takes a GPU where there is one and the CPU otherwise
+    /// What to compute on; `auto` takes a hardware GPU, or else the CPU, which is faster than a GPU in software: one of those is
+    /// taken only if this flag or --adapter names it
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     pub backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
@@ -49,8 +74,8 @@ pub struct BackendArgs {
 /// Which GPU, for what runs on nothing else.
 #[derive(Debug, clap::Args)]
 pub struct GpuArgs {
-    /// Which API to reach the GPU through
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    /// Which API to reach the GPU through; `auto` takes the best GPU, one in software if there is no other
+    #[arg(long, value_parser = gpu_backends(), default_value = "auto")]
     backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]
@@ -66,8 +91,13 @@ impl GpuArgs {
         }
     }
 
+    /// Opens it. Says on stderr where it is one in software that nobody has named.
     pub async fn open(&self) -> anyhow::Result<Gpu> {
-        Ok(Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?)
+        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(gpu_error)?;
+        if self.backend == BackendName::Auto && self.adapter.is_none() && gpu.adapter_summary().software() {
+            eprintln!("mamba-wgpu: there is no hardware GPU: {} will do, and is slow", describe(&gpu));
+        }
+        Ok(gpu)
     }
 }
 
@@ -94,6 +124,15 @@ impl BackendName {
     }
 }
 
+/// For clap, where nothing but a GPU will do: `cpu` is understood, to be refused with the reason, and not offered.
+pub fn gpu_backends() -> impl TypedValueParser<Value = BackendName> {
+    let values = BackendName::value_variants().iter().filter_map(|backend| {
+        let value = backend.to_possible_value()?;
+        Some(value.hide(*backend == BackendName::Cpu))
+    });
+    PossibleValuesParser::new(values).try_map(|name| BackendName::from_str(&name, false))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScanName {
     Sequential,
@@ -111,103 +150,98 @@ pub enum WeightsName {
 /// A whole number of 1 or more, for clap.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match usize::from_str(text) {
-        Ok(0) => Err("it must be 1 or more".into()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(error.to_string()),
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("it must be a whole number, 1 or more".into()),
     }
 }
 
 impl ModelArgs {
     /// Opens the checkpoint that was asked for, or the embedded one.
     pub fn open(&self) -> anyhow::Result<Checkpoint> {
-        open_model(self.model.as_deref())
+        open_model(self.model.as_deref(), &self.lora)
     }
 }
 
-/// Opens a checkpoint, or the embedded one, and shows its warnings.
-pub fn open_model(path: Option<&Path>) -> anyhow::Result<Checkpoint> {
-    let checkpoint = match path {
+/// Opens a checkpoint, or the embedded one, with adapters. Says on stderr what was found where the path was not the model's own, and which
+/// adapters are merged. (Its warnings are logged, which `output::show_warnings` shows.)
+pub fn open_model(path: Option<&Path>, lora: &LoraArgs) -> anyhow::Result<Checkpoint> {
+    let mut checkpoint = match path {
         Some(path) => Checkpoint::open(path).map_err(Error::from)?,
         #[cfg(feature = "embedded-model")]
         None => mamba_wgpu::model::embedded::checkpoint().map_err(Error::from)?,
         #[cfg(not(feature = "embedded-model"))]
         None => return Err(misuse("--model is needed: this program was built without its own model")),
     };
-    for warning in checkpoint.warnings() {
-        eprintln!("warning: {warning}");
+    let in_its_folder: Vec<_> =
+        checkpoint.adapters().filter_map(|a| Path::new(&a.source).canonicalize().ok()).collect();
+    for (path, scale) in &lora.adapters {
+        if path.canonicalize().is_ok_and(|path| in_its_folder.contains(&path)) {
+            let path = path.display();
+            return Err(misuse(format!("--lora {path}: it lies in the model's folder and is merged by itself")));
+        }
+        let adapter = Adapter::open(path).map_err(Error::from)?;
+        checkpoint = checkpoint.with_adapter(adapter, *scale).map_err(Error::from)?;
     }
+    checkpoint.notes().iter().for_each(|note| eprintln!("mamba-wgpu: {note}"));
     Ok(checkpoint)
-}
-
-/// The best checkpoint in a run's folder, or the checkpoint itself.
-pub fn run_checkpoint(path: &Path) -> Option<PathBuf> {
-    match path.join("model.safetensors").exists() {
-        true => Some(path.into()),
-        false => latest_checkpoint(path, "best").or_else(|| latest_checkpoint(path, "checkpoint")),
-    }
-}
-
-/// The token before a text that is scored, where a model says.
-pub fn beginning_token(bos: Option<u32>, eos: &[u32]) -> Option<u32> {
-    bos.or(eos.first().copied())
 }
 
 /// A file's text, which is UTF-8. `name` is what messages call it.
 pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| name.to_owned())?;
+    utf8(name, bytes)
+}
+
+/// Bytes that are UTF-8, with or without a byte order mark, which is no part of the text.
+pub fn utf8(name: &str, mut bytes: Vec<u8>) -> anyhow::Result<String> {
+    if [&b"\xff\xfe"[..], b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(misuse(format!("{name}: UTF-16, save it as UTF-8")));
+    }
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(.."\u{feff}".len());
+    }
     String::from_utf8(bytes)
-        .map_err(|error| misuse(format!("{name}: not UTF-8 (byte {})", error.utf8_error().valid_up_to())))
+        .map_err(|error| misuse(format!("{name}: not UTF-8 text (at byte {})", error.utf8_error().valid_up_to())))
 }
 
 /// The checkpoint's tokenizer.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
-    let json = checkpoint.tokenizer_json().ok_or_else(|| {
-        anyhow!(
-            "{}: no tokenizer.json beside the weights, so text cannot be turned into tokens (models published by \
-             mamba-ssm use EleutherAI/gpt-neox-20b's: put that file there)",
-            checkpoint.source()
-        )
-    })?;
-    Tokenizer::from_bytes(json, checkpoint.config().vocab_size)
-        .map_err(Error::from)
-        .with_context(|| format!("{}, tokenizer.json", checkpoint.source()))
+    let tokenizer = checkpoint.tokenizer().map_err(Error::from).with_context(|| checkpoint.source().to_owned())?;
+    tokenizer.ok_or_else(|| anyhow!("{}: no tokenizer: {}", checkpoint.source(), checkpoint.tokenizer_advice()))
 }
 
 impl BackendArgs {
-    /// Brings a checkpoint to the backend that was asked for. Says on stderr what `auto` picked.
+    /// Brings a checkpoint to the backend that was asked for. Says on stderr what `auto` picked, and what it passed over.
     pub async fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
         if self.backend == BackendName::Cpu {
             if let Some(adapter) = &self.adapter {
                 return Err(misuse(format!("--adapter {adapter}: --backend cpu uses no adapter")));
             }
-            return self.load_on(checkpoint, &Backend::Cpu).await;
+            return load_on(checkpoint, &Backend::Cpu, self.model_options()).await;
         }
         match self.load_on_gpu(checkpoint).await {
             // A GPU that is not there or cannot hold the model is no reason to give up, unless it was asked for.
             Err(error) if self.backend == BackendName::Auto && self.adapter.is_none() && is_gpu_error(&error) => {
-                eprintln!("mamba-wgpu: on the CPU ({error:#})");
-                self.load_on(checkpoint, &Backend::Cpu).await
+                eprintln!("mamba-wgpu: on the CPU ({})", why_cpu(&error));
+                load_on(checkpoint, &Backend::Cpu, self.model_options()).await
             }
+            Err(error) if is_no_adapter(&error) => Err(anyhow!("{error} (--backend cpu needs none)")),
             done => done,
         }
     }
 
     async fn load_on_gpu(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
-        let gpu = Gpu::new(&gpu_options(self.backend, self.adapter.as_deref())).await.map_err(Error::from)?;
-        let model = self.load_on(checkpoint, &Backend::Gpu(gpu.clone())).await?;
+        let mut options = gpu_options(self.backend, self.adapter.as_deref());
+        options.software = self.backend != BackendName::Auto || self.adapter.is_some();
+        let gpu = Gpu::new(&options).await.map_err(gpu_error)?;
+        let model = load_on(checkpoint, &Backend::Gpu(gpu.clone()), self.model_options()).await?;
         if self.backend == BackendName::Auto {
             eprintln!("mamba-wgpu: on {}", describe(&gpu));
         }
         Ok(model)
     }
 
-    async fn load_on(&self, checkpoint: &Checkpoint, backend: &Backend) -> anyhow::Result<LanguageModel> {
-        let bar = Progress::bytes("loading");
-        let mut progress = |done, total| bar.set(done, total);
-        Ok(LanguageModel::load(checkpoint, backend, self.model_options(), &mut progress).await?)
-    }
-
-    fn model_options(&self) -> ModelOptions {
+    pub fn model_options(&self) -> ModelOptions {
         ModelOptions {
             scan: match self.scan {
                 ScanName::Sequential => Scan::Sequential,
@@ -229,6 +263,16 @@ impl BackendArgs {
     }
 }
 
+/// Brings a checkpoint to a backend, with a progress bar.
+pub async fn load_on(
+    checkpoint: &Checkpoint,
+    backend: &Backend,
+    options: ModelOptions,
+) -> anyhow::Result<LanguageModel> {
+    let bar = Progress::bytes("loading");
+    Ok(LanguageModel::load(checkpoint, backend, options, &mut |done, total| bar.set(done, total)).await?)
+}
+
 /// How the GPU is to be opened.
 pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
     // Any text is an adapter's number or name: nothing fails to parse.
@@ -236,24 +280,29 @@ pub fn gpu_options(backend: BackendName, adapter: Option<&str>) -> GpuOptions {
     GpuOptions { backend: backend.wgpu(), adapter, ..GpuOptions::default() }
 }
 
-/// The first Ctrl-C asks for an end, the second one does not ask.
-pub fn end_on_ctrl_c(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
-        if cancel.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+/// Why no GPU is used, and how one that was passed over can be.
+fn why_cpu(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(Error::Gpu(GpuError::NoAdapter { .. })) => "there is no GPU".into(),
+        Some(Error::Gpu(GpuError::OnlySoftware { index, adapter })) => {
+            format!("{adapter} is a GPU in software, and slower; --adapter {index} takes it all the same")
         }
-    })
-    .context("waiting for Ctrl-C")
+        _ => in_words(error),
+    }
 }
 
 fn is_gpu_error(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Gpu(_)))
 }
 
+fn is_no_adapter(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Gpu(GpuError::NoAdapter { .. })))
+}
+
 /// "llvmpipe (LLVM 19) (vulkan, in software)".
 pub fn describe(gpu: &Gpu) -> String {
     let summary = gpu.adapter_summary();
-    let software = if summary.device_type == "Cpu" { ", in software" } else { "" };
+    let software = if summary.software() { ", in software" } else { "" };
     format!("{} ({}{software})", summary.name, summary.backend)
 }
 

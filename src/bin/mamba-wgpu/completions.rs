@@ -8,6 +8,7 @@ use clap::CommandFactory;
 /// Print completions for a shell, e.g. `mamba-wgpu completions bash > ~/.local/share/bash-completion/completions/mamba-wgpu`
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Which shell
     shell: clap_complete::Shell,
 }
 

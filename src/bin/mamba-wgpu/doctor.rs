@@ -3,25 +3,25 @@
 use std::process::ExitCode;
 
 use mamba_wgpu::gpu::selftest::{self, Report};
-use mamba_wgpu::gpu::{list_adapters, AdapterSummary, Gpu, GpuError};
+use mamba_wgpu::gpu::{best_hardware, list_adapters, AdapterSummary, Gpu, GpuError};
 use mamba_wgpu::model::Backend;
 use mamba_wgpu::Error;
 use serde_json::json;
 
 use crate::common::{describe, gpu_options, BackendName};
-use crate::errors::misuse;
+use crate::errors::{gpu_error, misuse};
 use crate::output::{print_json, print_line, Progress};
 
-/// List the adapters, and check every kernel on the one that would be used
+/// List the adapters, and check every kernel on the best one
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to check; `auto` takes the best GPU and goes without where there is none
+    /// What to check; `auto` takes the best GPU, one in software if there is no other, and goes without where there is none
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     backend: BackendName,
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]
     adapter: Option<String>,
-    /// Print one JSON object
+    /// Print one JSON object: passed, adapters, adapter, kernels, embedded_model
     #[arg(long)]
     json: bool,
     /// Spoil this kernel's arithmetic by one per cent, to see that it is found
@@ -32,6 +32,8 @@ pub struct Args {
 /// What was found; `None` where there was nothing to check.
 struct Findings {
     adapters: Vec<AdapterSummary>,
+    /// Whether those are all, so that the one that `auto` takes for a model is among them.
+    all: bool,
     /// The adapter, and its kernels.
     gpu: Option<(String, Report)>,
     /// Backend, and what the embedded model got wrong on it.
@@ -49,7 +51,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn examine(args: &Args) -> anyhow::Result<Findings> {
-    let mut findings = Findings { adapters: Vec::new(), gpu: None, models: Vec::new() };
+    let all = args.backend == BackendName::Auto;
+    let mut findings = Findings { adapters: Vec::new(), all, gpu: None, models: Vec::new() };
     if args.backend == BackendName::Cpu {
         if let Some(adapter) = &args.adapter {
             return Err(misuse(format!("--adapter {adapter}: --backend cpu uses no adapter")));
@@ -69,7 +72,7 @@ async fn examine(args: &Args) -> anyhow::Result<Findings> {
             }
             // Without a GPU there is nothing wrong: the CPU does it.
             Err(GpuError::NoAdapter { .. }) if args.backend == BackendName::Auto && args.adapter.is_none() => {}
-            Err(error) => return Err(Error::from(error).into()),
+            Err(error) => return Err(gpu_error(error)),
         }
     }
     findings.models.extend(model_check("cpu".into(), &Backend::Cpu).await?);
@@ -90,6 +93,11 @@ impl Findings {
             && self.models.iter().all(|(_, difference)| difference.is_none())
     }
 
+    /// What `auto` takes for a model.
+    fn auto(&self) -> String {
+        best_hardware(&self.adapters).map_or("cpu".into(), AdapterSummary::line)
+    }
+
     fn json(&self) -> serde_json::Value {
         let models = self.models.iter().map(|(backend, difference)| {
             json!({ "backend": backend, "passed": difference.is_none(), "difference": difference })
@@ -97,6 +105,7 @@ impl Findings {
         json!({
             "passed": self.passed(),
             "adapters": self.adapters,
+            "auto": self.all.then(|| self.auto()),
             "adapter": self.gpu.as_ref().map(|(name, _)| name),
             "kernels": self.gpu.as_ref().map(|(_, report)| &report.outcomes),
             "embedded_model": models.collect::<Vec<_>>(),
@@ -105,10 +114,13 @@ impl Findings {
 
     fn in_words(&self) -> String {
         let mut lines = vec![match self.adapters.len() {
-            0 => "adapters: none (the CPU is used)".to_string(),
+            0 => "adapters: none".to_string(),
             _ => "adapters:".to_string(),
         }];
         lines.extend(self.adapters.iter().map(crate::adapters::in_words));
+        if self.all {
+            lines.push(format!("without --backend and --adapter, models run on: {}", self.auto()));
+        }
         if let Some((name, report)) = &self.gpu {
             lines.push(format!("kernels on {name}, against the CPU:"));
             for outcome in &report.outcomes {

@@ -1,6 +1,7 @@
 //! Which exit code an error has, and how it is worded.
 
 use std::io;
+use std::num::{ParseFloatError, ParseIntError};
 use std::process::ExitCode;
 
 use mamba_wgpu::error::InputError;
@@ -29,13 +30,59 @@ pub fn flag_error(error: GenerateError) -> anyhow::Error {
     }
 }
 
+/// A device that could not be opened, in the words of the command line.
+pub fn gpu_error(error: GpuError) -> anyhow::Error {
+    match error {
+        GpuError::UnknownAdapter { .. } => misuse(format!("--adapter: {error}")),
+        other => Error::from(other).into(),
+    }
+}
+
+/// Token ids that the library refused; `name` says where they come from.
+pub fn tokens_error(name: &str, error: Error) -> anyhow::Error {
+    match error {
+        Error::Input(InputError::TokenOutOfRange { .. }) => misuse(format!("{name}: {error}")),
+        other => other.into(),
+    }
+}
+
+/// An error with its causes. Those of the library say what they were caused by and give the cause besides, as callers without
+/// this program want it: what was said is not said again.
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words += &format!(": {cause}");
+        }
+    }
+    words
+}
+
+/// A number that is none, in plain words: clap passes on those of Rust ("invalid digit found in string").
+pub fn plain_words(error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ErrorKind};
+    let source = std::error::Error::source(&error);
+    let expected = match source {
+        Some(source) if source.is::<ParseFloatError>() => "a number",
+        Some(source) if source.is::<ParseIntError>() => "a whole number",
+        _ => return error,
+    };
+    match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
+        (Some(flag), Some(value)) => {
+            let words = format!("invalid value '{value}' for '{flag}': it must be {expected}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, words)
+        }
+        _ => error,
+    }
+}
+
 /// Says what went wrong on stderr and gives the exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     // `mamba-wgpu ... | head` closed stdout: nobody is left to complain to.
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe)) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", in_words(error));
     match error.chain().any(is_misuse) {
         true => ExitCode::from(2),
         false => ExitCode::FAILURE,
@@ -68,5 +115,29 @@ fn is_misuse(cause: &(dyn std::error::Error + 'static)) -> bool {
                 || cause.downcast_ref().is_some_and(input)
                 || cause.downcast_ref().is_some_and(gpu)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    /// As a library's error that names the file, and gives its cause besides.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{path}: {source}")]
+    struct Failed {
+        path: &'static str,
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let failed = || Failed { path: "out", source: io::Error::other("no space left") };
+        assert_eq!(format!("{:#}", anyhow::Error::from(failed())), "out: no space left: no space left");
+        assert_eq!(in_words(&failed().into()), "out: no space left");
+        // What is said only by the cause stays.
+        let told = Err::<(), _>(failed().source).context("--json-log log").context("train").unwrap_err();
+        assert_eq!(in_words(&told), "train: --json-log log: no space left");
     }
 }

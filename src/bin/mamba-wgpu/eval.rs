@@ -7,46 +7,54 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mamba_wgpu::gpu::Gpu;
-use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions};
+use mamba_wgpu::model::{locate, Backend, Checkpoint, LanguageModel, ModelOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
-    read_settings, Batch, Data, Evaluation, Parameters, Saved, Settings, Tape, Task, TrainError, IGNORE,
+    read_settings, Batch, Evaluation, Parameters, Questions, Saved, Settings, Tape, Task, TrainError,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, end_on_ctrl_c, run_checkpoint, GpuArgs};
+use crate::common::{at_least_one, describe, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
+use crate::signals;
 use crate::train_recipe::{setting_error, TaskName};
 
 /// Evaluate a model that `train` made on its task
 ///
-/// The task is the paper's at each length: only the answers at the end of a sequence count. Long sequences go through the model in
-/// chunks, with its state carried along.
+/// At each length the task is asked as the paper asks it: only the answers at the end of a sequence count, as in `train`'s
+/// validation. Sequences longer than --chunk go through the model in pieces, one sequence at a time, with its state carried along.
+/// The time grows with --sequences times --length: on a software GPU a million tokens take minutes. Far beyond the length that a
+/// model was trained at, most models only guess.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of a run (its best checkpoint is taken), or of one of its checkpoints
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// The task that the run must have been for [default: whatever it was for]
+    /// Refuse a run that was for another task than this one [default: take any]
     #[arg(long, value_enum)]
     task: Option<TaskName>,
-    /// Tokens of a sequence, several separated by commas; 2^20 is written 1048576 or 2^20 [default: the training's]
+    /// Tokens of a sequence: a number or a power of two such as 2^20, or several of them separated by commas [default: the training's]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     length: Vec<usize>,
     /// Sequences of each length
     #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
     sequences: usize,
-    /// Tokens that go through the model together at most: sequences side by side, or the chunks of a longer one
+    /// How many tokens go through the model together at most: of short sequences several side by side, of a longer one a piece
     #[arg(long, value_name = "N", default_value = "65536", value_parser = at_least_one)]
     chunk: usize,
-    /// Other sequences than those of another seed
+    /// Which sequences: each seed has its own
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
+    /// The sequences that the run was validated on, not new ones: with `train`'s --validation-sequences as --sequences this gives
+    /// the accuracy and the loss that `train` printed after the same step
+    #[arg(long, conflicts_with = "seed")]
+    validation: bool,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Print one JSON object: task, step, lengths (length, sequences, targets, correct, accuracy, loss, seconds)
+    /// Print one JSON object: task, model, lti, validation, lengths (each with length, sequences, targets, correct, accuracy, loss,
+    /// seconds)
     #[arg(long)]
     json: bool,
 }
@@ -58,16 +66,30 @@ const CHUNK: usize = 1 << 14;
 fn length(text: &str) -> Result<usize, String> {
     let power = text.strip_prefix("2^").map(|power| match power.parse::<u32>() {
         Ok(power @ 0..=31) => Ok(1 << power),
-        _ => Err("a power of two up to 2^31".to_string()),
+        _ => Err("it must be a power of two up to 2^31".to_string()),
     });
     power.unwrap_or_else(|| at_least_one(text))
 }
 
+/// A length at which the run's task cannot be asked, in the words of this command line.
+fn length_error(asked: &Questions, error: TrainError) -> anyhow::Error {
+    match error {
+        TrainError::Setting { what, value, expected } if what != "length" => {
+            let length = asked.task().nominal_length();
+            misuse(format!("--length {length}: the run's {what}, {value}, must be {expected}"))
+        }
+        other => setting_error(other),
+    }
+}
+
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("evaluation needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
-    let path = run_checkpoint(&args.model)
-        .ok_or_else(|| TrainError::NoCheckpoint { path: args.model.display().to_string() })
-        .map_err(Error::from)?;
+    let located = locate(&args.model).map_err(Error::from)?;
+    located.note.iter().for_each(|note| eprintln!("mamba-wgpu: {note}"));
+    let path = located.path;
+    if !path.join("model.safetensors").exists() {
+        return Err(Error::from(TrainError::NoCheckpoint { path: args.model.display().to_string() }).into());
+    }
     let settings = read_settings(&path).map_err(Error::from)?;
     let kind = settings.task.kind();
     if args.task.is_some_and(|task| task.kind() != kind) {
@@ -83,34 +105,30 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => vec![settings.task.nominal_length()],
         false => args.length.clone(),
     };
-    let tasks: Vec<Task> = lengths.iter().map(|&length| settings.task.asked_once(length)).collect();
-    tasks.iter().try_for_each(Task::check).map_err(setting_error)?;
+    let (purpose, seed) = match args.validation {
+        true => (Purpose::Validation, settings.seed),
+        false => (Purpose::Evaluation, args.seed),
+    };
+    let questions: Vec<Questions> =
+        lengths.iter().map(|&length| Questions::new(&settings.task, length, purpose, seed, args.sequences)).collect();
+    questions.iter().try_for_each(|asked| asked.task().check().map_err(|error| length_error(asked, error)))?;
 
     let gpu = args.gpu.open().await?;
     let tensors = Saved::read_parameters(&path).map_err(Error::from)?;
     let parameters = Parameters::new(&gpu, &settings.shape, settings.task.vocab_size(), &tensors)?;
     let cancel = Arc::new(AtomicBool::new(false));
-    end_on_ctrl_c(cancel.clone())?;
-    let judge = Judge {
-        gpu,
-        settings,
-        parameters,
-        path,
-        chunk: args.chunk,
-        seed: args.seed,
-        sequences: args.sequences,
-        cancel,
-    };
+    signals::ask(&cancel);
+    let judge = Judge { gpu, settings, parameters, path, chunk: args.chunk, cancel };
     let mut rows = Vec::new();
     if !args.json {
         print_line(&format!("{kind}, {}, on {}", judge.path.display(), describe(&judge.gpu)))?;
         print_line("    length  sequences  accuracy     loss  seconds")?;
     }
-    for task in &tasks {
+    for asked in &questions {
         let begin = Instant::now();
-        let Some(e) = judge.length(task).await? else { return Ok(ExitCode::from(130)) };
+        let Some(e) = judge.ask(asked).await? else { return Ok(signals::exit_code()) };
         let seconds = begin.elapsed().as_secs_f64();
-        let (length, n) = (task.nominal_length(), args.sequences);
+        let (length, n) = (asked.task().nominal_length(), args.sequences);
         if !args.json {
             let (accuracy, loss) = (100.0 * e.accuracy(), e.loss());
             print_line(&format!("{length:>10}  {n:>9}  {accuracy:>7.2}%  {loss:>7.4}  {seconds:>7.2}"))?;
@@ -121,7 +139,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }));
     }
     if args.json {
-        print_json(&json!({ "task": kind, "model": judge.path, "lti": judge.settings.shape.lti, "lengths": rows }))?;
+        let lti = judge.settings.shape.lti;
+        let validation = args.validation;
+        print_json(&json!({
+            "task": kind, "model": judge.path, "lti": lti, "validation": validation, "lengths": rows,
+        }))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,36 +154,27 @@ struct Judge {
     parameters: Parameters,
     path: PathBuf,
     chunk: usize,
-    seed: u64,
-    sequences: usize,
     cancel: Arc<AtomicBool>,
 }
 
 impl Judge {
-    /// `None` after Ctrl-C.
-    async fn length(&self, task: &Task) -> anyhow::Result<Option<Evaluation>> {
-        if task.length() > self.chunk && !self.settings.shape.lti {
-            return self.long(task).await;
+    /// `None` after a signal.
+    async fn ask(&self, asked: &Questions) -> anyhow::Result<Option<Evaluation>> {
+        if asked.length() > self.chunk && !self.settings.shape.lti {
+            return self.ask_long(asked).await;
         }
-        let together = (self.chunk / task.length()).clamp(1, self.sequences);
-        let tape = Tape::evaluation(&self.gpu, &self.parameters, (together, task.length()))?;
+        let together = (self.chunk / asked.length()).clamp(1, asked.sequences());
+        let tape = Tape::evaluation(&self.gpu, &self.parameters, (together, asked.length()))?;
         let bar = Progress::count("sequences");
-        let mut all = Evaluation::default();
-        for first in (0..self.sequences).step_by(together) {
-            let mut batch = task.judged(self.seed, first as u64, together);
-            // Of the last ones, those that are too many.
-            batch.targets.iter_mut().skip((self.sequences - first) * batch.length).for_each(|t| *t = IGNORE);
-            all.add(&tape.evaluate(&batch).await?);
-            bar.set((first + together).min(self.sequences) as u64, self.sequences as u64);
-            if self.cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(all))
+        let progress = |done| {
+            bar.set(done as u64, asked.sequences() as u64);
+            !self.cancel.load(Ordering::Relaxed)
+        };
+        Ok(asked.ask(&tape, progress).await?)
     }
 
     /// One sequence at a time, by chunks.
-    async fn long(&self, task: &Task) -> anyhow::Result<Option<Evaluation>> {
+    async fn ask_long(&self, asked: &Questions) -> anyhow::Result<Option<Evaluation>> {
         let checkpoint = Checkpoint::open(&self.path).map_err(Error::from)?;
         let options = ModelOptions { chunk: self.chunk.min(CHUNK), ..ModelOptions::default() };
         let backend = Backend::Gpu(self.gpu.clone());
@@ -169,18 +182,19 @@ impl Judge {
         let bar = Progress::tokens("reading");
         let mut session = model.session()?;
         let mut all = Evaluation::default();
-        for sequence in 0..self.sequences {
+        let prompt = asked.task().prompt();
+        for sequence in 0..asked.sequences() {
             if self.cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let Batch { tokens, targets, length, .. } = task.batch(self.seed, Purpose::Evaluation, sequence as u64, 1);
+            let Batch { tokens, targets, length, .. } = asked.batch(sequence, 1);
             let mut progress = |done: usize, _: usize| {
-                bar.set((sequence * length + done) as u64, (self.sequences * length) as u64);
+                bar.set((sequence * length + done) as u64, (asked.sequences() * length) as u64);
             };
             session.reset();
-            session.prefill(&tokens[..task.prompt()], &mut progress).await?;
-            let targets = &targets[task.prompt()..];
-            let scores = session.score(&tokens[task.prompt()..], Some(targets), &mut |_, _| {}).await?;
+            session.prefill(&tokens[..prompt], &mut progress).await?;
+            let targets = &targets[prompt..];
+            let scores = session.score(&tokens[prompt..], Some(targets), &mut |_, _| {}).await?;
             for ((argmax, nll), target) in scores.argmax.iter().zip(&scores.nll).zip(targets) {
                 all.counted += 1;
                 all.correct += u64::from(argmax == target);

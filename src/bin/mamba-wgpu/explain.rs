@@ -1,16 +1,19 @@
 //! `mamba-wgpu explain`: what the model sees in a text.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
-use anyhow::Context;
 use mamba_wgpu::error::{Error, InputError};
-use mamba_wgpu::explain::{explain, page, ExplainOptions, Explanation, LayerExplanation, Packed};
+use mamba_wgpu::explain::{explain, is_page, page, ExplainOptions, Explanation, LayerExplanation, Packed};
+use mamba_wgpu::files::Kind;
 
 use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
-use crate::output::{print_json, print_line, Progress};
+use crate::output::{lost, place, print_json, print_line, Progress};
+use crate::signals;
+use crate::special_tokens::SpecialTokens;
 
 /// Show what the model sees in a text: the attention that its scan implies, and what each token opens and forgets
 ///
@@ -25,6 +28,8 @@ pub struct Args {
     /// A file with the text, in UTF-8
     #[arg(long, value_name = "FILE", group = "input")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    special: SpecialTokens,
     /// Only these layers, counted from 0
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     layer: Option<Vec<usize>>,
@@ -37,14 +42,20 @@ pub struct Args {
     /// Write a page to this file that shows it all and needs nothing else
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Replace a file at --html that is no such page
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     backend: BackendArgs,
-    /// Print one JSON object: source, pieces, tokens, layers with delta, forget, state_norm, attention, magnitude, channels
+    /// Print one JSON object: source, pieces, tokens, n_layer, d_inner, d_state, layers (each with layer, delta, forget, state_norm,
+    /// attention, magnitude, channels; docs/explain.md says what they are)
     #[arg(long)]
     json: bool,
 }
+
+const PAGE: Kind = Kind { name: "page of `explain`", is: is_page };
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
@@ -65,11 +76,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         (None, None) => return Err(misuse("--text or --file is needed")),
     };
+    let html = args.html.as_deref().map(|path| place("html", path, PAGE, args.force)).transpose()?;
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let tokens = tokenizer.encode(&text)?;
+    let tokens = args.special.encode(&tokenizer, &text)?;
     if tokens.is_empty() {
-        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to explain")));
+        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, so there is nothing to explain")));
     }
     let model = args.backend.load(&checkpoint).await?;
     let (layers, channels, max_tokens) = (args.layer, args.channel, args.max_tokens);
@@ -84,15 +96,26 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
 
     let pieces = tokenizer.pieces(&tokens)?;
-    if let Some(path) = &args.html {
-        let packed = Packed::new(&explanation, checkpoint.source(), pieces.clone());
-        fs::write(path, page(&packed)).with_context(|| path.display().to_string())?;
-    }
-    if args.json {
-        print_json(&Numbers { source: checkpoint.source(), pieces: &pieces, explanation: &explanation })?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    print_line(&format!("{} tokens on {}; means over tokens and channels:", tokens.len(), backend_name(&model)))?;
+    // What is being written is brought to its end.
+    let ended = Arc::new(AtomicBool::new(false));
+    signals::ask(&ended);
+    let written = html.as_ref().map_or(Ok(()), |html| {
+        html.write(page(&Packed::new(&explanation, checkpoint.source(), pieces.clone())).as_bytes())
+    });
+    let printed = match args.json {
+        true => print_json(&Numbers { source: checkpoint.source(), pieces: &pieces, explanation: &explanation }),
+        false => {
+            let page = args.html.as_deref().filter(|_| written.is_ok());
+            print_words(&tokens, &backend_name(&model), &explanation, page)
+        }
+    };
+    written.map_err(lost("html", "the page"))?;
+    printed?;
+    Ok(if ended.load(Ordering::Relaxed) { signals::exit_code() } else { ExitCode::SUCCESS })
+}
+
+fn print_words(tokens: &[u32], backend: &str, explanation: &Explanation, page: Option<&Path>) -> std::io::Result<()> {
+    print_line(&format!("{} tokens on {backend}; means over tokens and channels:", tokens.len()))?;
     print_line("layer     delta  exp(delta A)   last |h|  looks back")?;
     for layer in &explanation.layers {
         print_line(&in_words(layer))?;
@@ -101,10 +124,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             print_line(&format!("      channel {}: gives the scan's output within {error:.1e}", c.channel))?;
         }
     }
-    if let Some(path) = &args.html {
-        print_line(&format!("{}: open it in a browser", path.display()))?;
+    match page {
+        Some(path) => print_line(&format!("{}: open it in a browser", path.display())),
+        None => Ok(()),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// A layer's line. How far it looks back: the mean of i - j in tokens, weighted with |alpha(i, j)|.

@@ -7,19 +7,26 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text};
-use mamba_wgpu::model::{ModelId, SavedState, StateError};
+use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, Stats, Text};
+use mamba_wgpu::model::{GenerationConfig, LanguageModel, ModelId, SavedState, StateError};
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, end_on_ctrl_c, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{backend_name, tokenizer, utf8, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
-use crate::output::{print_json, Progress};
+use crate::output::{lost, place, print_json, short, stdout_error, Progress};
+use crate::sampling_args::SamplingArgs;
+use crate::signals;
+use crate::special_tokens::SpecialTokens;
+use crate::verify::{Comparison, Side, Start, VerifyArgs};
 
 /// Continue a text
 ///
 /// The prompt and its continuation go to stdout as they are computed; everything else goes to stderr. Ctrl-C ends the
 /// text and keeps what there is.
+///
+/// Where a flag is not given, what the model's generation_config.json states counts (and nothing that it does not state), and else
+/// the default that is named. `--stats` says what came from there.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The text to continue [default: what comes through stdin, without its last line break; none is needed with
@@ -27,30 +34,13 @@ pub struct Args {
     prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// How many tokens at most
-    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one)]
-    max_tokens: usize,
-    /// How adventurous: 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among the K most likely tokens; 0 is all
-    #[arg(long, value_name = "K", default_value = "0")]
-    top_k: u32,
-    /// Choose among the most likely tokens that together have this probability; 1 is all
-    #[arg(long, value_name = "P", default_value = "0.95", allow_negative_numbers = true)]
-    top_p: f32,
-    /// Choose among tokens at least this many times as likely as the most likely one; 0 is all
-    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true)]
-    min_p: f32,
-    /// Make tokens that were there before less likely; 1 is off
-    #[arg(long, value_name = "R", default_value = "1", allow_negative_numbers = true)]
-    repetition_penalty: f32,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    special: SpecialTokens,
     /// Same seed, same text [default: another one each time; --stats shows it]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// End the text before this string (may be given several times)
-    #[arg(long, value_name = "S")]
-    stop: Vec<String>,
     /// Go on where the model ends its text
     #[arg(long)]
     ignore_eos: bool,
@@ -63,63 +53,87 @@ pub struct Args {
     /// Save where the text ends to this file
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
+    /// Replace a file at --state-out that is no state
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    verify: VerifyArgs,
     /// Print speed, memory and the seed on stderr at the end
     #[arg(long)]
     stats: bool,
-    /// Print one JSON object at the end instead of the text as it comes
+    /// Print one JSON object at the end instead of the text as it comes: prompt, text, tokens, prompt_tokens, generated_tokens,
+    /// finish_reason, seed, backend, prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second,
+    /// decode_tokens_per_second, gpu_memory_peak_bytes
     #[arg(long)]
     json: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Everything that can be refused is refused before the model is loaded.
-    let mut options = args.options();
-    options.validate().map_err(flag_error)?;
+    let seed = args.seed.unwrap_or_else(random_seed);
+    args.options(&GenerationConfig::default(), seed).validate().map_err(flag_error)?;
     let prompt = args.prompt()?;
+    let state_out = args.state_out.as_deref();
+    let state_out = state_out.map(|path| place("state-out", path, SavedState::KIND, args.force)).transpose()?;
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let tokens = tokenizer.encode(&prompt)?;
-    let id = ModelId::of(&checkpoint);
+    let mut options = args.options(checkpoint.generation_config(), seed);
+    // What is added to a text that has begun has nothing before it.
+    let tokens = match args.state_in.is_some() {
+        true => tokenizer.encode(&prompt)?,
+        false => args.special.encode(&tokenizer, &prompt)?,
+    };
+    let mut id = ModelId::of(&checkpoint);
+    if args.state_in.is_some() || args.state_out.is_some() {
+        id = id.with_tokenizer(&tokenizer);
+    }
     let saved = args.state_in.as_ref().map(|path| read_state(path, &id)).transpose().map_err(Error::from)?;
     if tokens.is_empty() && saved.as_ref().is_none_or(|saved| saved.pending().is_empty()) {
         return Err(misuse("the prompt has no tokens: the model needs at least one to continue from"));
     }
     let model = args.backend.load(&checkpoint).await?;
-    options.eos = tokenizer.end_of_text(checkpoint.config());
-    // Until here Ctrl-C ends the program as it does any other.
-    end_on_ctrl_c(options.cancel.clone())?;
+    // Until here a signal ends the program as it does any other.
+    signals::ask(&options.cancel);
 
-    let seed = options.params.seed;
-    let mut text = Text::new(model.session()?);
-    if let Some(saved) = &saved {
-        text.restore(saved)?;
+    let from_model = args.sampling.stated_by(checkpoint.generation_config(), args.ignore_eos);
+    let (params, eos) = (options.params, tokenizer.end_of_text().to_vec());
+    let begin = |model: &LanguageModel| -> Result<Text, Error> {
+        let mut text = Text::new(model.session()?);
+        if let Some(saved) = &saved {
+            text.restore(saved)?;
+        }
+        text.push(&tokens);
+        Ok(text)
+    };
+    let mut generator = begin(&model)?.generate(&tokenizer, options.clone())?;
+    let mut echo = Echo { stdout: (!args.json).then(|| io::stdout().lock()), failed: None };
+    if !args.no_echo {
+        if let (Some(saved), false) = (&saved, tokens.is_empty()) {
+            // A character that the text before ended within has no end now.
+            let (all, so_far) = (tokenizer.decode(&saved.tokens)?, tokenizer.decode_so_far(&saved.tokens)?);
+            echo.write(all.strip_prefix(&so_far).unwrap_or_default());
+        }
+        echo.write(&prompt);
     }
-    text.push(&tokens);
-    let mut generator = text.generate(&tokenizer, options)?;
-    let mut stdout = io::stdout().lock();
-    if !args.json && !args.no_echo {
-        stdout.write_all(prompt.as_bytes())?;
-        stdout.flush()?;
-    }
-    let mut output = if args.json { None } else { Some(&mut stdout) };
-    let result = generate(&mut generator, &mut output).await;
-    if let Some(stdout) = output {
-        // After an error too: the message starts on a line of its own.
-        stdout.write_all(b"\n")?;
-        stdout.flush()?;
-    }
-    drop(stdout);
+    let result = generate(&mut generator, &mut echo).await;
+    // After an error too: the message starts on a line of its own.
+    echo.write("\n");
+    let echoed = echo.failed.map_or(Ok(()), Err);
+    drop(echo.stdout);
     let run = result?;
-    if let Some(path) = &args.state_out {
-        Text::from_generator(generator).save(&id).await?.write(path).map_err(Error::from)?;
-    }
+    // Whether anybody still reads the text or not: the state was asked for by itself.
+    let written = match &state_out {
+        Some(output) => output.write(&Text::from_generator(generator).save(&id).await?.to_bytes()),
+        None => Ok(()),
+    };
 
     let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
+    let mut printed = echoed;
     if args.json {
         let times = &run.times;
-        print_json(&json!({
+        printed = print_json(&json!({
             "prompt": prompt,
             "text": run.text,
             "tokens": run.tokens,
@@ -127,6 +141,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "generated_tokens": run.stats.generated_tokens,
             "finish_reason": run.finish,
             "seed": seed,
+            "temperature": short(params.temperature),
+            "top_k": params.top_k,
+            "top_p": short(params.top_p),
+            "min_p": short(params.min_p),
+            "repetition_penalty": short(params.repetition_penalty),
+            "eos_token_id": eos,
+            "from_generation_config": from_model,
             "backend": backend_name(&model),
             "prefill_seconds": times.prefill.as_secs_f64(),
             "time_to_first_token_seconds": times.first_token.map(|time| time.as_secs_f64()),
@@ -134,33 +155,56 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "prefill_tokens_per_second": times.prefill_rate(&run.stats),
             "decode_tokens_per_second": times.decode_rate(&run.stats),
             "gpu_memory_peak_bytes": memory,
-        }))?;
+        }));
     }
     if args.stats {
         eprintln!("{}", run.report(seed, &backend_name(&model), memory));
+        if model.beyond_f16() {
+            eprintln!("activations were beyond f16: the prompt was read in f32 from there");
+        }
+        if !from_model.is_empty() {
+            eprintln!("generation_config.json: {}", from_model.join(", "));
+        }
+    }
+    written.map_err(lost("state-out", "the state"))?;
+    printed?;
+    if let Some(count) = args.verify.count.filter(|_| run.finish != FinishReason::Cancelled) {
+        let other = args.verify.load(&model, &checkpoint, args.backend.model_options()).await?;
+        // Two tokens of any text first: a driver compiles then, which is no speed of the kernels'.
+        let mut any = Text::new(other.session()?);
+        any.push(&[0]);
+        let two = GenerateOptions { max_tokens: 2, ignore_eos: true, ..options.clone() };
+        let mut silent = Echo { stdout: None, failed: None };
+        generate(&mut any.generate(&tokenizer, two)?, &mut silent).await?;
+        options.max_tokens = count.min(options.max_tokens);
+        let start = Start { saved: saved.as_ref(), prompt: &tokens, options: &options };
+        let mut comparison = Comparison::new(run.side(&model), &start);
+        // From the begin, and once more from each tie on.
+        while let Some(written) = comparison.after() {
+            let mut text = begin(&other)?;
+            text.push(written);
+            let rest = GenerateOptions { max_tokens: options.max_tokens - written.len(), ..options.clone() };
+            let again = generate(&mut text.generate(&tokenizer, rest)?, &mut silent).await?;
+            if again.finish == FinishReason::Cancelled {
+                return Ok(signals::exit_code());
+            }
+            comparison.add(&again.side(&other), &tokenizer).await?;
+        }
+        eprintln!("mamba-wgpu: {}", comparison.in_words());
     }
     Ok(match run.finish {
-        FinishReason::Cancelled => ExitCode::from(130),
+        FinishReason::Cancelled => signals::exit_code(),
         _ => ExitCode::SUCCESS,
     })
 }
 
 impl Args {
-    fn options(&self) -> GenerateOptions {
+    fn options(&self, model: &GenerationConfig, seed: u64) -> GenerateOptions {
         GenerateOptions {
-            max_tokens: self.max_tokens,
-            params: SamplingParams {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-                seed: self.seed.unwrap_or_else(random_seed),
-            },
-            stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            to_be_continued: self.state_out.is_some(),
             prefill_chunk: self.backend.chunk,
-            ..GenerateOptions::default()
+            ..self.sampling.options(model, seed)
         }
     }
 
@@ -178,8 +222,7 @@ impl Args {
             None => {
                 let mut bytes = Vec::new();
                 io::stdin().lock().read_to_end(&mut bytes).context("reading the prompt from stdin")?;
-                let text = String::from_utf8(bytes)
-                    .map_err(|error| misuse(format!("stdin: the prompt is not UTF-8 ({})", error.utf8_error())))?;
+                let text = utf8("the prompt from stdin", bytes)?;
                 // `echo` and editors end the last line, which is no part of the prompt.
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 text.strip_suffix('\r').unwrap_or(text).to_string()
@@ -231,11 +274,24 @@ impl Times {
     }
 }
 
-/// Runs the generator to its end, writing each piece to `output` (if any) as it comes.
-async fn generate(
-    generator: &mut Generator<Text>,
-    output: &mut Option<&mut io::StdoutLock<'static>>,
-) -> anyhow::Result<Run> {
+/// Where the text goes as it comes, if anywhere.
+struct Echo {
+    stdout: Option<io::StdoutLock<'static>>,
+    /// Why no more goes there.
+    failed: Option<io::Error>,
+}
+
+impl Echo {
+    fn write(&mut self, text: &str) {
+        if let (Some(stdout), None) = (&mut self.stdout, &self.failed) {
+            let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            self.failed = written.map_err(stdout_error).err();
+        }
+    }
+}
+
+/// Runs the generator to its end, or until nobody reads it any more.
+async fn generate(generator: &mut Generator<Text>, echo: &mut Echo) -> anyhow::Result<Run> {
     let start = Instant::now();
     {
         let bar = Progress::tokens("reading the prompt");
@@ -243,14 +299,12 @@ async fn generate(
     }
     let prefill = start.elapsed();
     let (mut text, mut tokens, mut first_token) = (String::new(), Vec::new(), None);
-    while let Some(piece) = generator.next().await? {
+    while echo.failed.is_none() {
+        let Some(piece) = generator.next().await? else { break };
         first_token.get_or_insert_with(|| start.elapsed());
         tokens.extend(piece.token);
         text += &piece.text;
-        if let Some(output) = output {
-            output.write_all(piece.text.as_bytes())?;
-            output.flush()?;
-        }
+        echo.write(&piece.text);
     }
     Ok(Run {
         text,
@@ -263,6 +317,11 @@ async fn generate(
 }
 
 impl Run {
+    /// What `--verify` compares.
+    fn side<'a>(&'a self, model: &'a LanguageModel) -> Side<'a> {
+        Side { model, tokens: &self.tokens, rate: self.times.decode_rate(&self.stats) }
+    }
+
     /// What `--stats` prints.
     fn report(&self, seed: u64, backend: &str, memory: Option<u64>) -> String {
         let Self { stats, times, finish, .. } = self;

@@ -2,25 +2,45 @@
 
 use std::process::ExitCode;
 
-use mamba_wgpu::model::{Arch, Checkpoint};
+use mamba_wgpu::generate::Tokenizer;
+use mamba_wgpu::model::{Arch, Checkpoint, Contents, FileInfo, Listed};
 use serde_json::json;
 
 use crate::common::ModelArgs;
-use crate::output::{print_json, print_line, size};
+use crate::output::{print_json, print_line, short, size};
 
 /// Show a checkpoint's dimensions, tensors and sizes
+///
+/// Of what cannot be opened as a model, it lists the files and tensors that are there and says why not.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Print one JSON object
+    /// Print one JSON object: source, config, tokenizer, tensors, parameters, bytes, state_bytes
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let checkpoint = args.model.open()?;
-    let value = describe(&checkpoint);
+    let checkpoint = match (args.model.open(), &args.model.model) {
+        (Ok(checkpoint), _) => checkpoint,
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(path)) => {
+            // What is there is listed all the same, unless there is nothing.
+            if let Ok(contents) = Contents::of(path) {
+                match args.json {
+                    true => print_json(&unopened(&contents, &format!("{error:#}")))?,
+                    false => print_line(&unopened_in_words(&contents))?,
+                }
+            }
+            return Err(error);
+        }
+    };
+    let tokenizer = checkpoint.tokenizer().unwrap_or_else(|error| {
+        eprintln!("warning: {}: {error}", checkpoint.source());
+        None
+    });
+    let value = describe(&checkpoint, tokenizer.as_ref());
     if args.json {
         print_json(&value)?;
     } else {
@@ -29,7 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
+fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_json::Value {
     let config = checkpoint.config();
     let arch = match config.arch {
         Arch::Mamba1 => "mamba",
@@ -53,7 +73,16 @@ fn describe(checkpoint: &Checkpoint) -> serde_json::Value {
             "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
             "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
         },
-        "tokenizer": checkpoint.tokenizer_json().is_some(),
+        "generation_config": checkpoint.generation_config().stated(),
+        "tokenizer": tokenizer.is_some(),
+        "end_of_text": tokenizer.map(Tokenizer::end_of_text),
+        "tokens_before": tokenizer.map(Tokenizer::tokens_before),
+        "tokens_after": tokenizer.map(Tokenizer::tokens_after),
+        "files_beside": checkpoint.sidecars().iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        "adapters": checkpoint.adapters().map(|adapter| json!({
+            "source": adapter.source, "ranks": adapter.ranks, "alpha": adapter.alpha, "targets": adapter.targets,
+            "matrices": adapter.matrices, "replaced": adapter.replaced, "scale": adapter.scale,
+        })).collect::<Vec<_>>(),
         "tensors": tensors,
         "parameters": parameters,
         "bytes": bytes,
@@ -68,18 +97,29 @@ fn in_words(value: &serde_json::Value) -> String {
     for (key, value) in value["config"].as_object().into_iter().flatten() {
         lines.push(format!("  {key:<16}{value}"));
     }
-    lines.push(format!("  {:<16}{}", "tokenizer.json", if value["tokenizer"] == true { "yes" } else { "no" }));
-    let tensors = value["tensors"].as_array().map_or(&[][..], Vec::as_slice);
-    lines.push(format!("{} tensors", tensors.len()));
-    for tensor in tensors {
+    lines.push(format!("  {:<16}{}", "tokenizer", if value["tokenizer"] == true { "yes" } else { "no" }));
+    if value["tokenizer"] == true {
+        lines.push(format!("  {:<16}{}", "texts end with", value["end_of_text"]));
+        lines.push(format!("  {:<16}{} before, {} after", "texts get", value["tokens_before"], value["tokens_after"]));
+    }
+    for (key, value) in value["generation_config"].as_object().into_iter().flatten() {
+        lines.push(format!("  {key:<16}{value} (generation_config.json)"));
+    }
+    for adapter in value["adapters"].as_array().into_iter().flatten() {
+        let list = |key: &str| adapter[key].as_array().into_iter().flatten().map(word).collect::<Vec<_>>().join(", ");
         lines.push(format!(
-            "  {:<52} {:<5} {:<18} {:>12}",
-            tensor["name"].as_str().unwrap_or_default(),
-            tensor["dtype"].as_str().unwrap_or_default(),
-            tensor["shape"].to_string(),
-            size(tensor["bytes"].as_u64().unwrap_or(0)),
+            "  {:<16}{}: rank {}, alpha {}, on {} matrices ({}), {} whole tensors, scale {}",
+            "LoRA adapter",
+            word(&adapter["source"]),
+            list("ranks"),
+            adapter["alpha"],
+            adapter["matrices"],
+            list("targets"),
+            adapter["replaced"],
+            adapter["scale"],
         ));
     }
+    lines.extend(tensor_lines(value));
     lines.push(format!(
         "{} parameters, {} of weights, {} of state for each text",
         value["parameters"],
@@ -89,7 +129,45 @@ fn in_words(value: &serde_json::Value) -> String {
     lines.join("\n")
 }
 
-/// An f32 as its shortest decimal (1e-5), not with the digits that it has as an f64.
-fn short(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
+/// "N tensors", and a line for each.
+fn tensor_lines(value: &serde_json::Value) -> Vec<String> {
+    let tensors = value["tensors"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |tensor: &serde_json::Value| {
+        format!(
+            "  {:<52} {:<5} {:<18} {:>12}",
+            tensor["name"].as_str().unwrap_or_default(),
+            tensor["dtype"].as_str().unwrap_or_default(),
+            tensor["shape"].to_string(),
+            size(tensor["bytes"].as_u64().unwrap_or(0)),
+        )
+    };
+    std::iter::once(format!("{} tensors", tensors.len())).chain(tensors.iter().map(line)).collect()
+}
+
+/// What is at a path that is no model which could be opened.
+fn unopened(contents: &Contents, error: &str) -> serde_json::Value {
+    let file = |f: &FileInfo| json!({ "name": f.name, "bytes": f.bytes, "remark": f.remark });
+    let tensor =
+        |t: &Listed| json!({ "name": t.name, "dtype": t.dtype, "shape": t.shape, "bytes": t.bytes, "file": t.file });
+    json!({
+        "source": contents.source,
+        "error": error,
+        "files": contents.files.iter().map(file).collect::<Vec<_>>(),
+        "tensors": contents.tensors.iter().map(tensor).collect::<Vec<_>>(),
+    })
+}
+
+fn unopened_in_words(contents: &Contents) -> String {
+    let mut lines = vec![contents.source.clone(), format!("{} files", contents.files.len())];
+    for FileInfo { name, bytes, remark } in &contents.files {
+        let remark = remark.as_ref().map_or(String::new(), |remark| format!("  {remark}"));
+        lines.push(format!("  {name:<52} {:>12}{remark}", size(*bytes)));
+    }
+    lines.extend(tensor_lines(&unopened(contents, "")));
+    lines.join("\n")
+}
+
+/// A string without its quotes; anything else as JSON.
+fn word(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use mamba_wgpu::generate::Tokenizer;
+use mamba_wgpu::Error;
 
 use crate::common::{backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
-use crate::errors::misuse;
+use crate::errors::{misuse, tokens_error};
 use crate::output::{print_json, print_line, Progress};
+use crate::special_tokens::SpecialTokens;
 
-/// Run tokens through the model and print what it predicts after each
+/// Run tokens, or a text, through the model and print what it predicts after the last token; with --json after each
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub struct Args {
@@ -19,11 +21,17 @@ pub struct Args {
     /// File of token ids: a JSON array, or numbers separated by commas or white space
     #[arg(long, value_name = "FILE", group = "input")]
     tokens_file: Option<PathBuf>,
+    /// A text, which the model's tokenizer turns into tokens
+    #[arg(long, value_name = "TEXT", group = "input")]
+    text: Option<String>,
+    #[command(flatten)]
+    special: SpecialTokens,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     backend: BackendArgs,
-    /// Print one JSON object: argmax (a position), last_logits (vocabulary), nll_sum (natural logarithm)
+    /// Print one JSON object: tokens, argmax (the likeliest next token after each), last_logits (of the whole vocabulary, after the
+    /// last), nll_sum (of -log p of each token but the first, natural logarithm)
     #[arg(long)]
     json: bool,
 }
@@ -31,32 +39,47 @@ pub struct Args {
 /// What `--json` prints. (A `serde_json::Value` would make f64 of each f32, with twice the digits.)
 #[derive(serde::Serialize)]
 struct Numbers {
+    tokens: Vec<u32>,
     argmax: Vec<u32>,
     last_logits: Vec<f32>,
     nll_sum: f64,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let tokens = match (&args.tokens, &args.tokens_file) {
-        (Some(text), _) => parse_tokens(text, "--tokens")?,
+    let given = match (&args.tokens, &args.tokens_file) {
+        (Some(text), _) => Some(("--tokens".to_owned(), text.clone())),
         (None, Some(path)) => {
             let name = format!("--tokens-file {}", path.display());
-            parse_tokens(&read_text(&name, path)?, &name)?
+            let text = read_text(&name, path)?;
+            Some((name, text))
         }
-        (None, None) => return Err(misuse("--tokens or --tokens-file is needed")),
+        (None, None) => None,
     };
+    // What is no list is refused before the model is opened.
+    let given = given.map(|(name, text)| Ok::<_, anyhow::Error>((parse_tokens(&text, &name)?, name))).transpose()?;
     let checkpoint = args.model.open()?;
+    let (tokens, name) = match (given, &args.text) {
+        (Some(given), _) => given,
+        (None, Some(text)) => {
+            (args.special.encode(&tokenizer(&checkpoint)?, text).map_err(Error::from)?, "--text".to_owned())
+        }
+        (None, None) => return Err(misuse("--tokens, --tokens-file or --text is needed")),
+    };
+    if tokens.is_empty() {
+        return Err(misuse("--text: the tokenizer makes no tokens of it: the model needs at least one"));
+    }
     let model = args.backend.load(&checkpoint).await?;
     let mut session = model.session()?;
     // The score takes a target for each token; the last one has none, so its number is left out again.
     let targets: Vec<u32> = tokens[1..].iter().copied().chain([0]).collect();
     let bar = Progress::tokens("reading");
-    let scores = session.score(&tokens, Some(&targets), &mut |done, total| bar.set(done as u64, total as u64)).await?;
+    let mut progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
+    let scores = session.score(&tokens, Some(&targets), &mut progress).await.map_err(|e| tokens_error(&name, e))?;
     drop(bar);
     let nll_sum: f64 = scores.nll.iter().take(tokens.len() - 1).map(|&nll| f64::from(nll)).sum();
     let logits = session.logits().await?;
     if args.json {
-        print_json(&Numbers { argmax: scores.argmax, last_logits: logits, nll_sum })?;
+        print_json(&Numbers { tokens, argmax: scores.argmax, last_logits: logits, nll_sum })?;
         return Ok(ExitCode::SUCCESS);
     }
     // Token ids alone do not need a tokenizer: without one the predictions have no text.
@@ -74,11 +97,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn parse_tokens(text: &str, name: &str) -> anyhow::Result<Vec<u32>> {
     let text = text.trim().trim_start_matches('\u{feff}');
     let tokens = if text.starts_with('[') {
-        serde_json::from_str(text).map_err(|error| misuse(format!("{name}: no list of token ids: {error}")))?
+        serde_json::from_str(text).map_err(|error| misuse(format!("{name}: not a list of token ids: {error}")))?
     } else {
         text.split(|c: char| c == ',' || c.is_whitespace())
             .filter(|part| !part.is_empty())
-            .map(|part| part.parse().map_err(|_| misuse(format!("{name}: {part:?} is no token id"))))
+            .map(|part| part.parse().map_err(|_| misuse(format!("{name}: {part:?} is not a token id, a whole number"))))
             .collect::<anyhow::Result<Vec<u32>>>()?
     };
     match tokens.is_empty() {

@@ -1,10 +1,19 @@
 //! The command line. Each subcommand has a file of its own; `main` only picks one and turns its outcome into an exit
-//! code: 0 done, 1 failed, 2 asked for something that makes no sense, 130 after Ctrl-C.
+//! code: 0 done, 1 failed, 2 asked for something that makes no sense; ended from outside 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP).
+
+/// The standard library's panics where stderr is closed: a terminal that is gone is no reason to lose a run.
+macro_rules! eprintln {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
 
 mod adapters;
 #[cfg(feature = "app")]
 mod app;
 mod bench;
+mod bench_compare;
 mod bench_report;
 mod common;
 mod completions;
@@ -13,20 +22,27 @@ mod errors;
 mod eval;
 mod explain;
 mod generate;
+mod gpu_clock;
 mod inspect_model;
 mod logits;
 mod output;
 mod quantize;
+mod sampling_args;
 mod score;
+mod signals;
+mod special_tokens;
 mod train;
 mod train_log;
 mod train_recipe;
+mod verify;
+#[cfg(test)]
+mod words;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Run Mamba language models on any GPU, or on the CPU.
+/// Run, explain and train Mamba language models on any GPU, or run them on the CPU
 #[derive(Debug, Parser)]
 #[command(name = "mamba-wgpu", version, propagate_version = true)]
 struct Cli {
@@ -54,10 +70,10 @@ enum Command {
 
 fn main() -> ExitCode {
     // Misused flags, --help and --version end here, with codes 2, 0 and 0.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| errors::plain_words(error).exit());
     output::show_warnings();
     output::quieten_vulkan();
-    run(cli).unwrap_or_else(|error| errors::report(&error))
+    signals::watch().and_then(|()| run(cli)).unwrap_or_else(|error| errors::report(&error))
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

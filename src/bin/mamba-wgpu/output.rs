@@ -1,9 +1,19 @@
 //! Stdout for results, stderr for everything else: progress, warnings, what was picked.
 
+use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
+use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
+use mamba_wgpu::files::{FileError, Kind, Output};
+use tracing::{Event, Level};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::EnvFilter;
+
+use crate::errors::misuse;
 
 /// Prints one JSON object on stdout.
 pub fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
@@ -13,9 +23,32 @@ pub fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
 /// Prints a text and a newline on stdout (`println!` panics when stdout is closed).
 pub fn print_line(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
+    let mut print = || {
+        stdout.write_all(text.as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()
+    };
+    print().map_err(stdout_error)
+}
+
+/// Says which file it was.
+pub fn stdout_error(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
+}
+
+/// Tries the place that a flag names, before there is anything to write.
+pub fn place(flag: &str, path: &Path, kind: Kind, force: bool) -> anyhow::Result<Output> {
+    Output::new(path, kind, force).map_err(|error| match error {
+        FileError::Taken { .. } => misuse(format!("--{flag} {error} (--force writes there all the same)")),
+        FileError::NoReader { .. } => misuse(format!("--{flag} {error}")),
+        error => anyhow!("--{flag} {error}"),
+    })
+}
+
+/// What to say of something that was made and could not be written.
+pub fn lost(flag: &str, what: &str) -> impl FnOnce(FileError) -> anyhow::Error {
+    let what = format!("--{flag}: {what} is lost");
+    move |error| anyhow!("{what}: {error}")
 }
 
 /// Bytes for people.
@@ -26,10 +59,42 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// An f32 as its shortest decimal (1e-5), not with the digits that it has as an f64.
+pub fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 /// Shows the library's warnings on stderr; `RUST_LOG` asks for more.
 pub fn show_warnings() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off,mamba_wgpu=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .log_internal_errors(false)
+        .event_format(OneStyle)
+        .init();
+}
+
+/// "warning: what is odd", as all that the program itself says.
+struct OneStyle;
+
+impl<S, N> FormatEvent<S, N> for OneStyle
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "info",
+            Level::DEBUG => "debug",
+            Level::TRACE => "trace",
+        };
+        write!(out, "{level}: ")?;
+        context.field_format().format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
 }
 
 /// Mesa's device-select layer asks the desktop for its preferred GPU, and prints "error: XDG_RUNTIME_DIR is invalid"

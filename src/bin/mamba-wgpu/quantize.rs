@@ -11,14 +11,14 @@ use mamba_wgpu::reference::Quant;
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{end_on_ctrl_c, open_model};
+use crate::common::{open_model, LoraArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, size, Progress};
+use crate::signals;
 
 /// Make a smaller, faster model: its large matrices to 8 or 4 bits
 ///
-/// OUT is a folder that every other command takes as --model. How it is stored and what it costs is in
-/// docs/quantisation.md.
+/// OUT is a folder that other commands take as --model. How it is stored and what it costs is in docs/quantisation.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of a checkpoint or one .safetensors file, or `embedded` for the small model built into this program
@@ -30,10 +30,12 @@ pub struct Args {
     /// 8 bits a weight (a little over half the size of f16, all but the same text) or 4 (a little over a quarter)
     #[arg(long, value_enum)]
     to: Kind,
+    #[command(flatten)]
+    lora: LoraArgs,
     /// Replace the model in OUT
     #[arg(long)]
     force: bool,
-    /// Print one JSON object: bytes before and after, and each tensor's errors
+    /// Print one JSON object: source, out, to, bytes_before, bytes_after, tensors (with their errors)
     #[arg(long)]
     json: bool,
 }
@@ -55,9 +57,9 @@ impl From<Kind> for Quant {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let embedded = args.input.as_os_str() == "embedded" && !args.input.exists();
-    let checkpoint = open_model((!embedded).then_some(args.input.as_path()))?;
+    let checkpoint = open_model((!embedded).then_some(args.input.as_path()), &args.lora)?;
     let cancel = Arc::new(AtomicBool::new(false));
-    end_on_ctrl_c(cancel.clone())?;
+    signals::ask(&cancel);
     let bar = Progress::bytes("quantising");
     let mut progress = |done, total| {
         bar.set(done, total);
@@ -69,16 +71,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(summary) => summary,
         Err(QuantiseError::Cancelled) => {
             eprintln!("mamba-wgpu: cancelled, {} is as it was", args.out.display());
-            return Ok(ExitCode::from(130));
+            return Ok(signals::exit_code());
         }
         Err(error @ QuantiseError::Exists { .. }) if !args.force => {
             return Err(misuse(format!("{error} (--force replaces it)")));
         }
-        Err(error @ (QuantiseError::Source { .. } | QuantiseError::NotAFolder { .. })) => {
+        Err(
+            error @ (QuantiseError::Source { .. } | QuantiseError::NotAFolder { .. } | QuantiseError::Locked { .. }),
+        ) => {
             return Err(misuse(error.to_string()));
         }
         Err(error) => return Err(Error::from(error).into()),
     };
+    for tensor in summary.tensors.iter() {
+        if let Some(largest) = tensor.beyond {
+            let (name, kind, to) = (&tensor.name, Quant::from(args.to).tag(), &tensor.to);
+            eprintln!("warning: tensor `{name}` stays {to}: its largest magnitude is {largest:e}, which no scale of {kind} holds");
+        }
+    }
     if args.json {
         print_json(&json!({
             "source": checkpoint.source(), "out": args.out, "to": Quant::from(args.to).tag(),

@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mamba_wgpu::model::{LanguageModel, ModelConfig};
+use mamba_wgpu::generate::{GenerateError, Tokenizer};
+use mamba_wgpu::model::LanguageModel;
+use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, beginning_token, read_text, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
+use crate::special_tokens::SpecialTokens;
 
 /// Score a text: bits a byte and nats a token
 ///
 /// A beginning-of-text token comes first, then the file's tokens, each predicted from those before it. The state is
-/// reset after each window.
+/// reset after each window. Where the tokenizer puts a token before a text itself, that is the one that comes first; a token that it
+/// puts after the text is predicted too.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The text, in UTF-8
@@ -22,9 +26,12 @@ pub struct Args {
     /// How many tokens are predicted before the state is reset
     #[arg(long, value_name = "N", default_value = "1024", value_parser = at_least_one)]
     window: usize,
-    /// The token before the text [default: the model's beginning-of-text token, its end-of-text token, or 0]
+    /// The token before the text, in place of the tokenizer's own [default: the tokenizer's, or the model's beginning-of-text token,
+    /// its end-of-text token, or 0]
     #[arg(long, value_name = "ID")]
     bos: Option<u32>,
+    #[command(flatten)]
+    special: SpecialTokens,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -38,38 +45,50 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = format!("--text {}", args.text.display());
     let text = read_text(&name, &args.text)?;
     if text.is_empty() {
-        return Err(misuse(format!("{name}: the file is empty, there is nothing to score")));
+        return Err(misuse(format!("{name}: the file is empty, so there is nothing to score")));
     }
     let checkpoint = args.model.open()?;
-    let tokens = tokenizer(&checkpoint)?.encode(&text)?;
-    if tokens.is_empty() {
-        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, there is nothing to score")));
-    }
-    let bos = beginning(args.bos, checkpoint.config())?;
+    let stream = args.stream(&tokenizer(&checkpoint)?, &text)?;
+    let Some(tokens) = stream.len().checked_sub(1).filter(|&tokens| tokens > 0) else {
+        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, so there is nothing to score")));
+    };
     let model = args.backend.load(&checkpoint).await?;
-    let stream: Vec<u32> = [&[bos], tokens.as_slice()].concat();
     let nll_sum = nll_sum(&model, &stream, args.window).await?;
 
-    let nll_per_token = nll_sum / tokens.len() as f64;
+    let nll_per_token = nll_sum / tokens as f64;
     let bits_per_byte = nll_sum / std::f64::consts::LN_2 / text.len() as f64;
     if args.json {
         print_json(&json!({
-            "tokens": tokens.len(), "bytes": text.len(), "nll_per_token": nll_per_token, "bits_per_byte": bits_per_byte,
+            "tokens": tokens, "bytes": text.len(), "nll_per_token": nll_per_token, "bits_per_byte": bits_per_byte,
         }))?;
     } else {
-        print_line(&format!("{} tokens, {} bytes, on {}", tokens.len(), text.len(), backend_name(&model)))?;
+        print_line(&format!("{tokens} tokens, {} bytes, on {}", text.len(), backend_name(&model)))?;
         print_line(&format!("{bits_per_byte:.4} bits a byte, {nll_per_token:.4} nats a token"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The token before the text.
-fn beginning(wanted: Option<u32>, config: &ModelConfig) -> anyhow::Result<u32> {
-    let known = || beginning_token(config.bos_token_id, &config.eos_token_id);
-    let bos = wanted.or_else(known).unwrap_or(0);
-    match (bos as usize) < config.vocab_size {
-        true => Ok(bos),
-        false => Err(misuse(format!("--bos {bos}: out of range, the vocabulary has {} entries", config.vocab_size))),
+impl Args {
+    /// The tokens of the text, each to be predicted from those before it, behind one that is not predicted.
+    fn stream(&self, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
+        let encode = || -> Result<Vec<u32>, GenerateError> {
+            let tokens = self.special.encode(tokenizer, text)?;
+            let own = match self.special.wanted() {
+                true => tokenizer.tokens_before().len(),
+                false => 0,
+            };
+            Ok(match self.bos {
+                None if own > 0 => tokens,
+                None => [&[tokenizer.beginning_of_text().unwrap_or(0)], tokens.as_slice()].concat(),
+                Some(bos) => [&[bos], &tokens[own..]].concat(),
+            })
+        };
+        let stream = encode().map_err(Error::from)?;
+        let vocab = tokenizer.model_vocab_size();
+        match stream.first().filter(|&&bos| bos as usize >= vocab) {
+            Some(bos) => Err(misuse(format!("--bos {bos}: out of range, the vocabulary has {vocab} entries"))),
+            None => Ok(stream),
+        }
     }
 }
 

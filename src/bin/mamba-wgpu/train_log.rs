@@ -1,11 +1,10 @@
 //! A run's log, a JSON object a line, and its curve.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs::{self, OpenOptions};
 
-use crate::bench_report::charts::{encode_png, load_font};
+use crate::bench_report::charts::{encode_png, load_font, marked_svg};
 use anyhow::{anyhow, Context};
+use mamba_wgpu::files::{FileError, Output};
 use mamba_wgpu::train::{Evaluation, StepRecord};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -38,59 +37,98 @@ impl Line {
     }
 }
 
-/// Lines go to the file in whole pieces.
+/// A line as it is in the file.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    /// Which run it is of, in a log that may have several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    run: Option<String>,
+    #[serde(flatten)]
+    line: Line,
+}
+
+/// Lines go to the file in whole pieces, each at its end. What is there stays.
 pub struct Log {
-    path: PathBuf,
+    output: Output,
+    /// What this run is called, unless the log is its own.
+    run: Option<String>,
     lines: Vec<Line>,
     /// Lines in the file.
     written: usize,
+    failed: bool,
 }
 
 impl Log {
-    /// A log that begins after a step: what is there of earlier ones stays, later ones (of a run that was cut off behind its last
-    /// checkpoint) go.
-    pub fn open(path: &Path, step: u64) -> anyhow::Result<Self> {
-        let text = match fs::read_to_string(path) {
+    /// A log that nothing is read of: a run that begins.
+    pub fn new(output: Output, run: Option<String>) -> Self {
+        Self { output, run, lines: Vec::new(), written: 0, failed: false }
+    }
+
+    /// The log of a run that goes on after a step. Its lines of later ones go where they are the last: the run was cut off behind
+    /// its last checkpoint, and they come again.
+    pub fn go_on(output: Output, run: Option<String>, step: u64) -> anyhow::Result<Self> {
+        let mut log = Self::new(output, run);
+        let Some(path) = log.output.file() else { return Ok(log) };
+        let name = || log.output.path().display().to_string();
+        let text = match fs::read(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(log),
+            Err(e) => return Err(e).with_context(name),
         };
-        // A line that was cut off is no line.
-        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let lines: Vec<Line> = lines.filter(|line: &Line| line.number() <= step).collect();
-        let unfinished = PathBuf::from(format!("{}.unfinished", path.display()));
-        let name = || path.display().to_string();
-        let kept: Vec<String> = lines.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-        let text: String = kept.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
-        fs::write(&unfinished, text).with_context(name)?;
-        fs::rename(&unfinished, path).with_context(name)?;
-        let written = lines.len();
-        Ok(Self { path: path.into(), lines, written })
+        let (mut end, mut cutting) = (text.len(), true);
+        for piece in text.split_inclusive(|&b| b == b'\n').rev() {
+            let entry: Option<Entry> = serde_json::from_slice(piece).ok();
+            let half = entry.is_none() && piece.starts_with(b"{\"") && !piece.ends_with(b"\n");
+            match entry.filter(|entry| entry.run == log.run).map(|entry| entry.line) {
+                Some(line) if line.number() > step => {}
+                // An earlier attempt's.
+                Some(line) if log.lines.last().is_some_and(|later| later.number() < line.number()) => break,
+                Some(line) => {
+                    cutting = false;
+                    log.lines.push(line);
+                }
+                None => cutting &= half,
+            }
+            end -= if cutting { piece.len() } else { 0 };
+        }
+        log.lines.reverse();
+        log.written = log.lines.len();
+        if end < text.len() {
+            OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(end as u64)).with_context(name)?;
+        }
+        Ok(log)
     }
 
-    pub fn step(&mut self, r: &StepRecord, tokens_per_second: f64) -> anyhow::Result<()> {
+    pub fn step(&mut self, r: &StepRecord, tokens_per_second: f64) {
         let (step, loss, gradient_norm, learning_rate) = (r.step, r.loss, r.gradient_norm, r.learning_rate);
-        self.lines.push(Line::Step { step, loss, gradient_norm, learning_rate, tokens_per_second });
-        self.flush()
+        self.add(Line::Step { step, loss, gradient_norm, learning_rate, tokens_per_second });
     }
 
-    pub fn validation(&mut self, step: u64, e: &Evaluation, bits_per_byte: Option<f64>) -> anyhow::Result<()> {
+    pub fn validation(&mut self, step: u64, e: &Evaluation, bits_per_byte: Option<f64>) {
         let (validation_loss, accuracy) = (e.loss(), e.accuracy());
-        self.lines.push(Line::Validation { step, validation_loss, accuracy, bits_per_byte });
-        self.flush()
+        self.add(Line::Validation { step, validation_loss, accuracy, bits_per_byte });
+    }
+
+    /// A log that cannot be written is no reason to end a run: its lines are kept, and tried again with the next.
+    fn add(&mut self, line: Line) {
+        self.lines.push(line);
+        if let (Err(error), false) = (self.flush(), self.failed) {
+            self.failed = true;
+            eprintln!("warning: the log: {error}");
+        }
     }
 
     /// Writes what is not in the file yet.
-    pub fn flush(&mut self) -> anyhow::Result<()> {
-        let mut text = Vec::new();
+    pub fn flush(&mut self) -> Result<(), FileError> {
+        let mut text = String::new();
         for line in &self.lines[self.written..] {
-            serde_json::to_writer(&mut text, line)?;
-            text.push(b'\n');
+            let entry = Entry { run: self.run.clone(), line: line.clone() };
+            // Numbers and a string: it serialises.
+            text += &serde_json::to_string(&entry).unwrap_or_default();
+            text.push('\n');
         }
         if !text.is_empty() {
-            let name = || self.path.display().to_string();
-            let mut file = fs::OpenOptions::new().append(true).create(true).open(&self.path).with_context(name)?;
-            file.write_all(&text).with_context(name)?;
+            self.output.append(text.as_bytes())?;
         }
         self.written = self.lines.len();
         Ok(())
@@ -112,7 +150,7 @@ impl Log {
 const SIZE: (u32, u32) = (860, 420);
 
 /// The loss over the steps, and the validation's: as PNG where the file's name ends so, otherwise as SVG.
-pub fn plot(lines: &[Line], path: &Path) -> anyhow::Result<()> {
+pub fn plot(lines: &[Line], output: &Output) -> anyhow::Result<()> {
     let (mut train, mut validation) = (Vec::new(), Vec::new());
     for line in lines {
         match *line {
@@ -127,7 +165,7 @@ pub fn plot(lines: &[Line], path: &Path) -> anyhow::Result<()> {
     let end = points().map(|p| p.0).fold(1.0, f64::max);
     let top = points().map(|p| p.1).fold(1e-3, f64::max) * 1.05;
     load_font()?;
-    let name = || path.display().to_string();
+    let path = output.path();
     let series = [train.as_slice(), &validation];
     let drawn = if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("png")) {
         let mut pixels = vec![255; 3 * (SIZE.0 * SIZE.1) as usize];
@@ -135,9 +173,9 @@ pub fn plot(lines: &[Line], path: &Path) -> anyhow::Result<()> {
             .and_then(|()| Ok(encode_png(&pixels, SIZE)?))
     } else {
         let mut svg = String::new();
-        draw(SVGBackend::with_string(&mut svg, SIZE), (end, top), series).map(|()| svg.into_bytes())
+        draw(SVGBackend::with_string(&mut svg, SIZE), (end, top), series).map(|()| marked_svg(svg).into_bytes())
     };
-    fs::write(path, drawn.map_err(|e| anyhow!("{}: {e}", name()))?).with_context(name)
+    Ok(output.write(&drawn.map_err(|e| anyhow!("{}: {e}", path.display()))?)?)
 }
 
 fn draw<B: DrawingBackend>(
@@ -181,36 +219,55 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench_report::charts::PICTURE;
+    use mamba_wgpu::files::Kind;
+    use std::path::Path;
 
     fn record(step: u64) -> StepRecord {
         StepRecord { step, loss: 2.0 / step as f32, gradient_norm: 1.0, learning_rate: 1e-3 }
+    }
+
+    fn output(path: &Path) -> Output {
+        Output::new(path, Kind::TEXT, false).unwrap()
+    }
+
+    fn validation(log: &mut Log, step: u64) {
+        log.validation(step, &Evaluation { counted: 4, correct: 3, nll_sum: 2.0 }, None);
+    }
+
+    fn numbers(path: &Path) -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|l| serde_json::from_str::<Entry>(l).unwrap().line.number()).collect()
     }
 
     #[test]
     fn a_log_goes_on_where_the_checkpoint_was() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
-        let mut log = Log::open(&path, 0).unwrap();
+        let mut log = Log::new(output(&path), None);
         for step in 1..=4 {
-            log.step(&record(step), 10.0).unwrap();
+            log.step(&record(step), 10.0);
         }
-        log.validation(3, &Evaluation { counted: 4, correct: 3, nll_sum: 2.0 }, None).unwrap();
+        validation(&mut log, 3);
         // The program was killed while it wrote.
         let mut text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 5);
         text.push_str("{\"step\":5,\"lo");
         fs::write(&path, text).unwrap();
-        let mut log = Log::open(&path, 3).unwrap();
-        log.step(&record(4), 10.0).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let steps: Vec<u64> = text.lines().map(|l| serde_json::from_str::<Line>(l).unwrap().number()).collect();
-        assert_eq!(steps, [1, 2, 3, 3, 4]);
-        assert!(text.contains("\"accuracy\":0.75"));
-        assert_eq!(log.last_loss(), Some(0.5));
-        plot(log.lines(), &folder.path().join("loss.svg")).unwrap();
+        let mut log = Log::go_on(output(&path), None, 2).unwrap();
+        assert_eq!((log.lines().len(), numbers(&path)), (2, vec![1, 2]));
+        log.step(&record(3), 10.0);
+        validation(&mut log, 3);
+        assert_eq!(numbers(&path), [1, 2, 3, 3]);
+        assert!(fs::read_to_string(&path).unwrap().contains("\"accuracy\":0.75"));
+        assert_eq!(log.last_loss(), Some(2.0 / 3.0));
+        plot(log.lines(), &output(&folder.path().join("loss.svg"))).unwrap();
         let svg = fs::read_to_string(folder.path().join("loss.svg")).unwrap();
         assert!(svg.contains("</svg>") && svg.contains("validation"), "{}", svg.len());
-        plot(log.lines(), &folder.path().join("loss.png")).unwrap();
+        plot(log.lines(), &output(&folder.path().join("loss.png"))).unwrap();
+        for own in ["loss.svg", "loss.png"] {
+            assert!((PICTURE.is)(&fs::read(folder.path().join(own)).unwrap()), "{own}");
+        }
         let file = fs::File::open(folder.path().join("loss.png")).unwrap();
         let mut picture = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
         let mut pixels = vec![0; picture.output_buffer_size().unwrap()];
@@ -220,5 +277,42 @@ mod tests {
         for colour in [[0, 114, 178], [213, 94, 0]] {
             assert!(pixels.chunks(3).any(|pixel| pixel == colour), "{colour:?}");
         }
+    }
+
+    #[test]
+    fn nothing_of_others_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        fs::write(&path, "{\"mine\":1}\nnotes, and no line break").unwrap();
+        let [mut a, mut b] = ["a", "b"].map(|run| Log::new(output(&path), Some(run.into())));
+        for step in 1..=3 {
+            a.step(&record(step), 10.0);
+            b.step(&record(step), 10.0);
+        }
+        b.step(&record(4), 10.0);
+        let before = fs::read_to_string(&path).unwrap();
+        assert!(before.starts_with("{\"mine\":1}\nnotes, and no line break\n{\"run\":\"a\",\"step\":1,"), "{before}");
+        // b's last two lines are at the end and of no checkpoint; a's third stands before b's.
+        let b = Log::go_on(output(&path), Some("b".into()), 2).unwrap();
+        let after = fs::read_to_string(&path).unwrap();
+        assert_eq!((b.lines().len(), after.lines().count()), (2, before.lines().count() - 2));
+        assert!(before.starts_with(&after));
+        let a = Log::go_on(output(&path), Some("a".into()), 3).unwrap();
+        assert_eq!((a.lines().len(), fs::read_to_string(&path).unwrap()), (3, after));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let mut log = Log::new(output(&path), None);
+        log.step(&record(1), 10.0);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        log.step(&record(2), 10.0);
+        assert!(log.flush().is_err());
+        fs::remove_dir(&path).unwrap();
+        log.step(&record(3), 10.0);
+        assert_eq!(numbers(&path), [2, 3]);
     }
 }

@@ -9,9 +9,10 @@ use crate::errors::misuse;
 /// What decides what a run computes; a run that is resumed has it in its folder.
 #[derive(Debug, clap::Args)]
 pub struct Recipe {
-    /// Sizes to start from: the paper's, or some that a software GPU trains in a minute or two
-    #[arg(long, value_enum, default_value_t = PresetName::Paper, conflicts_with = "resume")]
-    preset: PresetName,
+    /// Sizes to start from: the paper's, or some that a software GPU trains in a minute or two [default: those of the run that
+    /// --from names, otherwise paper]
+    #[arg(long, value_enum, conflicts_with = "resume")]
+    preset: Option<PresetName>,
     /// Tokens of a sequence (selective-copying: up to the markers)
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     length: Option<usize>,
@@ -60,13 +61,13 @@ pub struct Recipe {
     /// Steps
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     steps: Option<u64>,
-    /// Learning rate after the warm-up [default: the preset's, a tenth of it with --from]
+    /// Learning rate after the warm-up [default: the preset's; with --from a tenth of it]
     #[arg(long, value_name = "RATE", conflicts_with = "resume")]
     lr: Option<f64>,
     /// Steps until the learning rate is reached
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     warmup: Option<u64>,
-    /// What the learning rate does after that
+    /// What the learning rate does after the warm-up
     #[arg(long, value_enum, conflicts_with = "resume")]
     schedule: Option<ScheduleName>,
     /// Where a cosine ends, as a part of the learning rate
@@ -124,16 +125,25 @@ enum ScheduleName {
 }
 
 impl Recipe {
-    /// The settings of a run that begins, from nothing or with a model.
-    pub fn settings(&self, kind: TaskKind, from: Option<&Pretrained>) -> Settings {
-        let preset = match self.preset {
-            PresetName::Paper => Preset::Paper,
-            PresetName::Tiny => Preset::Tiny,
+    /// The settings of a run that begins, from nothing or with a model: a preset's, or those of the `run` that the model is from.
+    pub fn settings(&self, kind: TaskKind, from: Option<&Pretrained>, run: Option<&Settings>) -> Settings {
+        let mut s = match (self.preset, run) {
+            (None, Some(run)) => {
+                let (length, batch, steps) = (run.task.nominal_length(), run.batch, run.schedule.steps);
+                eprintln!(
+                    "mamba-wgpu: length {length}, batch {batch}, {steps} steps and the like as in the run of --from, where no flag \
+                     says otherwise (--preset starts from a preset)"
+                );
+                Settings { seed: self.seed, ..run.clone() }
+            }
+            (Some(PresetName::Tiny), _) => Settings::preset(kind, Preset::Tiny, self.seed),
+            _ => Settings::preset(kind, Preset::Paper, self.seed),
         };
-        let mut s = Settings::preset(kind, preset, self.seed);
         if let Some(model) = from {
             // What was learnt from nothing at the full rate would be forgotten at it.
-            s.schedule.peak *= 0.1;
+            if s.origin.is_none() {
+                s.schedule.peak *= 0.1;
+            }
             model.adopt(&mut s);
         }
         self.change(&mut s);

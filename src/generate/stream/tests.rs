@@ -98,7 +98,7 @@ fn end_of_text_is_no_text_unless_ignored() {
     let mut script = tokenizer().encode("Emma").unwrap();
     script.push(0);
     script.extend(tokenizer().encode(" Jane").unwrap());
-    let with_eos = |ignore_eos| GenerateOptions { eos: vec![0], ignore_eos, ..options(script.len()) };
+    let with_eos = |ignore_eos| GenerateOptions { eos: Some(vec![0]), ignore_eos, ..options(script.len()) };
     let mut stops = generator("x", &script, with_eos(false));
     assert_eq!(text(&rest(&mut stops)), "Emma");
     assert_eq!(stops.finish_reason(), Some(FinishReason::Eos));
@@ -131,7 +131,7 @@ fn what_was_held_back_comes_at_the_end() {
     let mut script = tokenizer().encode("the EN").unwrap();
     script.push(0);
     let stop = vec!["END".to_string()];
-    let mut by_eos = generator("x", &script, GenerateOptions { stop, eos: vec![0], ..options(100) });
+    let mut by_eos = generator("x", &script, GenerateOptions { stop, eos: Some(vec![0]), ..options(100) });
     let pieces = rest(&mut by_eos);
     assert_eq!(text(&pieces), "the EN");
     assert_eq!(pieces.last().unwrap().token, None);

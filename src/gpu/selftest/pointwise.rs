@@ -1,4 +1,4 @@
-//! embedding, rms_norm, x_dbl_norm, conv1d, conv1d_state and conv1d_update against their twins.
+//! embedding, rms_norm, x_dbl_norm, conv1d, conv1d_state, conv1d_update and fill against their twins.
 
 use super::data::{activations, close, equal, f64s, poisoned, poisoned_activations, read_activations, rounding};
 use super::data::{run, tensor, CheckError, Random};
@@ -105,4 +105,29 @@ pub async fn conv1d(
         close(&what, &read_activations(gpu, &tu).await?, want, 2e-6, 2e-6 + rounding(act))?;
     }
     close(&format!("{what}, state"), &ts.read(gpu).await?, &want_state, 0.0, 0.0)
+}
+
+/// A tensor's words, and rows of a matrix in every format; what lies behind them is left alone.
+pub async fn fill(gpu: &Gpu, case: &reference::Fill, rows: usize) -> Result<(), CheckError> {
+    use reference::FillKind;
+    let words = rows * case.row_words;
+    let mut want = vec![0u32; words];
+    reference::fill(&mut want, case);
+    let out = Tensor::new(gpu, "check", &vec![u32::MAX; words + 8])?;
+    run(gpu, |plan| kernels::fill(plan, &out, words, case)).await?;
+    let got = out.read::<u32>(gpu).await?;
+    let what = format!("{case:?}, {rows} rows");
+    equal(&what, &got[words..], &[u32::MAX; 8])?;
+    let got = &got[..words];
+    let halves = |words: &[u32]| -> Vec<f32> {
+        words.iter().flat_map(|w| [*w as u16, (w >> 16) as u16]).map(|h| half::f16::from_bits(h).to_f32()).collect()
+    };
+    let floats = |words: &[u32]| -> Vec<f32> { words.iter().map(|w| f32::from_bits(*w)).collect() };
+    // A device may multiply and add in one step.
+    let atol = 1e-6 * f64::from(case.low.abs() + case.span.abs());
+    match case.kind {
+        FillKind::F32 => close(&what, &floats(got), &f64s(&floats(&want)), atol, 0.0),
+        FillKind::F16 => close(&what, &halves(got), &f64s(&halves(&want)), atol, 1e-3),
+        _ => equal(&what, got, &want),
+    }
 }

@@ -115,7 +115,7 @@ pub fn scan_train(
     if value > limit {
         return Err(GpuError::Unsupported { kernel: "scan_train", what: "tape in elements", value, limit });
     }
-    scan_fused::passes(plan, &tape.0, b, (scan.batch, scan.shape), layout.chunk, scan.lti)
+    scan_fused::passes(plan, (&tape.0, None), b, (scan.batch, scan.shape), layout.chunk, scan.lti)
 }
 
 /// The tensors of [`scan_backward`].

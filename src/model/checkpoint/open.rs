@@ -1,55 +1,58 @@
 //! Checkpoints from the file system.
 
-use super::{Checkpoint, Parts};
+use super::{
+    find::{entries, file_name, is_beside_weights, locate, ADAPTER_CONFIG},
+    pickle, Checkpoint, Parts,
+};
 use crate::model::{
+    adapter::Adapter,
     config::RawConfig,
     layout::Table,
     shard::{Shard, Stored},
-    LoadError,
+    sidecars::CHAT_TEMPLATES,
+    sniff::{is_safetensors, sniff, trim_bom, GGUF_ADVICE},
+    LoadError, Sidecars,
 };
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    io::Read,
     path::{Component, Path},
 };
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+const PICKLES: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
 
 impl Checkpoint {
-    /// Opens a folder, a `.safetensors` file, or an index of shards (`model.safetensors.index.json`).
+    /// Opens a folder, a `.safetensors` file, or an index of shards (`model.safetensors.index.json`); or what [`locate`] finds
+    /// around another path ([`Checkpoint::notes`] say what was taken).
     ///
     /// In a folder: `config.json`, which must be there; `tokenizer.json`, which may; and the weights as
     /// `model.safetensors`, an index with its shards, or a single .safetensors file of another name. Beside a file that is
-    /// named itself, `config.json` may be missing: then the tensors' shapes say all, and a warning says so.
+    /// named itself, `config.json` may be missing: then the tensors' shapes say all, and a warning says so. A LoRA adapter in the
+    /// model's folder (`adapter_config.json` and `adapter_model.safetensors`, PEFT's format) is merged.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let metadata = fs::metadata(path).map_err(|e| io_error(path, e))?;
+        let located = locate(path)?;
+        let mut checkpoint = Self::open_at(&located.path)?;
+        checkpoint.notes.splice(0..0, located.note);
+        Ok(checkpoint)
+    }
+
+    fn open_at(path: &Path) -> Result<Self, LoadError> {
+        let is_dir = path.is_dir();
         let mut warnings = Vec::new();
-        let folder = if metadata.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let shards = if metadata.is_dir() {
-            open_folder(path, &mut warnings)?
-        } else {
-            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            if name.ends_with(".index.json") {
-                open_index(path, &mut warnings)?
-            } else if name.ends_with(".safetensors") {
-                vec![Shard::map(path)?]
-            } else if [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end)) {
-                return Err(pickle(path, folder));
-            } else {
-                return Err(LoadError::NotSafetensors { path: path.display().to_string() });
-            }
-        };
+        let folder = if is_dir { path } else { path.parent().unwrap_or(Path::new("")) };
+        let shards = if is_dir { open_folder(path, &mut warnings) } else { open_file(path, folder, &mut warnings) }?;
         let config_path = folder.join("config.json");
         let config_json = read_optional(&config_path)?;
         let config = match &config_json {
             Some(bytes) => Some(RawConfig::parse(&config_path.display().to_string(), bytes)?),
-            None if metadata.is_dir() => return Err(LoadError::ConfigMissing { path: path.display().to_string() }),
+            None if is_dir => return Err(LoadError::ConfigMissing { path: path.display().to_string() }),
             None => None,
         };
         let checkpoint = Self::build(Parts {
@@ -57,12 +60,13 @@ impl Checkpoint {
             config,
             config_json: config_json.map(Cow::Owned),
             table: Table::new(shards)?,
-            tokenizer_json: read_optional(&folder.join("tokenizer.json"))?.map(Cow::Owned),
+            sidecars: Sidecars::read(folder)?,
+            adapter: Adapter::in_folder(folder)?,
             warnings,
         });
         match checkpoint {
             // A shard was named where the whole was meant.
-            Err(LoadError::MissingTensor { file, tensor, .. }) if metadata.is_file() && folder.join(INDEX).exists() => {
+            Err(LoadError::MissingTensor { file, tensor, .. }) if !is_dir && folder.join(INDEX).exists() => {
                 let hint = format!(": perhaps it is in another shard; give the folder, or its {INDEX}");
                 Err(LoadError::MissingTensor { file, tensor, hint })
             }
@@ -71,23 +75,56 @@ impl Checkpoint {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> LoadError {
-    let path = path.display().to_string();
-    match source.kind() {
-        io::ErrorKind::NotFound => LoadError::NotFound { path },
-        _ => LoadError::Io { path, source },
+impl Sidecars {
+    /// Those in a folder.
+    ///
+    /// # Errors
+    /// Files that are there and cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        let mut names: Vec<String> = Self::names().map(str::to_owned).collect();
+        // No such folder, or one that cannot be listed: no templates.
+        for entry in fs::read_dir(folder.join(CHAT_TEMPLATES)).into_iter().flatten().flatten() {
+            names.extend(entry.file_name().to_str().map(|name| format!("{CHAT_TEMPLATES}/{name}")));
+        }
+        let mut sidecars = Self::default();
+        for name in names.iter().filter(|name| Self::takes(name)) {
+            if let Some(bytes) = read_optional(&folder.join(name))? {
+                sidecars.insert(name, Cow::Owned(bytes));
+            }
+        }
+        Ok(sidecars)
     }
 }
 
-fn pickle(path: &Path, folder: &Path) -> LoadError {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    LoadError::PickleOnly { path: path.display().to_string(), folder: folder.display().to_string() }
+pub(in crate::model) fn io_error(path: &Path, reason: io::Error) -> LoadError {
+    let path = path.display().to_string();
+    match reason.kind() {
+        io::ErrorKind::NotFound => LoadError::NotFound { path },
+        _ => LoadError::Io { path, reason },
+    }
+}
+
+/// Whether there is such a file or folder; an error for a link to nowhere, as a download that broke off leaves them in
+/// Hugging Face's cache.
+pub(in crate::model) fn is_there(path: &Path) -> Result<bool, LoadError> {
+    if path.exists() {
+        return Ok(true);
+    }
+    match fs::read_link(path) {
+        Ok(target) => {
+            let target = target.display().to_string();
+            Err(LoadError::DanglingLink { path: path.display().to_string(), target })
+        }
+        Err(_) => Ok(false),
+    }
 }
 
 /// A small file's bytes; `None` if there is no such file.
-fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
+pub(in crate::model) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
+    if !is_there(path)? {
+        return Ok(None);
+    }
     match fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io_error(path, e)),
         // A pipe or a device could block for ever or never end.
         Ok(metadata) if !metadata.is_file() => return Err(LoadError::NotAFile { path: path.display().to_string() }),
@@ -96,51 +133,154 @@ fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     fs::read(path).map(Some).map_err(|e| io_error(path, e))
 }
 
-fn open_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<(Shard, Vec<Stored>)>, LoadError> {
+/// The first bytes of a file, as far as there are any.
+pub(super) fn beginning(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // What is no file is never opened: it could block for ever.
+    if path.is_file() {
+        let _ = fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut bytes));
+        // what could not be read tells nothing
+    }
+    bytes
+}
+
+type Shards = Vec<(Shard, Vec<Stored>)>;
+
+fn open_file(path: &Path, folder: &Path, warnings: &mut Vec<String>) -> Result<Shards, LoadError> {
+    let name = file_name(path);
+    if name.ends_with(".index.json") && !name.ends_with(".bin.index.json") {
+        return open_index(path, warnings);
+    }
+    if name.starts_with("adapter_") {
+        return Err(only_adapter(path, folder));
+    }
+    if name.ends_with(".safetensors") {
+        return Ok(vec![Shard::map(path)?]);
+    }
+    if name.ends_with(".bin.index.json") || PICKLES.iter().any(|end| name.ends_with(end)) {
+        return Err(pickle::refused(path, &pickled_with(path, folder)?));
+    }
+    let start = beginning(path);
+    if is_safetensors(&start) {
+        return Ok(vec![Shard::map(path)?]);
+    }
+    if !path.is_file() {
+        return Err(LoadError::NotAFile { path: path.display().to_string() });
+    }
+    let hint = sniff(&start).map_or_else(String::new, |(what, advice)| format!(", but {what}: {advice}"));
+    Err(LoadError::NotSafetensors { path: path.display().to_string(), hint })
+}
+
+fn only_adapter(path: &Path, folder: &Path) -> LoadError {
+    let base =
+        Adapter::base_of(folder).map_or_else(|| "its base model".to_owned(), |base| format!("its base model, {base}"));
+    LoadError::OnlyAdapter { path: path.display().to_string(), base, adapter: folder.display().to_string() }
+}
+
+/// The pickles that make up the model that one of them, or their index, is of.
+fn pickled_with(path: &Path, folder: &Path) -> Result<Vec<String>, LoadError> {
+    let name = file_name(path);
+    let index = folder.join("pytorch_model.bin.index.json");
+    if !index.exists() || !(name.starts_with("pytorch_model-") || path == index) {
+        return Ok(vec![name]);
+    }
+    let bytes = read_optional(&index)?.unwrap_or_default();
+    // Where the index cannot be read, the files that are there.
+    let listed: BTreeSet<String> = weight_map(&index, &bytes).unwrap_or_default().into_values().collect();
+    let there = || entries(folder).iter().map(|path| file_name(path)).filter(|name| name.ends_with(".bin")).collect();
+    Ok(if listed.is_empty() { there() } else { listed.into_iter().collect() })
+}
+
+fn open_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<Shards, LoadError> {
     let single = folder.join(SINGLE);
-    if single.exists() {
+    if is_there(&single)? {
         return Ok(vec![Shard::map(&single)?]);
     }
     let index = folder.join(INDEX);
-    if index.exists() {
+    if is_there(&index)? {
         return open_index(&index, warnings);
     }
-    let mut others = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
-        let path = entry.map_err(|e| io_error(folder, e))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") {
-            others.push(path);
-        }
-    }
-    match &others[..] {
-        [one] => {
+    fs::read_dir(folder).map_err(|e| io_error(folder, e))?; // that it can be read at all
+    let all = entries(folder);
+    let ending = |ends: &[&str]| -> Vec<&Path> {
+        let has = |path: &&Path| {
+            ends.iter().any(|end| file_name(path).ends_with(end)) && !is_beside_weights(&file_name(path))
+        };
+        all.iter().map(|path| path.as_path()).filter(has).collect()
+    };
+    let pickles = [".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"];
+    match (&ending(&[".safetensors"])[..], &ending(&pickles)[..]) {
+        ([one], _) => {
+            is_there(one)?;
             warnings.push(format!("{}: no {SINGLE}: reading {} instead", folder.display(), one.display()));
             Ok(vec![Shard::map(one)?])
         }
-        [] => match PICKLES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
-            Some(path) => Err(pickle(&path, folder)),
-            None => Err(LoadError::NoWeights { path: folder.display().to_string() }),
-        },
-        several => Err(LoadError::SeveralFiles { path: folder.display().to_string(), count: several.len() }),
+        ([], [one]) => Err(pickle::refused(one, &pickled_with(one, folder)?)),
+        // Several: one whole model, shards with their index, or without one.
+        ([], several @ [_, ..]) => {
+            let named = |name: &str| several.iter().find(|path| file_name(path) == name);
+            match named("pytorch_model.bin").or_else(|| named("pytorch_model.bin.index.json")) {
+                Some(path) => Err(pickle::refused(path, &pickled_with(path, folder)?)),
+                None => {
+                    Err(pickle::refused(several[0], &several.iter().map(|path| file_name(path)).collect::<Vec<_>>()))
+                }
+            }
+        }
+        ([], []) if all.iter().any(|path| file_name(path) == ADAPTER_CONFIG) => Err(only_adapter(folder, folder)),
+        ([], []) => Err(LoadError::NoWeights { path: folder.display().to_string(), hint: what_else(&all) }),
+        (several, _) => Err(LoadError::SeveralFiles { path: folder.display().to_string(), count: several.len() }),
     }
 }
 
-/// The shards that an index names, each with the tensors that the index says are in it.
-fn open_index(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<(Shard, Vec<Stored>)>, LoadError> {
+/// What a folder without weights holds instead.
+fn what_else(all: &[std::path::PathBuf]) -> String {
+    if let Some(gguf) = all.iter().find(|path| file_name(path).ends_with(".gguf")) {
+        return format!("; there is {}, but {GGUF_ADVICE}", file_name(gguf));
+    }
+    let models: Vec<String> = all
+        .iter()
+        .filter(|path| path.join("config.json").exists())
+        .map(|path| path.display().to_string())
+        .take(4)
+        .collect();
+    if !models.is_empty() {
+        return format!("; there is a model in {}: give that", models.join(" and in "));
+    }
+    match all {
+        [] => "; it is empty".into(),
+        all => {
+            let names: Vec<String> = all.iter().take(8).map(|path| file_name(path)).collect();
+            format!("; there are {}{}", names.join(", "), if all.len() > 8 { ", ..." } else { "" })
+        }
+    }
+}
+
+/// Tensors and the files that an index says they are in.
+fn weight_map(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, LoadError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
     let file = path.display().to_string();
-    let bytes = read_optional(path)?.ok_or_else(|| LoadError::NotFound { path: file.clone() })?;
-    let bad = |reason: String| LoadError::Index { file: file.clone(), reason };
-    let index: Index = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    if index.weight_map.is_empty() {
-        return Err(bad("its weight_map is empty".into()));
+    let index: Index = serde_json::from_slice(trim_bom(bytes)).map_err(|e| match sniff(bytes) {
+        Some((what, advice)) => {
+            LoadError::WrongFile { file: file.clone(), what, expected: "an index of shards", advice }
+        }
+        None => LoadError::Index { file: file.clone(), reason: e.to_string() },
+    })?;
+    match index.weight_map.is_empty() {
+        true => Err(LoadError::Index { file, reason: "its weight_map is empty".into() }),
+        false => Ok(index.weight_map),
     }
+}
+
+/// The shards that an index names, each with the tensors that the index says are in it.
+fn open_index(path: &Path, warnings: &mut Vec<String>) -> Result<Shards, LoadError> {
+    let file = path.display().to_string();
+    let bytes = read_optional(path)?.ok_or_else(|| LoadError::NotFound { path: file.clone() })?;
     // Shard -> its tensors.
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (tensor, shard) in index.weight_map {
+    for (tensor, shard) in weight_map(path, &bytes)? {
         if !is_plain_name(&shard) {
             return Err(LoadError::ShardPath { file, tensor, shard });
         }
@@ -149,7 +289,7 @@ fn open_index(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<(Shard, Vec
     let mut opened = Vec::new();
     for (shard, tensors) in shards {
         let shard_path = path.with_file_name(&shard);
-        if !shard_path.exists() {
+        if !is_there(&shard_path)? {
             let tensor = tensors.into_iter().next().unwrap_or_default();
             return Err(LoadError::MissingShard { file, tensor, shard, path: shard_path.display().to_string() });
         }

@@ -1,5 +1,6 @@
 //! config.json as it is stored: parsing, and typed access to its keys.
 
+use crate::model::sniff::{sniff, trim_bom};
 use crate::model::LoadError;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -15,12 +16,20 @@ pub(in crate::model) struct RawConfig {
 
 impl RawConfig {
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, LoadError> {
-        let bad = |reason: String| LoadError::ConfigSyntax { file: file.into(), reason };
+        let bad = |reason: String| match sniff(bytes) {
+            Some((what, advice)) => LoadError::WrongFile { file: file.into(), what, expected: "a JSON object", advice },
+            None => LoadError::ConfigSyntax { file: file.into(), reason },
+        };
         if bytes.len() > MAX_BYTES {
             return Err(bad(format!("{} bytes, too large for a model's configuration", bytes.len())));
         }
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        match serde_json::from_slice(&quote_non_finite(bytes)).map_err(|e| bad(e.to_string()))? {
+        let cut = |e: &serde_json::Error| if e.is_eof() { ": the file is cut short, download it again" } else { "" };
+        let json = quote_non_finite(trim_bom(bytes));
+        match serde_json::from_slice(&json).map_err(|e| bad(format!("{e}{}", cut(&e))))? {
+            // No model's configuration has these keys and no other.
+            Value::Object(map) if map.len() <= 4 && map.contains_key("error") => {
+                Err(bad("a server's error message".into()))
+            }
             Value::Object(map) => Ok(Self { file: file.into(), map }),
             _ => Err(bad("a value of another kind".into())),
         }
@@ -81,7 +90,7 @@ impl RawConfig {
 }
 
 /// A JSON value for a message, cut to a length that a message can have.
-pub(super) fn shown(value: &Value) -> String {
+pub(in crate::model) fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -29,32 +29,55 @@ pub(super) struct Workspace {
     pub(super) y: Tensor,        // (L, d_inner), act
     pub(super) hidden: Tensor,   // (L, d_model), L likewise
     pub(super) scan: ScanWorkspace,
+    /// Where it is noticed that a value is beyond f16: 1, then. None: nothing here is multiplied in f16.
+    pub(super) beyond: Option<Tensor>,
 }
 
 impl Workspace {
-    pub(super) fn new(model: &GpuModel, l: usize, scan: Option<Scan>, act: NumberFormat) -> Result<Self, GpuError> {
+    /// `watch`: whether f16 may be used (activations in it, products by halves), and values that it cannot hold are to
+    /// be noticed. Otherwise all is f32.
+    pub(super) fn new(
+        model: &GpuModel,
+        l: usize,
+        scan: Option<Scan>,
+        (act, watch): (NumberFormat, bool),
+    ) -> Result<Self, GpuError> {
         let (gpu, c) = (&model.gpu, &model.config);
         let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
         let tall = if l > 1 && gpu.cooperative() { l.next_multiple_of(COOP_TILE) } else { l };
         let tiles = |label: &str, width: usize| Tensor::zeros(gpu, label, tall * width);
         let act = |label: &str, width: usize| Tensor::activations(gpu, label, l * width, act);
+        let scan = match scan {
+            None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
+            Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
+            Some(Scan::Fused) => ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
+        };
+        let beyond = match (watch, &scan) {
+            (false, _) => None,
+            (true, ScanWorkspace::Fused(fused)) => Some(fused.beyond().clone()),
+            (true, _) => Some(Tensor::zeros(gpu, "beyond f16", 1)?),
+        };
+        // What is multiplied by matrices is watched where it is stored.
+        let factor = |tensor: Tensor| match &beyond {
+            Some(flag) => tensor.watched_by(flag),
+            None => tensor.of_any_size(),
+        };
+        let y = act("y", c.d_inner)?;
         Ok(Self {
             capacity: l,
             tokens: rows("tokens", 1)?,
             residual: rows("residual", c.d_model)?,
-            normed: act("normed", c.d_model)?,
-            last: Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?,
+            normed: factor(act("normed", c.d_model)?),
+            last: factor(Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?),
             xz: tiles("xz", 2 * c.d_inner)?,
-            u: act("u", c.d_inner)?,
-            x_dbl: rows("x_dbl", model.x_dbl_width())?,
-            delta: act("delta", c.d_inner)?,
-            y: act("y", c.d_inner)?,
+            u: factor(act("u", c.d_inner)?),
+            x_dbl: factor(rows("x_dbl", model.x_dbl_width())?),
+            delta: act("delta", c.d_inner)?, // scan_fused looks at it
+            // The other scans have no binding left for a flag.
+            y: if matches!(scan, ScanWorkspace::Fused(_)) { factor(y) } else { y.of_any_size() },
             hidden: tiles("hidden", c.d_model)?,
-            scan: match scan {
-                None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
-                Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
-                Some(Scan::Fused) => ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
-            },
+            scan,
+            beyond,
         })
     }
 }

@@ -32,7 +32,7 @@ impl GpuSession {
     ) -> Result<Vec<LayerExplanation>> {
         let model = self.model.clone();
         let (gpu, c, l) = (&model.gpu, &model.config, tokens.len());
-        let w = Workspace::new(&model, l, Some(model.scan()), NumberFormat::F32)?;
+        let w = Workspace::new(&model, l, Some(model.scan()), (NumberFormat::F32, false))?;
         let results = Results {
             forget: Tensor::zeros(gpu, "forget", l * c.d_inner)?,
             energy: Tensor::zeros(gpu, "energy", l * c.d_inner)?,

@@ -11,9 +11,11 @@ use super::{Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{NumberFormat, WeightFormat};
-use crate::gpu::{Gpu, Tensor};
-use crate::kernels::{pack_channels, WeightMatrix};
+use crate::gpu::{Gpu, PlanBuilder, Tensor};
+use crate::kernels::{fill_matrix, pack_channels, WeightMatrix};
+use crate::reference::decay_rate;
 pub use session::GpuSession;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
 const LARGE: usize = 512;
@@ -27,7 +29,7 @@ struct Layer {
     x_proj: WeightMatrix,          // (dt_rank + 2 d_state, d_inner)
     dt_proj: WeightMatrix,         // (d_inner, dt_rank)
     dt_proj_bias: Tensor,          // (d_inner)
-    a: Tensor,                     // (d_inner, d_state), -exp(A_log)
+    a: Tensor,                     // (d_inner, d_state), decay_rate of A_log
     d: Tensor,                     // (d_inner)
     out_proj: WeightMatrix,        // (d_model, d_inner)
     out_proj_bias: Option<Tensor>, // (d_model)
@@ -43,12 +45,16 @@ pub struct GpuModel {
     layers: Vec<Layer>,
     norm_f: Tensor,                // (d_model)
     lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
+    /// A text had activations beyond f16.
+    beyond_f16: AtomicBool,
 }
 
 /// Uploads tensors and counts their bytes.
 struct Loader<'a> {
     gpu: &'a Gpu,
     weights: WeightDtype,
+    /// Whether matrices are made on the device instead: then their views hold no data.
+    synthetic: bool,
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -91,6 +97,16 @@ impl Loader<'_> {
         };
         let keep = self.weights != WeightDtype::F32 && Variant::of(wanted).is_none_or(|variant| gpu.allows(variant));
         let (n, k) = (view.shape[0], view.shape[1]);
+        if self.synthetic {
+            let mut plan = PlanBuilder::new(gpu);
+            let (format, bound) = (if keep { wanted } else { WeightFormat::F32 }, 1.0 / (k.max(1) as f32).sqrt());
+            self.done += (n * k) as u64;
+            let matrix = fill_matrix(&mut plan, view.name, (n, k), format, bound, self.done as u32)?;
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            plan.finish()?.record(&mut encoder);
+            gpu.submit([encoder.finish()]);
+            return Ok(matrix);
+        }
         let matrix = match wanted.quant() {
             Some(quant) if keep => WeightMatrix::upload_quantised(gpu, view.name, (n, k), quant, |rows| -> Result<_> {
                 gpu.check()?;
@@ -121,7 +137,7 @@ impl Loader<'_> {
             x_proj: self.matrix(&w.x_proj)?,
             dt_proj: self.matrix(&w.dt_proj)?,
             dt_proj_bias: self.tensor(&w.dt_proj_bias)?,
-            a: self.mapped(&w.a_log, |x| -x.exp())?,
+            a: self.mapped(&w.a_log, decay_rate)?,
             d: self.tensor(&w.d)?,
             out_proj: self.matrix(&w.out_proj)?,
             out_proj_bias: self.bias(&w.out_proj_bias)?,
@@ -141,11 +157,32 @@ impl GpuModel {
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
+        Self::build(gpu, config, weights, options, false, progress).await
+    }
+
+    /// The same of weights whose matrices are shapes alone, filled on the device.
+    pub(crate) async fn synthetic(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        options: ModelOptions,
+    ) -> Result<Self> {
+        Self::build(gpu, config, weights, options, true, &mut |_, _| {}).await
+    }
+
+    async fn build(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        weights: &ModelWeights<'_>,
+        options: ModelOptions,
+        synthetic: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         if options.chunk == 0 {
             return Err(InputError::ZeroChunk.into());
         }
         let total = weights.total_bytes();
-        let mut loader = Loader { gpu, weights: options.weights, done: 0, total, progress };
+        let mut loader = Loader { gpu, weights: options.weights, synthetic, done: 0, total, progress };
         let model = Self {
             gpu: gpu.clone(),
             config: config.clone(),
@@ -154,6 +191,7 @@ impl GpuModel {
             layers: weights.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
             norm_f: loader.tensor(&weights.norm_f)?,
             lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
+            beyond_f16: AtomicBool::new(false),
         };
         // The uploads are staged: let them reach the device, and hear of a full memory now.
         gpu.submit_and_wait(gpu.device().create_command_encoder(&Default::default()).finish()).await?;
@@ -165,6 +203,18 @@ impl GpuModel {
     }
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Whether a text had activations that f16 cannot hold, and went on without it.
+    pub fn beyond_f16(&self) -> bool {
+        self.beyond_f16.load(Ordering::Relaxed)
+    }
+
+    /// Says it, once a model.
+    fn leave_f16(&self) {
+        if !self.beyond_f16.swap(true, Ordering::Relaxed) {
+            tracing::warn!("activations are beyond f16's largest value, 65504: the prompt is read in f32 from there");
+        }
     }
 
     /// The rung asked for, or the sequential one where the self-test switched it off.
@@ -189,6 +239,12 @@ impl GpuModel {
             ActivationDtype::F16 if can => NumberFormat::F16,
             _ => NumberFormat::F32,
         }
+    }
+
+    /// Whether a prompt's activations go through f16 anywhere: held in it, or multiplied by matrices of it.
+    fn uses_f16(&self) -> bool {
+        let splits = self.gpu.cooperative() && self.gpu.allows(Variant::SplitMatrix);
+        splits || self.activations() == NumberFormat::F16 || self.gpu.watches()
     }
 
     /// Whether the decode step can run in its four kernels a layer, which read rows in whole quads.

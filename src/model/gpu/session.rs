@@ -6,7 +6,7 @@ use crate::error::{InputError, Result};
 use crate::generate::SamplingParams;
 use crate::gpu::selftest::Variant;
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::{Plan, PlanBuilder, Readback, Tensor, Timer, Timing};
+use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
 use std::sync::Arc;
@@ -47,6 +47,9 @@ pub struct GpuSession {
     ahead: Option<u32>,
     before: Option<Before>,
     prefill: Option<Workspace>,
+    /// The text has had activations beyond f16: it does without.
+    wide: bool,
+    beyond: Readback,
     score: Option<ScoreBuffers>,
     plans: Vec<((usize, Head), Plan)>,
 }
@@ -67,6 +70,8 @@ impl GpuSession {
             ahead: None,
             before: None,
             prefill: None,
+            wide: false,
+            beyond: Readback::new(gpu, "beyond f16", 1),
             score: None,
             plans: Vec::new(),
             model: model.clone(),
@@ -83,8 +88,11 @@ impl GpuSession {
             self.plans.clear();
             self.prefill = None;
             self.score = None;
-            let (scan, act) = (Some(self.model.scan()), self.model.activations());
-            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), scan, act)?);
+            let numbers = match self.wide {
+                true => (NumberFormat::F32, false),
+                false => (self.model.activations(), self.model.uses_f16()),
+            };
+            self.prefill = Some(Workspace::new(&self.model, capacity.max(l), Some(self.model.scan()), numbers)?);
             self.model.gpu.check()?;
         }
         Ok(())
@@ -132,22 +140,61 @@ impl GpuSession {
     pub async fn prefill(&mut self, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         self.check_tokens(tokens)?;
         self.go_back();
-        let gpu = self.model.gpu.clone();
         let chunk = self.model.chunk();
         self.make_room(chunk.min(tokens.len()))?;
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let done = i * chunk + part.len();
             let head = if done == tokens.len() { Head::Last } else { Head::None };
-            if let Some(w) = &self.prefill {
-                w.tokens.write(&gpu, 0, part);
+            while !self.chunk(part, None, head).await? {
+                self.leave_f16(chunk.min(tokens.len()))?;
             }
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            self.plan_for(part.len(), head)?.record(&mut encoder);
-            gpu.submit_and_wait(encoder.finish()).await?;
             progress(done, tokens.len());
         }
         self.has_logits = true;
         Ok(())
+    }
+
+    /// A chunk through the parallel kernels, with `targets` for [`Head::Score`]. False where values were beyond f16:
+    /// what came of it is wrong then, and [`GpuSession::leave_f16`] takes it back.
+    async fn chunk(&mut self, part: &[u32], targets: Option<&[u32]>, head: Head) -> Result<bool> {
+        let gpu = self.model.gpu.clone();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let beyond = self.prefill.as_ref().and_then(|w| w.beyond.clone());
+        if beyond.is_some() {
+            self.keep(&mut encoder)?;
+        }
+        if let Some(w) = &self.prefill {
+            w.tokens.write(&gpu, 0, part);
+        }
+        if let (Some(targets), Some(s)) = (targets, &self.score) {
+            s.targets.write(&gpu, 0, targets);
+        }
+        self.plan_for(part.len(), head)?.record(&mut encoder);
+        if let (Head::Score { .. }, Some(s)) = (head, &self.score) {
+            let vocab_size = self.model.config.vocab_size;
+            let last = s.logits.slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
+            copy(&mut encoder, &last, &self.logits);
+        }
+        let Some(beyond) = beyond else {
+            gpu.submit_and_wait(encoder.finish()).await?;
+            return Ok(true);
+        };
+        // One wait, as without.
+        self.beyond.copy_from(&mut encoder, &beyond);
+        let submission = gpu.submit([encoder.finish()]);
+        let flag = self.beyond.read_after::<u32>(&gpu, 1, Some(submission)).await?;
+        Ok(flag == [0])
+    }
+
+    /// Goes back to before the last chunk; from there on the text does without f16. `room` as [`GpuSession::make_room`]
+    /// has it.
+    fn leave_f16(&mut self, room: usize) -> Result<()> {
+        self.model.leave_f16();
+        self.ahead = Some(SampleBuffers::NOT_A_NUMBER);
+        self.go_back();
+        self.wide = true;
+        self.prefill = None;
+        self.make_room(room)
     }
 
     /// One token by the recurrent kernels. Returns once it is submitted.
@@ -174,7 +221,7 @@ impl GpuSession {
             let gpu = &self.model.gpu;
             let step = gpu.allows(Variant::Step);
             let scan = (!step).then(|| self.model.scan());
-            let w = Workspace::new(&self.model, 1, scan, NumberFormat::F32)?;
+            let w = Workspace::new(&self.model, 1, scan, (NumberFormat::F32, false))?;
             let mut builder = PlanBuilder::new(gpu);
             if self.model.fuses_the_step() {
                 self.fused_step(&mut builder, &w)?;
@@ -192,18 +239,26 @@ impl GpuSession {
     fn go_ahead(&mut self) -> Result<()> {
         let gpu = self.model.gpu.clone();
         self.decode()?;
-        if self.before.is_none() {
-            let logits = Tensor::zeros(&gpu, "logits before", self.model.config.vocab_size)?;
-            self.before = Some(Before { state: State::new(&self.model)?, logits });
-        }
-        if let (Some(before), Some((w, plan))) = (&self.before, &self.decode) {
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            copy(&mut encoder, &self.state.conv, &before.state.conv);
-            copy(&mut encoder, &self.state.ssm, &before.state.ssm);
-            copy(&mut encoder, &self.logits, &before.logits);
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.keep(&mut encoder)?;
+        if let Some((w, plan)) = &self.decode {
             copy(&mut encoder, &self.sampling.next, &w.tokens);
             plan.record(&mut encoder);
             gpu.submit([encoder.finish()]);
+        }
+        Ok(())
+    }
+
+    /// Records the copy of state and logits to `before`.
+    fn keep(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        if self.before.is_none() {
+            let logits = Tensor::zeros(&self.model.gpu, "logits before", self.model.config.vocab_size)?;
+            self.before = Some(Before { state: State::new(&self.model)?, logits });
+        }
+        if let Some(before) = &self.before {
+            copy(encoder, &self.state.conv, &before.state.conv);
+            copy(encoder, &self.state.ssm, &before.state.ssm);
+            copy(encoder, &self.logits, &before.logits);
         }
         Ok(())
     }
@@ -220,17 +275,15 @@ impl GpuSession {
         }
     }
 
-    /// How long the device takes for a token, or for a prompt of more (in one chunk at most): for measuring. The state is of no
-    /// use afterwards.
-    pub(crate) async fn time(&mut self, tokens: usize, timer: &Timer) -> Result<Timing> {
+    /// The plan of a token, or of a prompt of more (in one chunk at most): for measuring. The state is of no use once it has run.
+    pub(crate) fn plan_of(&mut self, tokens: usize) -> Result<&Plan> {
         self.go_back();
         if tokens == 1 {
-            let (_, plan) = self.decode()?;
-            return Ok(timer.run(plan).await?);
+            return Ok(&self.decode()?.1);
         }
         let l = tokens.min(self.model.chunk());
         self.make_room(l)?;
-        Ok(timer.run(self.plan_for(l, Head::Last)?).await?)
+        self.plan_for(l, Head::Last)
     }
 
     /// The last token's logits (vocab_size).
@@ -242,6 +295,20 @@ impl GpuSession {
         self.logits_back.copy_from(&mut encoder, &self.logits);
         gpu.submit([encoder.finish()]);
         Ok(self.logits_back.read(gpu, self.model.config.vocab_size).await?)
+    }
+
+    fn room_for_scores(&mut self) -> Result<()> {
+        let (gpu, vocab_size) = (&self.model.gpu, self.model.config.vocab_size);
+        let capacity = self.prefill.as_ref().map_or(0, |w| w.capacity);
+        if self.score.is_none() {
+            self.score = Some(ScoreBuffers {
+                logits: Tensor::zeros(gpu, "logits", SCORE_ROWS.min(capacity) * vocab_size)?,
+                argmax: Tensor::zeros(gpu, "argmax", capacity)?,
+                targets: Tensor::zeros(gpu, "targets", capacity)?,
+                nll: Tensor::zeros(gpu, "nll", capacity)?,
+            });
+        }
+        Ok(())
     }
 
     /// As [`GpuSession::prefill`], with every position's most likely successor and, with targets, -log p of each.
@@ -258,39 +325,35 @@ impl GpuSession {
         }
         self.go_back();
         let gpu = self.model.gpu.clone();
-        let (chunk, vocab_size) = (self.model.chunk(), self.model.config.vocab_size);
+        let chunk = self.model.chunk();
         self.make_room(chunk.min(tokens.len()))?;
-        let capacity = self.prefill.as_ref().map_or(0, |w| w.capacity);
-        if self.score.is_none() {
-            self.score = Some(ScoreBuffers {
-                logits: Tensor::zeros(&gpu, "logits", SCORE_ROWS.min(capacity) * vocab_size)?,
-                argmax: Tensor::zeros(&gpu, "argmax", capacity)?,
-                targets: Tensor::zeros(&gpu, "targets", capacity)?,
-                nll: Tensor::zeros(&gpu, "nll", capacity)?,
-            });
-        }
         let mut scores = Scores { argmax: Vec::with_capacity(tokens.len()), nll: Vec::new() };
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let at = i * chunk;
-            if let (Some(w), Some(s)) = (&self.prefill, &self.score) {
-                w.tokens.write(&gpu, 0, part);
-                if let Some(targets) = targets {
-                    s.targets.write(&gpu, 0, &targets[at..at + part.len()]);
+            let targets = targets.map(|targets| &targets[at..at + part.len()]);
+            let (argmax, nll) = loop {
+                self.room_for_scores()?;
+                let held = self.chunk(part, targets, Head::Score { nll: targets.is_some() }).await?;
+                let Some(s) = &self.score else { return Ok(scores) };
+                let argmax = s.argmax.slice(0, part.len()).read::<u32>(&gpu).await?;
+                let nll = match targets {
+                    Some(_) => s.nll.slice(0, part.len()).read::<f32>(&gpu).await?,
+                    None => Vec::new(),
+                };
+                // The head's own products are not watched: what is beyond them shows here.
+                let finite = nll.iter().all(|x| x.is_finite()) && !argmax.contains(&SampleBuffers::NOT_A_NUMBER);
+                let watched = self.prefill.as_ref().is_some_and(|w| w.beyond.is_some());
+                if watched && !(held && finite) {
+                    self.leave_f16(chunk.min(tokens.len()))?;
+                } else {
+                    break (argmax, nll);
                 }
-            }
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            self.plan_for(part.len(), Head::Score { nll: targets.is_some() })?.record(&mut encoder);
-            let Some(s) = &self.score else { break };
-            let last = s.logits.slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
-            copy(&mut encoder, &last, &self.logits);
-            gpu.submit_and_wait(encoder.finish()).await?;
-            scores.argmax.extend(s.argmax.slice(0, part.len()).read::<u32>(&gpu).await?);
-            if targets.is_some() {
-                scores.nll.extend(s.nll.slice(0, part.len()).read::<f32>(&gpu).await?);
-            }
-            if scores.argmax.contains(&SampleBuffers::NOT_A_NUMBER) {
+            };
+            if argmax.contains(&SampleBuffers::NOT_A_NUMBER) {
                 return Err(InputError::NoTokenToChoose.into());
             }
+            scores.argmax.extend(argmax);
+            scores.nll.extend(nll);
             progress(at + part.len(), tokens.len());
         }
         self.has_logits = true;
@@ -358,6 +421,7 @@ impl GpuSession {
         copy(&mut encoder, logits, &clone.logits);
         gpu.submit([encoder.finish()]);
         clone.has_logits = self.has_logits;
+        clone.wide = self.wide;
         gpu.check()?;
         Ok(clone)
     }
@@ -373,6 +437,9 @@ impl GpuSession {
         self.has_logits = false;
         self.ahead = None;
         self.sample_plan = None;
+        if std::mem::take(&mut self.wide) {
+            self.prefill = None; // another text may do with f16
+        }
     }
 
     /// The state on the host.

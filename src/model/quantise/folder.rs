@@ -1,22 +1,24 @@
 //! A quantised checkpoint as a folder, whole or not at all.
 
 use super::{quantise, Progress, QuantiseError, Summary};
+use crate::files::{lock, FileError, Kind, Lock, Output, Replacement};
 use crate::model::synthetic::Spec;
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Sidecars};
 use crate::reference::Quant;
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Quantises `checkpoint` into the folder `out`, which is made if it is not there: `model.safetensors`, and `config.json`
-/// and `tokenizer.json` as they are beside the original. Each file is written under another name, brought to the disk, and
-/// renamed at the end; whatever goes wrong before leaves nothing behind. `force`: files of these names are replaced (a
-/// tokenizer is removed where the original has none: it would be another model's).
+/// and the [`Sidecars`] as they are beside the original. Each file is written under another name, brought to the disk, and
+/// renamed at the end ([`crate::files`]); whatever goes wrong before leaves nothing behind, and what a process that was killed left
+/// is removed. `force`: files of these names are replaced (and those that the original does not have removed: they would be another
+/// model's).
 ///
 /// # Errors
 /// As [`quantise`]; files that are there already; a folder that cannot be written to.
@@ -28,32 +30,38 @@ pub fn quantise_to_folder(
     progress: &mut Progress<'_>,
 ) -> Result<Summary, QuantiseError> {
     check_place(checkpoint, out, force)?;
+    let stale = sidecars_in(out);
     let mut folder = Unfinished::new(out)?;
-    let path = folder.file(WEIGHTS);
-    let error = |source| QuantiseError::Io { path: path.display().to_string(), source };
-    let file = fs::File::create(&path).map_err(error)?;
-    let mut writer = io::BufWriter::with_capacity(1 << 20, file);
+    check_place(checkpoint, out, force)?; // as the one that was waited for left it
+    let error = |reason| QuantiseError::Io { path: out.join(WEIGHTS).display().to_string(), reason };
+    let mut writer = io::BufWriter::with_capacity(1 << 20, folder.file(WEIGHTS)?);
     let summary = quantise(checkpoint, quant, &mut writer, progress).map_err(|e| match e {
-        QuantiseError::Write(source) => error(source),
+        QuantiseError::Write(reason) => error(reason),
         other => other,
     })?;
-    writer.into_inner().map_err(|e| error(e.into_error()))?.sync_all().map_err(error)?;
+    writer.into_inner().map_err(|e| error(e.into_error()))?;
     folder.write(CONFIG, &config_json(checkpoint))?;
-    if let Some(tokenizer) = checkpoint.tokenizer_json() {
-        folder.write(TOKENIZER, tokenizer)?;
+    for (name, bytes) in checkpoint.sidecars().iter() {
+        folder.write(name, bytes)?;
     }
-    folder.finish(out)?;
-    if checkpoint.tokenizer_json().is_none() {
-        remove(&out.join(TOKENIZER))?;
+    folder.finish()?;
+    for name in stale.iter().filter(|name| checkpoint.sidecars().get(name).is_none()) {
+        remove(&out.join(name))?;
     }
     Ok(summary)
+}
+
+/// Names of the sidecars in a folder.
+fn sidecars_in(folder: &Path) -> Vec<String> {
+    let there = Sidecars::read(folder).unwrap_or_default();
+    there.iter().map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Removes a file, if it is there.
 fn remove(path: &Path) -> Result<(), QuantiseError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(QuantiseError::Io { path: path.display().to_string(), source: e })
+            Err(QuantiseError::Io { path: path.display().to_string(), reason: e })
         }
         _ => Ok(()),
     }
@@ -72,9 +80,10 @@ fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Q
             return Err(QuantiseError::Source { path: path(out) });
         }
     }
-    match [WEIGHTS, CONFIG, TOKENIZER].map(|name| out.join(name)).iter().find(|path| path.exists()) {
-        Some(there) if !force => Err(QuantiseError::Exists { path: path(there) }),
-        Some(there) if there.is_dir() => Err(QuantiseError::Exists { path: path(there) }),
+    let mut names = [WEIGHTS, CONFIG].into_iter().chain(Sidecars::names()).map(|name| out.join(name));
+    match names.find(|path| path.exists()) {
+        Some(there) if !force => Err(QuantiseError::Exists { path: path(&there) }),
+        Some(there) if !there.is_file() => Err(QuantiseError::Exists { path: path(&there) }),
         _ => Ok(()),
     }
 }
@@ -82,7 +91,7 @@ fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Q
 /// The original's, or for weights without one what says the same.
 fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
     if let Some(json) = checkpoint.config_json() {
-        return json.to_vec();
+        return typed(json).unwrap_or_else(|| json.to_vec());
     }
     let (c, weights) = (checkpoint.config(), checkpoint.weights());
     let first = weights.layers.first();
@@ -100,50 +109,66 @@ fn config_json(checkpoint: &Checkpoint) -> Vec<u8> {
     spec.config_json().into_bytes()
 }
 
+/// A config whose counts are written as 2.0, which transformers refuses, with whole numbers in their place; `None` where there is nothing
+/// to mend.
+fn typed(json: &[u8]) -> Option<Vec<u8>> {
+    let mut config: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let mut mended = false;
+    for key in
+        ["expand", "hidden_size", "intermediate_size", "num_hidden_layers", "state_size", "conv_kernel", "vocab_size"]
+    {
+        let count = config.get(key).filter(|value| value.is_f64()).and_then(serde_json::Value::as_f64);
+        if let Some(count) = count.filter(|count| count.fract() == 0.0 && (0.0..1e15).contains(count)) {
+            config[key] = serde_json::json!(count as u64);
+            mended = true;
+        }
+    }
+    mended.then(|| format!("{config:#}\n").into_bytes())
+}
+
 /// Files under their temporary names; what is not finished is removed.
 struct Unfinished {
     folder: PathBuf,
     /// Whether it was made for this.
     made_folder: bool,
-    names: Vec<&'static str>,
+    files: Vec<(PathBuf, Replacement)>,
+    lock: Option<Lock>,
 }
 
 impl Unfinished {
     fn new(folder: &Path) -> Result<Self, QuantiseError> {
+        let error = |reason| QuantiseError::Io { path: folder.display().to_string(), reason };
         let made_folder = !folder.exists();
-        fs::create_dir_all(folder)
-            .map_err(|source| QuantiseError::Io { path: folder.display().to_string(), source })?;
-        Ok(Self { folder: folder.into(), made_folder, names: Vec::new() })
-    }
-
-    fn temporary(&self, name: &str) -> PathBuf {
-        // No .safetensors at the end: nothing may take it for a model.
-        self.folder.join(format!(".{name}.{}.unfinished", std::process::id()))
+        fs::create_dir_all(folder).map_err(error)?;
+        let mut unfinished = Self { folder: folder.into(), made_folder, files: Vec::new(), lock: None };
+        match lock(&folder.join(".lock")).map_err(error)? {
+            Ok(lock) => unfinished.lock = Some(lock),
+            Err(process) => return Err(QuantiseError::Locked { path: folder.display().to_string(), process }),
+        }
+        Ok(unfinished)
     }
 
     /// Where to write a file meanwhile.
-    fn file(&mut self, name: &'static str) -> PathBuf {
-        self.names.push(name);
-        self.temporary(name)
+    fn file(&mut self, name: &str) -> Result<&mut fs::File, QuantiseError> {
+        let path = self.folder.join(name);
+        if let Some(folder) = path.parent().filter(|folder| *folder != self.folder) {
+            fs::create_dir_all(folder).map_err(|e| FileError::io(folder, e))?;
+        }
+        let file = Output::new(&path, Kind::ANY, true)?.begin()?;
+        let at = self.files.len();
+        self.files.push((path, file));
+        Ok(self.files[at].1.file())
     }
 
-    fn write(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), QuantiseError> {
-        let path = self.file(name);
-        let write = || {
-            let mut file = fs::File::create(&path)?;
-            io::Write::write_all(&mut file, bytes)?;
-            file.sync_all()
-        };
-        write().map_err(|source| QuantiseError::Io { path: path.display().to_string(), source })
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), QuantiseError> {
+        let path = self.folder.join(name);
+        self.file(name)?.write_all(bytes).map_err(|e| FileError::io(&path, e).into())
     }
 
     /// Gives the files their names, the weights last: until then a folder that was empty holds no model.
-    fn finish(mut self, out: &Path) -> Result<(), QuantiseError> {
-        while let Some(&name) = self.names.last() {
-            let to = out.join(name);
-            fs::rename(self.temporary(name), &to)
-                .map_err(|source| QuantiseError::Io { path: to.display().to_string(), source })?;
-            self.names.pop();
+    fn finish(mut self) -> Result<(), QuantiseError> {
+        while let Some((path, file)) = self.files.pop() {
+            file.commit().map_err(|e| FileError::io(&path, e))?;
             self.made_folder = false;
         }
         Ok(())
@@ -152,9 +177,8 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        for name in &self.names {
-            let _ = fs::remove_file(self.temporary(name)); // it may not have been made
-        }
+        self.files.clear();
+        self.lock = None;
         if self.made_folder {
             let _ = fs::remove_dir(&self.folder); // not if somebody else has put something there
         }

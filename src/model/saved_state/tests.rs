@@ -2,7 +2,11 @@ use super::*;
 
 fn saved() -> SavedState {
     SavedState {
-        model: ModelId { fingerprint: "5a".repeat(32).parse().unwrap(), description: "a model".into() },
+        model: ModelId {
+            fingerprint: "5a".repeat(32).parse().unwrap(),
+            description: "a model".into(),
+            tokenizer: None,
+        },
         tokens: vec![1, 2, 3, u32::MAX],
         consumed: 3,
         state: StateData { conv: vec![0.5, -0.0, 1e-40], ssm: vec![f32::MAX, -1.5] },
@@ -85,9 +89,38 @@ fn headers_that_lie_are_refused_even_with_a_right_checksum() {
 fn another_models_state_is_refused_by_name() {
     let state = saved();
     assert!(state.check_model("f", &state.model).is_ok());
-    let other = ModelId { fingerprint: "00".repeat(32).parse().unwrap(), description: "another".into() };
+    let other =
+        ModelId { fingerprint: "00".repeat(32).parse().unwrap(), description: "another".into(), tokenizer: None };
     let message = state.check_model("dir/f", &other).unwrap_err().to_string();
     assert!(message.contains("dir/f") && message.contains("a model") && message.contains("another"), "{message}");
+}
+
+#[test]
+fn another_tokenizers_state_is_refused_where_both_say_which() {
+    let with = |digits: Option<&str>| {
+        let tokenizer = digits.map(|digits| digits.repeat(32).parse().unwrap());
+        ModelId { tokenizer, ..saved().model }
+    };
+    for (theirs, ours, refused) in [
+        (None, None, false),
+        (None, Some("0a"), false),
+        (Some("0a"), None, false),
+        (Some("0a"), Some("0a"), false),
+        (Some("0a"), Some("0b"), true),
+    ] {
+        let state = SavedState { model: with(theirs), ..saved() };
+        let read = SavedState::from_bytes("f", &state.to_bytes()).unwrap();
+        assert_eq!(read, state);
+        let result = read.check_model("dir/f", &with(ours));
+        assert_eq!(result.is_err(), refused, "{theirs:?} {ours:?}");
+        if let Err(error) = result {
+            let message = error.to_string();
+            assert!(["dir/f", "0a0a0a0a", "0b0b0b0b"].iter().all(|part| message.contains(part)), "{message}");
+        }
+    }
+    // A header as programs from before wrote it.
+    let old = String::from_utf8_lossy(&saved().to_bytes()).contains("tokenizer");
+    assert!(!old);
 }
 
 #[test]
@@ -99,11 +132,11 @@ fn writing_is_all_or_nothing() {
     let longer = SavedState { tokens: vec![7; 50], ..saved() };
     longer.write(&path).unwrap();
     assert_eq!(SavedState::read(&path).unwrap(), longer);
-    // A folder in its place: the rename fails, and nothing is left behind.
+    // A folder in its place: it is refused, and nothing is left behind.
     let taken = folder.path().join("taken");
     std::fs::create_dir_all(taken.join("x")).unwrap();
-    assert!(matches!(saved().write(&taken), Err(StateError::Io { .. })));
-    assert!(matches!(saved().write(&folder.path().join("no/such")), Err(StateError::Io { .. })));
+    assert!(matches!(saved().write(&taken), Err(StateError::File(_))));
+    assert!(matches!(saved().write(&folder.path().join("no/such")), Err(StateError::File(_))));
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(matches!(SavedState::read(&taken), Err(StateError::NotAState { .. })));

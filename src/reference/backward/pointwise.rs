@@ -1,12 +1,12 @@
 //! Twin of `shaders/backward/negative_exp.wgsl`, and the slopes of the pointwise functions.
 
-use crate::reference::Real;
+use crate::reference::{decay_rate, Real};
 
-/// A = -exp(A_log).
+/// A = [`decay_rate`] of A_log.
 pub fn negative_exp<T: Real>(a: &mut [T], a_log: &[T]) {
     debug_assert_eq!(a.len(), a_log.len());
     for (a, &log) in a.iter_mut().zip(a_log) {
-        *a = -log.exp();
+        *a = decay_rate(log);
     }
 }
 

@@ -130,7 +130,12 @@ impl Task {
 
     /// Examples to judge a model by, the `first`-th and those behind it: only the answers at the end of each count.
     pub fn judged(&self, seed: u64, first: u64, sequences: usize) -> Batch {
-        let mut batch = self.batch(seed, Purpose::Evaluation, first, sequences);
+        self.judged_of(Purpose::Evaluation, seed, first, sequences)
+    }
+
+    /// Likewise, of a purpose's examples.
+    pub(crate) fn judged_of(&self, purpose: Purpose, seed: u64, first: u64, sequences: usize) -> Batch {
+        let mut batch = self.batch(seed, purpose, first, sequences);
         for targets in batch.targets.chunks_exact_mut(batch.length) {
             targets[..self.prompt()].fill(IGNORE);
         }
@@ -168,11 +173,18 @@ impl Task {
                 if vocab_size < 3 {
                     return fail("vocab", vocab_size, "at least 3 (two tokens and the special one)".into());
                 }
+                if length < 3 {
+                    return fail(
+                        "length",
+                        length,
+                        "at least 3 (two occurrences of the special token, and the answer)".into(),
+                    );
+                }
                 if occurrences < 2 || 2 * occurrences - 1 > length {
                     return fail(
                         "occurrences",
                         occurrences,
-                        format!("at least 2, and to fit into a length of {length}"),
+                        format!("at least 2 and at most {}, to fit into a length of {length}", length.div_ceil(2)),
                     );
                 }
             }

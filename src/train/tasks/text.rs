@@ -12,10 +12,10 @@ use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
 #[non_exhaustive]
 pub enum TextError {
     /// A text shorter than one window.
-    #[error("{file}: {tokens} tokens, but a window takes {needed}")]
+    #[error("{file}: {tokens} tokens, but a window takes {needed}: take a longer text or a shorter length")]
     TooShort { file: String, tokens: usize, needed: usize },
     /// The tokenizer could not be made.
-    #[error("training a tokenizer failed: {message}")]
+    #[error("no tokenizer could be trained on the text: {message}")]
     Tokenizer { message: String },
     #[error(transparent)]
     Encode(#[from] crate::generate::GenerateError),

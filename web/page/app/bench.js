@@ -19,6 +19,16 @@ function measure({ tokens_per_s: tokens, tflops, gbps }) {
 
 const label = (row) => [row.name, row.variant, row.l && /prefill|decode/.test(row.suite) ? `${row.l} tokens` : ''].filter(Boolean).join(' · ');
 const time = (us) => (us == null ? '' : us < 1e3 ? `${digits(us)} µs` : us < 1e6 ? `${digits(us / 1e3)} ms` : `${digits(us / 1e6)} s`);
+/** The times a row is about: of whole models the wall's. */
+const spread = (row) => (/prefill|decode|training/.test(row.suite) ? row.wall_us ?? row.gpu_us : row.gpu_us ?? row.wall_us);
+const FLAGS = {
+  few_samples: 'few samples',
+  unsteady: 'unsteady: the device was slower than it can be',
+  above_copy: 'above copy: from a cache',
+  above_fma: 'above FMA: by matrix units',
+};
+const flags = (row) => row.flags.map((flag) => FLAGS[flag] ?? flag).join('; ');
+const samples = (row) => (spread(row) ? `n ${spread(row).n}, ${time(spread(row).min)} to ${time(spread(row).max)}` : '');
 const percent = (share) => (share == null ? '' : `${(share * 100).toFixed(1)}%`);
 
 /** Bars of one kind are comparable; each kind has a scale of its own. */
@@ -31,18 +41,18 @@ function chart(rows) {
   for (const { row, scale, value, text } of bars) {
     const bar = make('span', { className: scales.indexOf(scale) ? 'bar second' : 'bar' });
     bar.style.setProperty('--share', String(value / most[scale]));
-    list.append(make('dt', { textContent: label(row) }), make('dd', {}, bar, make('span', { className: 'value', textContent: text })));
+    list.append(make('dt', { textContent: label(row) }), make('dd', {}, bar, make('span', { className: 'value', textContent: text, title: samples(row) }), make('span', { className: 'hint', textContent: [samples(row), flags(row)].filter(Boolean).join('; ') })));
   }
   return list;
 }
 
 function table(rows) {
-  const heads = ['Suite', 'What', 'Variant', 'GPU', 'Wall', 'GB/s', 'of copy', 'TFLOP/s', 'of FMA', 'tokens/s'];
+  const heads = ['Suite', 'What', 'Variant', 'GPU', 'Wall', 'Samples', 'GB/s', 'of copy', 'TFLOP/s', 'of FMA', 'tokens/s', 'Beware'];
   const body = rows.map((row) => {
     const names = [row.suite, row.name, row.variant].map((textContent) => make('td', { textContent }));
-    if (row.skipped) return make('tr', {}, ...names, make('td', { className: 'skipped', colSpan: 7, textContent: `left out: ${row.skipped}` }));
+    if (row.skipped) return make('tr', {}, ...names, make('td', { className: 'skipped', colSpan: 9, textContent: `left out: ${row.skipped}` }));
     const number = (x) => (x == null ? '' : digits(x));
-    const cells = [time(row.gpu_us?.median), time(row.wall_us?.median), number(row.gbps), percent(row.share_of_copy), number(row.tflops), percent(row.share_of_fma), number(row.tokens_per_s)];
+    const cells = [time(row.gpu_us?.median), time(row.wall_us?.median), samples(row), number(row.gbps), percent(row.share_of_copy), number(row.tflops), percent(row.share_of_fma), number(row.tokens_per_s), flags(row)];
     return make('tr', {}, ...names, ...cells.map((textContent) => make('td', { textContent })));
   });
   const head = make('tr', {}, ...heads.map((textContent) => make('th', { textContent, scope: 'col' })));

@@ -1,15 +1,33 @@
 // The device tab: what the browser gives, and whether it computes rightly.
+import { hasWebGPU } from '../pkg/index.js';
 import { $, bytes, make, say } from './dom.js';
+import { whyCpu } from './messages.js';
 
 const yes = (flag) => (flag ? 'yes' : 'no');
 
+/**
+ * Says under the title what the page runs on, and offers what else it could.
+ * @param {import('../pkg/index.js').Device} device
+ * @param {(backend: 'webgpu' | 'cpu') => void} runOn
+ */
+export function where({ gpu, software, passedOver }, runOn) {
+  const at = gpu ? (software ? 'on a GPU in software, which is slow' : 'on your GPU') : 'on this computer’s processor';
+  $('where').textContent = passedOver ? `Running on this computer’s processor: ${whyCpu(passedOver)}` : `A Mamba language model that runs in this page, ${at}`;
+  const button = $('elsewhere');
+  const other = !hasWebGPU() || passedOver?.code === 'no-webgpu' ? '' : passedOver?.code === 'software-gpu' ? 'Try the GPU (in software)' : 'Try the GPU';
+  button.textContent = !gpu ? other : software ? 'Use the processor' : '';
+  button.hidden = !button.textContent;
+  button.onclick = () => runOn(gpu ? 'cpu' : 'webgpu');
+}
+
 /** @param {import('../pkg/index.js').Mamba} mamba */
 export async function show(mamba) {
-  const { gpu, version } = mamba.device;
+  const { gpu, version, passedOver } = mamba.device;
   $('version').textContent = `mamba-wgpu ${version.replace(/\((.{10}).*\)/, '($1)')}`;
   if (!gpu) {
     $('device-name').textContent = 'The CPU, on one thread';
-    $('device-hint').textContent = 'The same kernels as plain Rust, in WebAssembly. There is nothing to test against or to measure.';
+    const why = passedOver ? `, because ${whyCpu(passedOver)}` : '';
+    $('device-hint').textContent = `The same kernels as plain Rust, in WebAssembly${why}. There is nothing to test against or to measure.`;
     $('device-facts').replaceChildren();
     return;
   }

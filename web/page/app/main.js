@@ -15,8 +15,9 @@ import * as training from './train.js';
 let opening = null;
 /** @type {Mamba | null} */
 let mamba = null;
-/** @type {import('../pkg/index.js').OpenOptions} */
-let settings = {};
+const asked = new URLSearchParams(location.search).get('backend');
+/** Where to run: what the address asks for, or what is fast. @type {import('../pkg/index.js').OpenOptions} */
+let settings = asked === 'webgpu' || asked === 'cpu' ? { backend: asked } : {};
 /** What is loaded, or was last tried. */
 let source = /** @type {import('../pkg/index.js').Source} */ (DEMO);
 /** What ends what is going on: loading or writing. */
@@ -49,6 +50,7 @@ function update() {
   enable('save', idle && has);
   enable('load-demo', idle);
   enable('load-state', idle);
+  enable('elsewhere', idle);
   branches.lock(!idle);
 }
 
@@ -57,7 +59,7 @@ function update() {
 function failed(error) {
   if (error.code === 'cancelled' || error.name === 'AbortError') return;
   console.error(error);
-  const { title, text, ways, bad } = explain(error);
+  const { title, text, ways, bad } = explain(error, mamba?.device);
   $('notice').classList.toggle('bad', Boolean(bad));
   $('notice-title').textContent = title;
   $('notice-text').textContent = text;
@@ -66,7 +68,7 @@ function failed(error) {
   actions.push(make('button', { type: 'button', textContent: 'Dismiss', onclick: () => ($('notice').hidden = true) }));
   $('notice-actions').replaceChildren(...actions);
   $('notice').hidden = false;
-  if (['device-lost', 'crashed', 'closed'].includes(error.code)) dropDevice();
+  if (['device-lost', 'crashed', 'memory-full', 'not-started', 'closed'].includes(error.code)) dropDevice();
 }
 
 /** A device that is gone takes its model with it; the text stays, to be read again by the next. */
@@ -83,9 +85,26 @@ async function takeWay(way) {
     /** @type {HTMLDetailsElement} */ ($('other-models')).open = true;
     return $('files').focus();
   }
-  settings = way === 'cpu' ? { backend: 'cpu' } : way === 'baseline' ? { baseline: true } : settings;
+  if (way === 'gpu') return runOn('webgpu');
+  if (way === 'cpu') return runOn('cpu', true);
+  if (way === 'baseline') settings = { ...settings, baseline: true };
   if (way !== 'again') dropDevice();
   await load(source);
+}
+
+/**
+ * From the processor to the GPU, or back: the model and the text come along, and the address keeps the choice.
+ * @param {'webgpu' | 'cpu'} backend
+ */
+async function runOn(backend, withModel = Boolean(mamba?.info)) {
+  if (loading || writing || busy) return;
+  settings = { backend };
+  const url = new URL(location.href);
+  url.searchParams.set('backend', backend);
+  history.replaceState(null, '', url);
+  dropDevice();
+  if (withModel) await load(source);
+  else await open().catch(failed);
 }
 
 // ---- device and model
@@ -95,6 +114,7 @@ function open() {
   if (opening) return opening;
   const promise = Mamba.open(settings).then((opened) => {
     mamba = opened;
+    device.where(opened.device, runOn);
     void device.show(opened);
     void training.showDefaults(opened);
     return opened;
@@ -117,6 +137,7 @@ async function load(from) {
     if (same && view.length) await on.push(view.ids);
     else startOver();
     showModel(info, from);
+    if (!same || !view.length) takeDefaults(info);
     $('notice').hidden = true;
     say(`Loaded ${$('model-name').textContent}`);
     void device.show(on);
@@ -143,8 +164,18 @@ function startOver() {
 
 // ---- writing
 
+const numbers = ['temperature', 'topP', 'topK', 'minP', 'repetitionPenalty', 'maxTokens'];
+
+/** A model that says how it wants to be drawn from sets the fields. */
+function takeDefaults({ generationConfig, defaults }) {
+  if (!['do_sample', 'temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'max_new_tokens'].some((key) => key in generationConfig)) return;
+  for (const id of numbers) {
+    input(id).value = String(defaults[id]);
+    input(id).dispatchEvent(new Event('input'));
+  }
+}
+
 function sampling() {
-  const numbers = ['temperature', 'topP', 'topK', 'minP', 'repetitionPenalty', 'maxTokens'];
   const options = Object.fromEntries(numbers.map((id) => [id, Number(input(id).value)]));
   const seed = input('seed').value;
   return { ...options, ignoreEos: input('ignoreEos').checked, ...(seed !== '' && { seed: Number(seed) }) };
@@ -184,7 +215,7 @@ async function write(how) {
     if (how !== 'continue') {
       let words = input('prompt').value;
       if (append && /\S$/.test(view.text) && /^[\p{L}\p{N}]/u.test(words)) words = ` ${words}`;
-      prompt = [...(await on.encode(words))];
+      prompt = [...(await on.encode(words, { addSpecialTokens: !append }))];
       if (!prompt.length) throw Object.assign(new Error('the box is empty: the model needs at least one character'), { code: 'options' });
       const pieces = await on.pieces(prompt);
       view.set([...view.tokens, ...prompt.map((id, i) => ({ id, text: pieces[i], prompt: true }))]);
@@ -359,6 +390,8 @@ async function start() {
   showModel(null, source);
   update();
   void showCache(load, failed);
+  // For start.js: from here on, what goes wrong is said here.
+  $('not-started').remove();
   try {
     await open();
     // What is here already costs no download.

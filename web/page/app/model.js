@@ -8,7 +8,7 @@ const DEMO_NAME = 'Austen and Shakespeare';
 const isDemo = (source) => source === DEMO;
 const shortName = (url) => (isDemo(url) ? 'Demo model' : url.replace(/^https?:\/\/(huggingface\.co\/)?/, '').replace(/\/(resolve\/main\/)?$/, ''));
 
-const STAGES = { download: 'Downloading', cache: 'From this browser’s cache:', read: 'Reading', upload: 'To the GPU', retry: 'The download broke off, trying again:' };
+const STAGES = { download: 'Downloading', cache: 'From this browser’s cache:', read: 'Reading', upload: 'Making the weights ready', retry: 'The download broke off, trying again:' };
 
 /** Shows a load's progress while it lasts. */
 export class LoadingCard {

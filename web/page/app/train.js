@@ -42,7 +42,7 @@ export function setUp(device, failed) {
       training = null;
       void trial.show(null);
     }
-    note.textContent = gone ? 'What was trained went with its device: start anew.' : /^no-/.test(error.code) ? 'Training needs a GPU.' : '';
+    note.textContent = gone ? 'What was trained went with its device: start anew.' : /^(no|needs)-/.test(error.code) ? 'Training needs a GPU.' : '';
     // Closed is what the page itself has done, having said why.
     if (error.code !== 'closed') failed(error);
   }

@@ -1,14 +1,13 @@
 //! `--generate` and `--screenshot`: the window as a script uses it.
 
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{anyhow, Context};
+use anyhow::anyhow;
 use eframe::egui::{self, ColorImage, ViewportCommand};
+use mamba_wgpu::files::Output;
 
 use super::state::{Model, State};
+use crate::bench_report::charts::encode_png;
 use crate::output::print_line;
 
 type Outcome = Arc<Mutex<Option<anyhow::Result<()>>>>;
@@ -25,14 +24,15 @@ enum Stage {
 
 pub struct Automation {
     generate: bool,
-    screenshot: Option<PathBuf>,
+    screenshot: Option<Arc<Output>>,
     stage: Option<Stage>,
     outcome: Outcome,
 }
 
 impl Automation {
     /// `outcome` gets what became of it.
-    pub fn new(generate: bool, screenshot: Option<PathBuf>, outcome: Outcome) -> Self {
+    pub fn new(generate: bool, screenshot: Option<Output>, outcome: Outcome) -> Self {
+        let screenshot = screenshot.map(Arc::new);
         let stage = (generate || screenshot.is_some()).then_some(Stage::Loading);
         Self { generate, screenshot, stage, outcome }
     }
@@ -75,11 +75,12 @@ impl Automation {
     }
 
     fn take_picture(&self, state: &State, ctx: &egui::Context) {
-        let Some(path) = self.screenshot.clone() else { return };
+        let Some(output) = self.screenshot.clone() else { return };
         let (text, outcome, wake) = (state.text.whole(), self.outcome.clone(), ctx.clone());
         ctx.request_screenshot(move |image| {
-            let done = write_png(&path, &image).with_context(|| path.display().to_string());
-            let done = done.and_then(|()| Ok(print_line(&text)?));
+            let done = write_png(&output, &image);
+            let printed = print_line(&text);
+            let done = done.and_then(|()| Ok(printed?));
             *outcome.lock().unwrap_or_else(|e| e.into_inner()) = Some(done);
             wake.request_repaint();
         });
@@ -92,13 +93,8 @@ impl Automation {
     }
 }
 
-fn write_png(path: &Path, image: &ColorImage) -> anyhow::Result<()> {
-    let [width, height] = image.size;
-    let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), width as u32, height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
+fn write_png(output: &Output, image: &ColorImage) -> anyhow::Result<()> {
+    let [width, height] = image.size.map(|size| size as u32);
     let bytes: Vec<u8> = image.pixels.iter().flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()]).collect();
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&bytes)?;
-    Ok(writer.finish()?)
+    Ok(output.write(&encode_png(&bytes, (width, height))?)?)
 }

@@ -1,12 +1,12 @@
 //! Work beside the text, each on a thread and a device of its own, so that neither the window nor the text waits for it:
 //! doctor's check, the bench, the system's dialogs.
 
-use std::fs;
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
 use std::thread;
 
 use mamba_wgpu::bench;
+use mamba_wgpu::files::replace;
 use mamba_wgpu::gpu::{list_adapters, selftest, AdapterSummary, Gpu};
 use mamba_wgpu::model::Backend;
 use mamba_wgpu::Error;
@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::settings::Device;
 use super::worker::{open_alone, Devices, Events, Worker};
 use crate::doctor::model_check;
+use crate::gpu_clock;
 
 /// Hands each command to who carries it out.
 pub struct Hub {
@@ -56,14 +57,11 @@ impl Hub {
             Command::SaveReport { report, path } => {
                 thread::spawn(move || {
                     let written = serde_json::to_string_pretty(&*report)
-                        .map_err(std::io::Error::from)
-                        .and_then(|json| fs::write(&path, json + "\n"));
+                        .map_err(|error| format!("{}: {error}", path.display()))
+                        .and_then(|json| replace(&path, (json + "\n").as_bytes()).map_err(|error| error.to_string()));
                     events.send(match written {
                         Ok(()) => Event::Saved(path),
-                        Err(error) => Event::Failed(Problem::new(
-                            "The report was not saved",
-                            format!("{}: {error}", path.display()),
-                        )),
+                        Err(error) => Event::Failed(Problem::new("The report was not saved", error)),
                     });
                 });
             }
@@ -123,7 +121,12 @@ fn in_words(verdict: &Verdict, kernels: usize) -> String {
 async fn measure(device: &Device, options: &bench::Options, events: &Events) -> Result<bench::Report, Error> {
     let list: Vec<AdapterSummary> = list_adapters(None).await;
     let gpu = open_alone(&list, device).await?;
-    Ok(bench::run(&gpu, options, &mut |now| {
+    let options = bench::Options {
+        clock_mhz: gpu_clock::reader(gpu.adapter_summary()),
+        host: Some(gpu_clock::host()),
+        ..options.clone()
+    };
+    Ok(bench::run(&gpu, &options, &mut |now| {
         events.send(Event::Measuring {
             done: now.done,
             total: now.total,

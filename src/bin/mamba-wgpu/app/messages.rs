@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mamba_wgpu::bench;
-use mamba_wgpu::generate::{FinishReason, GenerateOptions, Stats};
+use mamba_wgpu::generate::{FinishReason, GenerateOptions, GenerationSettings, Stats};
 use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::gpu::AdapterSummary;
 use mamba_wgpu::model::SavedState;
@@ -90,6 +90,8 @@ pub struct ModelInfo {
     pub shared: bool,
     /// Bytes of GPU memory held.
     pub memory: Option<u64>,
+    /// How its generation_config.json would have texts drawn.
+    pub sampling: GenerationSettings,
     pub warnings: Vec<String>,
 }
 

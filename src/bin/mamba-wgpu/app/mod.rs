@@ -31,7 +31,9 @@ use eframe::egui;
 use eframe::egui_wgpu::{WgpuConfiguration, WgpuSetup, WgpuSetupCreateNew};
 use mamba_wgpu::gpu::{Gpu, LimitMode};
 
+use crate::bench_report::charts::PICTURE;
 use crate::errors::misuse;
+use crate::output::place;
 use automation::Automation;
 use settings::{Device, Settings, Source, Theme};
 use state::{State, Tab};
@@ -68,12 +70,17 @@ pub struct Args {
     /// PNG file, print the text on stdout, and end
     #[arg(long, value_name = "FILE")]
     screenshot: Option<PathBuf>,
+    /// Replace a file at --screenshot that is no picture of this program's
+    #[arg(long)]
+    force: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(zoom) = args.zoom.filter(|zoom| !(0.4..=4.0).contains(zoom)) {
         return Err(misuse(format!("--zoom {zoom}: it must be between 0.4 and 4")));
     }
+    let screenshot =
+        args.screenshot.as_deref().map(|path| place("screenshot", path, PICTURE, args.force)).transpose()?;
     let path = args.settings.clone().or_else(Settings::default_path);
     let (mut settings, complaint) = path.as_deref().map_or_else(Default::default, Settings::read);
     let saved = settings.clone();
@@ -91,7 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     state.problem = complaint.map(|words| problem::Problem::new("The settings could not be read", words));
     state.open_keeping_problem(source);
     let outcome = Arc::new(Mutex::new(None));
-    let automation = Automation::new(args.generate, args.screenshot, outcome.clone());
+    let automation = Automation::new(args.generate, screenshot, outcome.clone());
     let made = eframe::run_native(
         "mamba-wgpu",
         options,

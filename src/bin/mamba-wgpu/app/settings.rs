@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mamba_wgpu::generate::{GenerateOptions, SamplingParams};
+use mamba_wgpu::files::{replace, FileError};
+use mamba_wgpu::generate::{GenerateOptions, GenerationSettings, SamplingParams};
 use serde::{Deserialize, Serialize};
 
 /// Models remembered.
@@ -33,7 +34,7 @@ impl std::fmt::Display for Source {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
-    /// The best GPU there is, or the CPU.
+    /// The best hardware GPU there is, or the CPU.
     #[default]
     Auto,
     Cpu,
@@ -47,7 +48,7 @@ pub enum Device {
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Auto => f.write_str("the best GPU"),
+            Self::Auto => f.write_str("the fastest device"),
             Self::Cpu => f.write_str("the CPU"),
             Self::Adapter { name, backend } => write!(f, "{name} ({backend})"),
         }
@@ -123,6 +124,23 @@ impl Sampling {
             stop: stop_strings(&self.stop),
             ignore_eos: self.ignore_eos,
             ..GenerateOptions::default()
+        }
+    }
+}
+
+impl Sampling {
+    /// Takes over what a model says.
+    pub fn take(&mut self, model: &GenerationSettings) {
+        let GenerationSettings { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop } = model;
+        self.max_tokens = max_tokens.unwrap_or(self.max_tokens);
+        self.temperature = temperature.unwrap_or(self.temperature);
+        self.top_k = top_k.unwrap_or(self.top_k);
+        self.top_p = top_p.unwrap_or(self.top_p);
+        self.min_p = min_p.unwrap_or(self.min_p);
+        self.repetition_penalty = repetition_penalty.unwrap_or(self.repetition_penalty);
+        if let Some(stop) = stop {
+            let escape = |line: &String| line.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t");
+            self.stop = stop.iter().map(escape).collect::<Vec<_>>().join("\n");
         }
     }
 }
@@ -212,14 +230,16 @@ impl Settings {
         }
     }
 
-    /// Writes them: beside the old file first, which stays whole until then.
+    /// Writes them; the old file stays whole until the new one is.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let beside = path.with_extension(format!("json.{}.part", std::process::id()));
-        fs::write(&beside, serde_json::to_string_pretty(self)? + "\n")?;
-        fs::rename(&beside, path)
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        replace(path, json.as_bytes()).map_err(|error| match error {
+            FileError::Io { reason, .. } => reason, // the window names the file
+            other => io::Error::other(other),
+        })
     }
 
     /// A window and text that can be seen, whatever the file says.

@@ -15,6 +15,7 @@ use super::explain_state::ExplainState;
 use super::messages::{Browse, Command, Event, ModelInfo, Speed, Start, Verdict};
 use super::problem::{Problem, WayOn};
 use super::settings::{Device, Settings, Source};
+use super::worker::of;
 use crate::generate::random_seed;
 
 mod dialog;
@@ -146,6 +147,16 @@ impl State {
     /// Commands to be carried out, oldest first.
     pub fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.outbox)
+    }
+
+    /// Hardware GPUs, the CPU, and then what computes in software; None while they are looked for.
+    pub fn devices_best_first(&self) -> Option<Vec<(Device, Option<AdapterSummary>)>> {
+        let adapters = self.devices.as_ref()?;
+        let of_kind = |software| {
+            let these = adapters.iter().filter(move |adapter| adapter.software() == software);
+            these.map(|adapter| (of(adapter), Some(adapter.clone())))
+        };
+        Some(of_kind(false).chain([(Device::Cpu, None)]).chain(of_kind(true)).collect())
     }
 
     pub fn info(&self) -> Option<&ModelInfo> {
@@ -454,6 +465,7 @@ impl State {
             return;
         }
         self.settings.opened(&info.source);
+        self.settings.sampling.take(&info.sampling);
         self.note = info.warnings.first().cloned();
         self.activity = Activity::Idle;
         self.text = Document::default();

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mamba_wgpu::explain::{explain, ExplainOptions};
 use mamba_wgpu::generate::{FinishReason, GenerateError, GenerateOptions, Generator, Text, Tokenizer};
-use mamba_wgpu::gpu::{AdapterChoice, AdapterSummary, Gpu, GpuError, GpuOptions};
+use mamba_wgpu::gpu::{best_hardware, AdapterChoice, AdapterSummary, Gpu, GpuError, GpuOptions};
 use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelId, ModelOptions, SavedState};
 use mamba_wgpu::{Error, Result};
 
@@ -54,11 +54,12 @@ impl Devices {
     }
 
     /// What a choice comes to; never [`Device::Auto`].
-    fn resolve(&self, device: &Device) -> Device {
-        match (device, self.list.iter().find(|adapter| adapter.compute)) {
-            (Device::Auto, Some(best)) => of(best),
-            (Device::Auto, None) => self.window.as_ref().map_or(Device::Cpu, |gpu| of(gpu.adapter_summary())),
-            (chosen, _) => chosen.clone(),
+    pub fn resolve(&self, device: &Device) -> Device {
+        // What the window draws on may stand in no list.
+        let shown = self.window.as_ref().map(Gpu::adapter_summary).filter(|adapter| !adapter.software());
+        match device {
+            Device::Auto => best_hardware(&self.list).or(shown).map_or(Device::Cpu, of),
+            chosen => chosen.clone(),
         }
     }
 
@@ -113,7 +114,6 @@ struct Loaded {
     model: LanguageModel,
     tokenizer: Tokenizer,
     id: ModelId,
-    end_of_text: Vec<u32>,
     on: Device,
     /// None only while it is generated from.
     text: Option<Text>,
@@ -188,10 +188,14 @@ impl Worker {
             Source::Embedded => None,
             Source::Path(path) => Some(path.as_path()),
         };
-        let checkpoint = common::open_model(path).map_err(in_words)?;
+        let checkpoint = common::open_model(path, &common::LoraArgs::default()).map_err(in_words)?;
         let tokenizer = common::tokenizer(&checkpoint).map_err(in_words)?;
         let mut warnings = checkpoint.warnings().to_vec();
         let mut on = self.devices.resolve(device);
+        let software = self.devices.list.iter().find(|adapter| adapter.software());
+        if let (Device::Auto, Device::Cpu, Some(software)) = (device, &on, software) {
+            warnings.push(format!("It runs on the CPU, which is faster than {}, in software.", of(software)));
+        }
         let loading = match self.devices.open(&on).await {
             Ok((backend, shared)) => self.bring(&checkpoint, &backend).await.map(|model| (model, shared)),
             Err(error) => Err(error.into()),
@@ -217,10 +221,10 @@ impl Worker {
             on: on.clone(),
             shared,
             memory: memory(&model),
+            sampling: checkpoint.generation_config().settings.clone(),
             warnings,
         };
-        let end_of_text = tokenizer.end_of_text(checkpoint.config());
-        self.loaded = Some(Loaded { model, tokenizer, id, end_of_text, on, text: Some(text) });
+        self.loaded = Some(Loaded { model, tokenizer, id, on, text: Some(text) });
         Ok(info)
     }
 
@@ -238,17 +242,18 @@ impl Worker {
 
     async fn generate(&mut self, start: Start, mut options: GenerateOptions) -> Result<()> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        options.eos.clone_from(&loaded.end_of_text);
         options.prefill_chunk = CHUNK;
         // All that can be refused is refused before the text is touched.
         options.validate()?;
         let added = match &start {
-            Start::Prompt(prompt) | Start::Add(prompt) => loaded.tokenizer.encode(prompt)?,
+            // As transformers' tokenizer(text): what is added later has nothing before it.
+            Start::Prompt(prompt) => loaded.tokenizer.encode_with_special_tokens(prompt)?,
+            Start::Add(added) => loaded.tokenizer.encode(added)?,
             Start::Continue => Vec::new(),
         };
         let mut text = loaded.take_text()?;
         let ready = prepare(&mut text, &start, &added).await;
-        let before = ready.and_then(|()| Ok(loaded.tokenizer.decode(text.tokens())?));
+        let before = ready.and_then(|()| Ok(loaded.tokenizer.decode_so_far(text.tokens())?));
         let before = match before {
             Ok(before) => before,
             Err(error) => {
@@ -271,7 +276,7 @@ impl Worker {
     /// The begin of a text, if it is long, on a session of its own.
     async fn explain(&mut self, text: &str) -> Result<()> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
-        let mut tokens = loaded.tokenizer.encode(text)?;
+        let mut tokens = loaded.tokenizer.encode_with_special_tokens(text)?;
         let left_out = tokens.len().saturating_sub(MOST);
         tokens.truncate(MOST);
         let progress = &mut |done, total| self.events.send(Event::Explaining { done, total });
@@ -298,14 +303,14 @@ impl Worker {
     fn open_state(&mut self, path: &Path) -> Result<()> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
         let state = SavedState::read(path)?;
-        state.check_model(&path.display().to_string(), &loaded.id)?;
+        state.check_model(&path.display().to_string(), &loaded.states_id())?;
         self.restore(&state, Some(format!("Opened {}", path.display())))
     }
 
     fn restore(&mut self, state: &SavedState, note: Option<String>) -> Result<()> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
         // A branch may be older than the model that is open now.
-        state.check_model("this branch", &loaded.id)?;
+        state.check_model("this branch", &loaded.states_id())?;
         let mut text = loaded.take_text()?;
         let result = text.restore(state);
         loaded.text = Some(text);
@@ -344,11 +349,16 @@ impl Loaded {
         }
     }
 
+    /// What its states say of it.
+    fn states_id(&self) -> ModelId {
+        self.id.clone().with_tokenizer(&self.tokenizer)
+    }
+
     async fn save(&mut self) -> Result<SavedState> {
         let mut text = self.take_text()?;
         let saved = match text.tokens().is_empty() {
             true => Err(GenerateError::EmptyPrompt.into()),
-            false => text.save(&self.id).await,
+            false => text.save(&self.states_id()).await,
         };
         self.text = Some(text);
         saved

@@ -1,7 +1,8 @@
 //! The charts, by plotters, as SVG and PNG: bars by shape or model size, and the roofline.
 
 use anyhow::anyhow;
-use mamba_wgpu::bench::{compare, Report, Row, Suite};
+use mamba_wgpu::bench::{compare, Flag, Report, Row, Suite};
+use mamba_wgpu::files::Kind;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
@@ -36,8 +37,8 @@ const FINE: i32 = 2;
 /// Bitstream Vera Sans, beside its licence: letters look alike, and are there, on every machine.
 const FONT: &[u8] = include_bytes!("font/Vera.ttf");
 
-/// A report's, readable on white and on black; told apart by those who see few colours too (Okabe and Ito). Variants of one report
-/// are shades.
+/// Readable on white and on black; told apart by those who see few colours too (Okabe and Ito). Of one report each variant has
+/// one; of several each report, and its variants are shades.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 158, 115),
     RGBColor(230, 159, 0),
@@ -56,11 +57,18 @@ struct Series {
     name: String,
     report: usize,
     variant: usize,
+    /// How many reports and variants there are.
+    of: (usize, usize),
 }
 
 impl Series {
     fn colour(&self) -> RGBAColor {
-        COLOURS[self.report % COLOURS.len()].mix([1.0, 0.7, 0.45, 0.25][self.variant % 4])
+        let (reports, variants) = self.of;
+        if reports == 1 && variants <= COLOURS.len() {
+            return COLOURS[self.variant].mix(1.0);
+        }
+        let paler = self.variant as f64 / (variants.max(2) - 1) as f64;
+        COLOURS[self.report % COLOURS.len()].mix(1.0 - 0.8 * paler)
     }
 }
 
@@ -69,8 +77,26 @@ pub fn encode_png(pixels: &[u8], (width, height): (u32, u32)) -> anyhow::Result<
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
+    encoder.add_text_chunk("Software".into(), MARK.into())?;
     encoder.write_header()?.write_image_data(pixels)?;
     Ok(bytes)
+}
+
+/// By which this program knows its own pictures again.
+const MARK: &str = "written by mamba-wgpu";
+
+/// Pictures that this program wrote: the mark stands at their beginning.
+pub const PICTURE: Kind = Kind {
+    name: "picture of mamba-wgpu",
+    is: |bytes| bytes[..bytes.len().min(1024)].windows(MARK.len()).any(|part| part == MARK.as_bytes()),
+};
+
+/// An SVG with the mark.
+pub fn marked_svg(svg: String) -> String {
+    match svg.split_once('>') {
+        Some((begin, rest)) => format!("{begin}><!-- {MARK} -->{rest}"),
+        None => svg,
+    }
 }
 
 /// Gives plotters the font that all charts are labelled in: it asks no system for one.
@@ -82,7 +108,27 @@ pub fn load_font() -> anyhow::Result<()> {
 struct Group {
     label: String,
     /// By series.
-    values: Vec<Option<f64>>,
+    values: Vec<Option<Bar>>,
+}
+
+/// A median, with the fastest and the slowest of its samples.
+#[derive(Debug, Clone, Copy)]
+struct Bar {
+    value: f64,
+    ends: [f64; 2],
+    n: usize,
+    /// Not to be trusted: too few samples, or of an adapter that was slower than it can be.
+    doubtful: bool,
+}
+
+impl Bar {
+    /// `rate`: whether a shorter time is a larger value.
+    fn new(row: &Row, value: f64, rate: bool) -> Option<Self> {
+        let spread = row.spread()?;
+        let at = |us: f64| if rate { value * spread.median / us } else { value * us / spread.median };
+        let doubtful = row.flags().iter().any(|flag| matches!(flag, Flag::FewSamples | Flag::Unsteady));
+        Some(Self { value, ends: [at(spread.min), at(spread.max)], n: spread.n, doubtful })
+    }
 }
 
 impl Chart {
@@ -161,9 +207,12 @@ fn shown(group: &Group) -> i32 {
     group.values.iter().flatten().count() as i32
 }
 
+/// Room above the legend, for the upper parts of its letters.
+const LEGEND_TOP: i32 = 12;
+
 /// Where the first group begins: below the legend.
 fn bars_top(series: &[Series]) -> i32 {
-    20 * series.len() as i32 + 10
+    LEGEND_TOP + 20 * series.len() as i32 + 6
 }
 
 fn bars_height(series: &[Series], groups: &[Group]) -> i32 {
@@ -176,8 +225,8 @@ where
     B::ErrorType: 'static,
 {
     const LEFT: i32 = 150;
-    const RIGHT: i32 = 90;
-    let all = || groups.iter().flat_map(|g| g.values.iter().flatten().copied()).filter(|x| *x > 0.0);
+    const RIGHT: i32 = 110;
+    let all = || groups.iter().flat_map(|g| g.values.iter().flatten().map(|bar| bar.value)).filter(|x| *x > 0.0);
     let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
     let logarithmic = high / low > 30.0;
     let length = |x: f64| {
@@ -185,7 +234,7 @@ where
         (share * f64::from(WIDTH as i32 - LEFT - RIGHT)).round() as i32
     };
     for (i, one) in series.iter().enumerate() {
-        let y = 4 + 20 * i as i32;
+        let y = LEGEND_TOP + 20 * i as i32;
         pen.fill([(LEFT, y), (LEFT + 12, y + 12)], one.colour())?;
         pen.write(one.name.clone(), (LEFT + 18, y + 6), 14)?;
     }
@@ -193,16 +242,26 @@ where
     for group in groups {
         pen.write(group.label.clone(), (4, y + shown(group) * BAR / 2), 13)?;
         for (i, value) in group.values.iter().enumerate() {
-            let Some(value) = value else { continue };
-            let end = LEFT + length(*value).max(1);
+            let Some(bar) = value else { continue };
+            let end = LEFT + length(bar.value).max(1);
             pen.fill([(LEFT, y), (end, y + BAR - 2)], series[i].colour())?;
-            pen.write(short(*value), (end + 5, y + BAR / 2 - 1), 12)?;
+            // A slow outlier may lie outside: its line ends at the edge.
+            let [a, b] = bar.ends.map(|x| (LEFT + length(x)).clamp(LEFT, WIDTH as i32 - RIGHT + 8));
+            let middle = y + (BAR - 2) / 2;
+            pen.fill([(a.min(b), middle), (a.max(b) + 1, middle + 1)], INK.mix(1.0))?;
+            let star = if bar.doubtful { " *" } else { "" };
+            let text = format!("{}, n {}{star}", short(bar.value), bar.n);
+            pen.write(text, (end.max(a).max(b) + 5, y + BAR / 2 - 1), 12)?;
             y += BAR;
         }
         y += 14;
     }
     let scale = if logarithmic { ", logarithmic" } else { "" };
-    pen.write(format!("{unit}{scale}"), (LEFT, y + 4), 12)
+    let star = match groups.iter().flat_map(|g| g.values.iter().flatten()).any(|bar| bar.doubtful) {
+        true => "; * few samples, or unsteady",
+        false => "",
+    };
+    pen.write(format!("{unit}{scale}: medians, lines from the fastest to the slowest{star}"), (LEFT, y + 4), 12)
 }
 
 /// Groups of a suite's rows: by name, a series for each report and variant that `keep` lets through.
@@ -210,7 +269,7 @@ fn grouped(
     reports: &[Report],
     suite: Suite,
     keep: impl Fn(&Row) -> bool,
-    value: impl Fn(&Row) -> Option<f64>,
+    (value, rate): (fn(&Row) -> Option<f64>, bool),
 ) -> (Vec<Series>, Vec<Group>) {
     let names = compare::names(reports);
     let all = compare::side_by_side(reports);
@@ -233,7 +292,7 @@ fn grouped(
     let groups = labels.into_iter().map(|wanted| {
         let of = |(i, variant): &(usize, &str)| {
             let row = rows().find(|c| label(c) == wanted && c.variant == *variant)?.rows[*i]?;
-            value(row)
+            Bar::new(row, value(row)?, rate)
         };
         Group { values: keys.iter().map(of).collect(), label: wanted }
     });
@@ -243,6 +302,7 @@ fn grouped(
         name: format!("{}, {v}", names[*i]),
         report: *i,
         variant: variants.iter().position(|other| other == v).unwrap_or(0),
+        of: (reports.len(), variants.len()),
     });
     let only_used = |g: Group| Group {
         values: g.values.into_iter().zip(&used).filter(|(_, used)| **used).map(|(value, _)| value).collect(),
@@ -273,8 +333,8 @@ fn tflops(row: &Row) -> Option<f64> {
 /// Linear layers under each adapter's own ceilings, by report.
 struct Roofline {
     names: Vec<String>,
-    /// (operations a byte, TFLOP/s) of each row.
-    points: Vec<Vec<(f64, f64)>>,
+    /// Operations a byte, and TFLOP/s with its spread, of each row.
+    points: Vec<Vec<(f64, Bar)>>,
     /// (GB/s, TFLOP/s), where they were measured.
     ceilings: Vec<Option<(f64, f64)>>,
 }
@@ -283,7 +343,7 @@ impl Roofline {
     fn new(reports: &[Report]) -> Option<Self> {
         let points = |r: &Report| {
             let rows = r.rows.iter().filter(|row| row.suite == Suite::Matmul && row.skipped.is_none());
-            rows.filter_map(|row| Some((intensity(row)?, tflops(row)?))).collect()
+            rows.filter_map(|row| Some((intensity(row)?, Bar::new(row, tflops(row)?, true)?))).collect()
         };
         let roofline = Self {
             names: compare::names(reports),
@@ -303,7 +363,7 @@ impl Roofline {
         };
         let all = || self.points.iter().flatten();
         let (x0, x1) = bounds(&mut all().map(|p| p.0));
-        let (y0, y1) = bounds(&mut all().map(|p| p.1).chain(self.ceilings.iter().flatten().map(|c| c.1)));
+        let (y0, y1) = bounds(&mut all().map(|p| p.1.value).chain(self.ceilings.iter().flatten().map(|c| c.1)));
         let (x, y) = (x0 / 2.0..x1 * 2.0, y0 / 2.0..y1 * 2.0);
         let mut chart = ChartBuilder::on(pen.area)
             .margin(10 * scale)
@@ -321,7 +381,11 @@ impl Roofline {
                 let line = colour.stroke_width(2 * scale as u32);
                 chart.draw_series(LineSeries::new([x.start, corner, x.end].map(at), line))?;
             }
-            let dots = self.points[i].iter().map(|p| Circle::new(*p, 4 * scale, colour.filled()));
+            let spreads = self.points[i].iter().map(|(x, bar)| {
+                PathElement::new(bar.ends.map(|y| (*x, y)), colour.mix(0.6).stroke_width(scale as u32))
+            });
+            chart.draw_series(spreads)?;
+            let dots = self.points[i].iter().map(|(x, bar)| Circle::new((*x, bar.value), 4 * scale, colour.filled()));
             chart
                 .draw_series(dots)?
                 .label(name.clone())
@@ -340,9 +404,10 @@ pub fn all(reports: &[Report]) -> Vec<Chart> {
             charts.push(Chart { id, title, caption, picture: Picture::Bars { series, groups, unit } });
         }
     };
-    let micro = |row: &Row| row.median_us();
-    let rate = |row: &Row| row.tokens_per_s;
-    let share = |row: &Row| row.share_of_copy.or(row.share_of_fma).map(|x| 100.0 * x);
+    let micro: (fn(&Row) -> Option<f64>, bool) = (|row| row.median_us(), false);
+    let rate: (fn(&Row) -> Option<f64>, bool) = (|row| row.tokens_per_s, true);
+    let share: (fn(&Row) -> Option<f64>, bool) =
+        (|row| row.share_of_copy.or(row.share_of_fma).map(|x| 100.0 * x), true);
     let any = |_: &Row| true;
     let whole = |row: &Row| row.variant == "f16" || row.variant == "f32";
     let scan = "The ladder from one token after the other to the fused scan; less is better.";
@@ -360,7 +425,9 @@ pub fn all(reports: &[Report]) -> Vec<Chart> {
                   matrices exceed it).";
     add("share", "Share of the adapter's own ceilings", shares, grouped(reports, Suite::Matmul, any, share), "%");
     if let Some(roofline) = Roofline::new(reports) {
-        let caption = "Linear layers by operations a byte, under each adapter's copy and f32 multiply-add ceilings.";
+        let caption =
+            "Linear layers by operations a byte, medians with lines from the fastest to the slowest, under each \
+                       adapter's copy and f32 multiply-add ceilings; the number of samples is in the table.";
         charts.push(Chart { id: "roofline", title: "Roofline", caption, picture: Picture::Roofline(roofline) });
     }
     charts

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use charts::Chart;
 use mamba_wgpu::bench::Report;
+use mamba_wgpu::files::{Kind, Output};
 
-use crate::output::print_line;
+use crate::output::{place, print_line};
 
 /// Put reports side by side in one page: tables, charts, and what to beware of
 ///
@@ -30,39 +31,43 @@ pub struct Args {
     /// Write each chart as a PNG file into this folder too
     #[arg(long, value_name = "FOLDER")]
     png: Option<PathBuf>,
+    /// Replace files there that this program did not write
+    #[arg(long)]
+    force: bool,
 }
 
-/// Writes a file for each chart into a folder.
-fn write_charts(
-    folder: &Path,
-    ending: &str,
-    charts: &[Chart],
-    bytes: impl Fn(&Chart) -> anyhow::Result<Vec<u8>>,
-) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    for chart in charts {
-        let path = folder.join(format!("{}.{ending}", chart.id));
-        fs::write(&path, bytes(chart)?).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+/// The page, by its beginning.
+const PAGE: Kind =
+    Kind { name: "page of `mamba-wgpu bench report`", is: |bytes| bytes.starts_with(page::BEGIN.as_bytes()) };
+
+/// Tries the places of all charts in a folder.
+fn places(kind: &str, folder: Option<&Path>, charts: &[Chart], force: bool) -> anyhow::Result<Vec<Output>> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    fs::create_dir_all(folder).with_context(|| format!("--{kind} {}", folder.display()))?;
+    let path = |chart: &Chart| folder.join(format!("{}.{kind}", chart.id));
+    charts.iter().map(|chart| place(kind, &path(chart), charts::PICTURE, force)).collect()
 }
 
-fn read(path: &Path) -> anyhow::Result<Report> {
+pub fn read(path: &Path) -> anyhow::Result<Report> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of `mamba-wgpu bench --json`", path.display()))
+        .with_context(|| format!("{}: not a report of `mamba-wgpu bench --json`", path.display()))
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let reports = args.reports.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let charts = charts::all(&reports);
-    if let Some(folder) = &args.svg {
-        write_charts(folder, "svg", &charts, |chart| Ok(chart.svg()?.into_bytes()))?;
+    // All are tried before the first is written.
+    let html = place("html", &args.html, PAGE, args.force)?;
+    let svg = places("svg", args.svg.as_deref(), &charts, args.force)?;
+    let png = places("png", args.png.as_deref(), &charts, args.force)?;
+    for (chart, output) in charts.iter().zip(&svg) {
+        output.write(charts::marked_svg(chart.svg()?).as_bytes())?;
     }
-    if let Some(folder) = &args.png {
-        write_charts(folder, "png", &charts, Chart::png)?;
+    for (chart, output) in charts.iter().zip(&png) {
+        output.write(&chart.png()?)?;
     }
-    fs::write(&args.html, page::html(&reports, &charts)?).with_context(|| args.html.display().to_string())?;
+    html.write(page::html(&reports, &charts)?.as_bytes())?;
     print_line(&format!("{}: {} reports, {} charts", args.html.display(), reports.len(), charts.len()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,17 +6,18 @@ use mamba_wgpu::bench::{compare, Report, Row, Suite};
 use mamba_wgpu::html::escaped;
 
 use super::charts::Chart;
-use crate::bench::time;
+use crate::bench::{flags, rate, time};
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1b2333; --soft: #667085; --paper: #ffffff; --line: #d8dce4; --warn: #fff4d6; }
+:root { color-scheme: light dark; --ink: #1b2333; --soft: #667085; --paper: #ffffff; --line: #d8dce4; --warn: #fff4d6; --flag: #a15c00; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #98a2b3; --paper: #14181f; --line: #303846; --warn: #3d3314; }
+  :root { --ink: #e6e9ef; --soft: #98a2b3; --paper: #14181f; --line: #303846; --warn: #3d3314; --flag: #e8b04a; }
 }
 body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--paper); }
 h1, h2 { line-height: 1.2; }
 p.caption, small { color: var(--soft); }
+small.flag { color: var(--flag); }
 ul.warnings { background: var(--warn); border-radius: .5rem; padding: .75rem 1rem .75rem 2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -25,35 +26,47 @@ th:first-child, td:first-child, th.words, td.words { text-align: left; }
 svg { max-width: 100%; height: auto; }
 ";
 
-/// What a row says in a cell: its time, and its rate or share.
+/// How every such page begins.
+pub const BEGIN: &str =
+    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+                         <title>mamba-wgpu: ";
+
+/// What a row says in a cell: its time, its rate or share, how many samples there are and how far they spread, and its flags.
 fn cell(row: Option<&Row>) -> String {
     let Some(row) = row else { return "<td>–</td>".into() };
     let median = row.median_us().map_or_else(String::new, time);
-    let rate = match (row.tokens_per_s, row.share_of_copy, row.share_of_fma) {
+    let speed = match (row.tokens_per_s, row.share_of_copy, row.share_of_fma) {
         (Some(rate), ..) => format!("{rate:.0} tok/s"),
         (_, Some(share), _) => format!("{:.1}% of copy", 100.0 * share),
         (_, _, Some(share)) => format!("{:.1}% of FMA", 100.0 * share),
         _ => String::new(),
     };
-    format!("<td>{median} <small>{rate}</small></td>")
+    let samples = row.spread().map_or_else(String::new, |s| format!("n {}, {} to {}", s.n, time(s.min), time(s.max)));
+    let flags = flags(row);
+    let flags = if flags.is_empty() { flags } else { format!("<br><small class=flag>{flags}</small>") };
+    format!("<td>{median} <small>{speed}<br>{samples}</small>{flags}</td>")
 }
 
 fn devices(reports: &[Report], names: &[String]) -> String {
     let mut out =
-        "<div class=scroll><table><tr><th>Adapter<th class=words>Driver<th class=words>Commit<th>Date<th>Copy\
+        "<div class=scroll><table><tr><th>Adapter<th class=words>Driver<th class=words>Commit<th>Date<th class=words>Host<th>Copy\
                    <th>FMA</tr>"
             .to_owned();
     for (r, name) in reports.iter().zip(names) {
-        let number = |x: Option<f64>, unit: &str| x.map_or_else(|| "–".into(), |x| format!("{x:.1} {unit}"));
+        let number = |x: Option<f64>, unit: &str| x.map_or_else(|| "–".into(), |x| format!("{} {unit}", rate(x)));
         let _ = write!(
             out,
-            "<tr><td>{}<td class=words>{} {}<td class=words>{} {}<td>{}<td>{}<td>{}</tr>",
+            "<tr><td>{}<td class=words>{} {}<td class=words>{} {}<td>{}<td class=words>{}<td>{}<td>{}</tr>",
             escaped(name),
             escaped(&r.device.adapter.driver),
             escaped(&r.device.adapter.driver_info),
             escaped(&r.version),
             escaped(r.commit.get(..8).unwrap_or(&r.commit)),
             escaped(r.date.get(..10).unwrap_or(&r.date)),
+            r.host.as_ref().map_or_else(
+                || "–".into(),
+                |host| { escaped(&format!("{}, {}", host.cpu.as_deref().unwrap_or("?"), host.system)) }
+            ),
             number(r.ceilings.copy_gbps, "GB/s"),
             number(r.ceilings.fma_tflops, "TFLOP/s"),
         );
@@ -107,8 +120,7 @@ pub fn html(reports: &[Report], charts: &[Chart]) -> anyhow::Result<String> {
         })
         .collect::<anyhow::Result<_>>()?;
     Ok(format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>mamba-wgpu: {title}</title><style>{STYLE}</style><h1>mamba-wgpu on {title}</h1>{warnings}{devices}{charts}\
+        "{BEGIN}{title}</title><style>{STYLE}</style><h1>mamba-wgpu on {title}</h1>{warnings}{devices}{charts}\
          <h2>All rows</h2><p class=caption>Medians: the device's clock where there is one, else the host's; rates of whole models \
          by the host's.</p>{rows}</html>\n",
         title = escaped(&adapters.join(", ")),

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::app::document::Segment;
 use crate::app::messages::Browse;
-use mamba_wgpu::generate::Stats;
+use crate::app::settings::Sampling;
+use crate::app::worker::Devices;
+use mamba_wgpu::generate::{GenerationSettings, Stats};
 use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::model::{embedded, ModelId, StateData};
 
@@ -23,8 +25,22 @@ fn info(source: Source, on: Device) -> Box<ModelInfo> {
         on,
         shared: true,
         memory: Some(1),
+        sampling: GenerationSettings::default(),
         warnings: vec![],
     })
+}
+
+fn adapter(name: &str, device_type: &str) -> AdapterSummary {
+    let zero =
+        ["index", "subgroup_min_size", "subgroup_max_size", "max_buffer_size", "max_storage_buffer_binding_size"];
+    let zero = zero.into_iter().chain(["max_compute_workgroup_storage_size", "max_compute_invocations_per_workgroup"]);
+    let mut fields: serde_json::Map<String, serde_json::Value> = zero.map(|key| (key.into(), 0.into())).collect();
+    let flags = ["shader_f16", "subgroups", "timestamp_query", "cooperative_matrix"].map(|key| (key, false));
+    fields.extend(flags.into_iter().chain([("compute", true)]).map(|(key, flag)| (key.into(), flag.into())));
+    let words =
+        [("name", name), ("device_type", device_type), ("backend", "vulkan"), ("driver", ""), ("driver_info", "")];
+    fields.extend(words.map(|(key, word)| (key.into(), word.into())));
+    serde_json::from_value(fields.into()).unwrap()
 }
 
 /// With the embedded model loaded, and no command left.
@@ -34,6 +50,19 @@ fn ready() -> State {
     state.apply(Event::Loaded(info(Source::Embedded, gpu())));
     state.take_commands();
     state
+}
+
+#[test]
+fn a_model_that_says_how_it_is_drawn_from_sets_those_fields() {
+    let mut state = ready();
+    let before = Sampling { top_k: 7, ..state.settings.sampling.clone() };
+    state.settings.sampling = before.clone();
+    let source = Source::Path("/models/m".into());
+    state.open(source.clone());
+    let mut info = info(source, gpu());
+    info.sampling = GenerationSettings { temperature: Some(0.5), stop: Some(vec!["\n".into()]), ..Default::default() };
+    state.apply(Event::Loaded(info));
+    assert_eq!(state.settings.sampling, Sampling { temperature: 0.5, stop: "\\n".into(), ..before });
 }
 
 fn piece(text: &str) -> Event {
@@ -64,6 +93,25 @@ fn saved() -> Arc<SavedState> {
 
 fn segment(text: &str, generated: bool) -> Segment {
     Segment { text: text.into(), generated }
+}
+
+#[test]
+fn the_fastest_device_is_never_one_in_software() {
+    let (hardware, software) = (adapter("A", "IntegratedGpu"), adapter("llvmpipe", "Cpu"));
+    let resolve = |list: &[AdapterSummary], device| Devices::new(list.to_vec(), None).resolve(&device);
+    assert_eq!(resolve(&[software.clone(), hardware.clone()], Device::Auto), gpu());
+    assert_eq!(resolve(std::slice::from_ref(&software), Device::Auto), Device::Cpu);
+    assert_eq!(resolve(&[], Device::Auto), Device::Cpu);
+    assert_eq!(resolve(std::slice::from_ref(&software), of(&software)), of(&software), "it was chosen");
+
+    let mut state = State::new(Settings::default());
+    assert!(state.devices_best_first().is_none(), "they are looked for");
+    let mut order = |list: Vec<AdapterSummary>| {
+        state.apply(Event::Devices(list));
+        state.devices_best_first().unwrap().into_iter().map(|(device, _)| device).collect::<Vec<_>>()
+    };
+    assert_eq!(order(vec![software.clone()]), [Device::Cpu, of(&software)]);
+    assert_eq!(order(vec![hardware, software.clone()]), [gpu(), Device::Cpu, of(&software)]);
 }
 
 #[test]

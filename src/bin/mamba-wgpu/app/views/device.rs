@@ -7,7 +7,6 @@ use super::{bad, good};
 use crate::adapters;
 use crate::app::settings::Device;
 use crate::app::state::{Check, State};
-use crate::app::worker::of;
 
 /// The choice at the top of the window.
 pub fn picker(state: &mut State, ui: &mut Ui) {
@@ -19,9 +18,12 @@ pub fn picker(state: &mut State, ui: &mut Ui) {
         .width(180.0)
         .truncate()
         .show_ui(ui, |ui| {
-            let adapters = state.devices.iter().flatten().filter(|adapter| adapter.compute).map(of);
-            for device in [Device::Auto].into_iter().chain(adapters).chain([Device::Cpu]) {
-                ui.selectable_value(&mut chosen, device.clone(), name(&device));
+            ui.selectable_value(&mut chosen, Device::Auto, name(&Device::Auto));
+            let devices = state.devices_best_first().into_iter().flatten();
+            for (device, adapter) in devices.filter(|(_, adapter)| adapter.as_ref().is_none_or(|a| a.compute)) {
+                let software = adapter.is_some_and(|adapter| adapter.software());
+                let name = format!("{}{}", name(&device), if software { ", in software" } else { "" });
+                ui.selectable_value(&mut chosen, device, name);
             }
         });
     response.response.on_hover_text(verdict(state));
@@ -30,7 +32,7 @@ pub fn picker(state: &mut State, ui: &mut Ui) {
 
 fn name(device: &Device) -> String {
     match device {
-        Device::Auto => "Best GPU".into(),
+        Device::Auto => "Fastest device".into(),
         Device::Cpu => "CPU".into(),
         Device::Adapter { .. } => device.to_string(),
     }
@@ -68,20 +70,19 @@ pub fn show(state: &mut State, ui: &mut Ui) {
             ui.heading("What there is to compute on");
             ui.weak("The check runs every kernel against its CPU twin, as mamba-wgpu doctor does.");
             ui.add_space(6.0);
-            let Some(adapters) = state.devices.clone() else {
+            let Some(devices) = state.devices_best_first() else {
                 ui.horizontal(|ui| {
                     ui.spinner();
                     ui.label("Looking for adapters");
                 });
                 return;
             };
-            if adapters.is_empty() {
-                ui.label("No GPU was found: models run on the CPU.");
+            if devices.first().is_some_and(|(device, _)| *device == Device::Cpu) {
+                ui.label("No hardware GPU was found: models run on the CPU, unless another is chosen.");
             }
-            for adapter in &adapters {
-                card(state, ui, of(adapter), Some(adapter));
+            for (device, adapter) in devices {
+                card(state, ui, device, adapter.as_ref());
             }
-            card(state, ui, Device::Cpu, None);
         });
     });
 }
