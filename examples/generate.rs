@@ -5,7 +5,7 @@ use mamba_wgpu::model::{embedded, Backend, LanguageModel, ModelOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(async {
-        let backend = Backend::auto().await;
+        let backend = Backend::auto().await; // a hardware GPU, or else the CPU; `gpu::Gpu::new` opens any adapter
         let checkpoint = embedded::checkpoint()?;
         let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await?;
         let tokenizer = checkpoint.tokenizer()?.ok_or("the checkpoint has no tokenizer")?;

@@ -253,7 +253,7 @@ fn errors_name_the_flag_or_the_file_and_say_nothing_twice() {
     fails("train", &[&["--resume", "--out", &missing]], 1, &["missing", "not the folder of a run"]);
     fails("train", &[&["--resume", "--out", &settings]], 1, &["training.json", "cannot be understood"]);
     fails("train", &[&["--resume", "--out", &moments]], 1, &["optimizer.safetensors", "cannot be understood"]);
-    fails("eval", &[&["--model", &missing]], 1, &["missing", "no checkpoint", "--out"]);
+    fails("eval", &[&["--model", &missing]], 1, &["missing", "no such file or folder"]);
     fails("eval", &[&["--model", &moments, "--length", "1"]], 2, &["--length 1", "at least 3"]);
     fails("eval", &[&["--model", &moments, "--length", "2^40"]], 2, &["--length", "2^31"]);
     fails("eval", &[&["--model", &moments, "--task", "text"]], 2, &["--task", "induction-heads"]);

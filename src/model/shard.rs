@@ -112,7 +112,7 @@ fn read_header(file: &str, bytes: &[u8]) -> Result<Header, LoadError> {
     // A file that was cut short, as a download is that broke off.
     let described = entries.iter().map(|(_, info)| info.data_offsets.1).max().unwrap_or(0);
     let cut = match described.checked_sub(length - data) {
-        Some(missing @ 1..) if described < 1 << 50 => {
+        Some(missing @ 1..) if (described as u64) < 1 << 50 => {
             format!(" (the file is cut short by {missing} bytes: download it again)")
         }
         _ => String::new(),

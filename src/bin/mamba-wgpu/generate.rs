@@ -64,8 +64,9 @@ pub struct Args {
     #[arg(long)]
     stats: bool,
     /// Print one JSON object at the end instead of the text as it comes: prompt, text, tokens, prompt_tokens, generated_tokens,
-    /// finish_reason, seed, backend, prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second,
-    /// decode_tokens_per_second, gpu_memory_peak_bytes
+    /// finish_reason, seed, temperature, top_k, top_p, min_p, repetition_penalty, eos_token_id, from_generation_config, backend,
+    /// prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second,
+    /// gpu_memory_peak_bytes
     #[arg(long)]
     json: bool,
 }
