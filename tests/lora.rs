@@ -343,6 +343,26 @@ fn the_program_merges_adapters() {
     let small = out.path().join("small");
     let small = small.to_str().unwrap();
     assert!(program(&["quantize", base, small, "--to", "q8", "--lora", adapter]).status.success());
+    // Beside an adapter the new model would be another one: merged once more.
+    let taken = out.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    let files = ["adapter_config.json", "adapter_model.safetensors"];
+    files.iter().for_each(|name| drop(fs::copy(folder("projections").join(name), taken.join(name)).unwrap()));
+    let taken = taken.to_str().unwrap();
+    for lora in [adapter, taken] {
+        let output = program(&["quantize", base, taken, "--to", "q8", "--lora", lora]);
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(files.iter().all(|name| Path::new(taken).join(name).exists()));
+    }
+    let forced = program(&["quantize", base, taken, "--to", "q8", "--lora", adapter, "--force"]);
+    assert!(forced.status.success() && files.iter().all(|name| !Path::new(taken).join(name).exists()));
+    let file = |folder: &str| fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    assert_eq!(file(taken), file(small));
+    // A weight that only the adapter makes infinite is not the base's fault.
+    let huge = format!("{adapter}=3e38");
+    let output = program(&["logits", "--backend", "cpu", "--tokens", "1", "--model", base, "--lora", &huge]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("once the LoRA adapter is added"), "{said}");
     let written = Checkpoint::open(Path::new(small)).unwrap();
     let got = block_on(logits(&written, &Backend::Cpu, &tokens));
     assert_close("quantised", &got, &last_logits, 0.5, 0.0);

@@ -324,3 +324,67 @@ fn the_readme_shows_the_example() {
     assert!(code.lines().count() > 15);
     assert!(fs::read_to_string(repository("README.md")).unwrap().contains(code.trim()));
 }
+
+/// What the library would notice by a panic is said in words, and inspect-model goes on without.
+#[test]
+fn a_template_that_cannot_be_applied_is_said() {
+    for (change, word) in [
+        (json!({ "SpecialToken": { "id": "<nowhere>", "type_id": 0 } }), "<nowhere>"),
+        (json!({ "Sequence": { "id": "B", "type_id": 0 } }), "\"B\""),
+    ] {
+        let folder = model_with(|tokenizer| {
+            let mut template = template(true, false);
+            template["single"].as_array_mut().unwrap().push(change.clone());
+            tokenizer["post_processor"] = template;
+        });
+        let failed =
+            mamba().args(["generate", PROMPT, "--backend", "cpu", "--model"]).arg(folder.path()).assert().code(1);
+        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(said.contains("post_processor") && said.contains(word), "{said}");
+        assert_eq!(run(folder.path(), &["inspect-model"])["tokenizer"], json!(false));
+    }
+}
+
+#[test]
+fn merges_are_never_left_out_by_chance() {
+    let folder = model_with(|tokenizer| tokenizer["model"]["dropout"] = json!(0.5));
+    let tokens = |folder: &Path| run(folder, &["logits", "--text", "universally acknowledged"])["tokens"].clone();
+    let plain = model_with(|_| {});
+    assert_eq!(tokens(folder.path()), tokens(plain.path()));
+}
+
+#[test]
+fn a_byte_order_mark_of_an_argument_is_no_text() {
+    let folder = model_with(|_| {});
+    let tokens = |text: &str| run(folder.path(), &["logits", "--text", text])["tokens"].clone();
+    assert_eq!(tokens("\u{feff}Emma was"), tokens("Emma was"));
+    assert_ne!(tokens("Emma\u{feff} was"), tokens("Emma was"));
+    let generated = |text: &str| run(folder.path(), &["generate", text, "--max-tokens", "2", "--temperature", "0"]);
+    assert_eq!(generated("\u{feff}Emma was")["tokens"], generated("Emma was")["tokens"]);
+}
+
+#[test]
+fn a_negative_number_is_refused_as_one() {
+    for flag in ["--seed", "--top-k"] {
+        let failed = mamba().args(["generate", "a", flag, "-1"]).assert().code(2);
+        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(said.contains(flag) && said.contains("invalid value '-1'"), "{said}");
+    }
+}
+
+/// A state comes through a pipe as well as out of one.
+#[cfg(unix)]
+#[test]
+fn a_state_is_read_from_a_fifo() {
+    let folder = model_with(|_| {});
+    let (state, fifo) = (folder.path().join("text.state"), folder.path().join("fifo"));
+    run(folder.path(), &["generate", PROMPT, "--max-tokens", "4", "--state-out", state.to_str().unwrap()]);
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let bytes = fs::read(&state).unwrap();
+    let (to, from) = (fifo.clone(), fifo.to_str().unwrap());
+    let writer = std::thread::spawn(move || fs::write(to, bytes).unwrap());
+    let on =
+        |from: &str| run(folder.path(), &["generate", "--max-tokens", "4", "--temperature", "0", "--state-in", from]);
+    assert_eq!(on(from)["tokens"], on(state.to_str().unwrap())["tokens"]);
+    writer.join().unwrap();
+}

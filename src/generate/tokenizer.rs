@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::{DecoderWrapper, PostProcessorWrapper};
+use tokenizers::models::bpe::BPE;
+use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper};
 
 use self::beside::TokenizerConfig;
 use super::detokenize::decode_so_far;
@@ -64,6 +65,14 @@ impl Tokenizer {
         // Some published files ask for padding or truncation, which are for batches: here they would change the text.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;
+        // Merges left out by chance are for training: a text would be other tokens each time.
+        if let ModelWrapper::BPE(BPE { dropout: Some(_), .. }) = inner.get_model() {
+            let mut model = inner.get_model().clone();
+            if let ModelWrapper::BPE(bpe) = &mut model {
+                bpe.dropout = None;
+            }
+            inner.with_model(model);
+        }
         let (before, after) = around(&inner)?;
         Ok(Self {
             vocab_size: inner.get_vocab_size(true),
@@ -318,6 +327,10 @@ impl Tokenizer {
 
 /// The tokens that the post-processor puts before and after a text.
 fn around(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), GenerateError> {
+    let post_processor = serde_json::to_value(tokenizer.get_post_processor()).unwrap_or_default();
+    if let Some(message) = unusable_template(&post_processor) {
+        return Err(GenerateError::BadTokenizer { message });
+    }
     // A vocabulary of words may have neither "a" nor a token for what it does not know.
     let encoding = tokenizer.encode_fast("a", true).or_else(|_| tokenizer.encode_fast("", true));
     let encoding = encoding.map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;
@@ -327,6 +340,24 @@ fn around(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), Gen
     // A vocabulary that has no "a": all of them stand before it.
     let after = mask[before..].iter().rev().take_while(added).count();
     Ok((ids[..before].to_vec(), ids[ids.len() - after..].to_vec()))
+}
+
+/// What is wrong with a post-processor's template, which the library would notice by a panic at the first text.
+fn unusable_template(post_processor: &Value) -> Option<String> {
+    if let Some(parts) = post_processor["processors"].as_array() {
+        return parts.iter().find_map(unusable_template);
+    }
+    post_processor["single"].as_array()?.iter().find_map(|piece| {
+        if let Some(token) = piece["SpecialToken"]["id"].as_str() {
+            let known = post_processor["special_tokens"].get(token).is_some();
+            return (!known)
+                .then(|| format!("`post_processor`: its template names {token:?}, which its special_tokens lack"));
+        }
+        let sequence = piece["Sequence"]["id"].as_str().filter(|&id| id != "A")?;
+        Some(format!(
+            "`post_processor`: its template for one text names the text {sequence:?}, and there is only \"A\""
+        ))
+    })
 }
 
 impl Checkpoint {

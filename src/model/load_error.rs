@@ -123,6 +123,9 @@ pub enum LoadError {
     /// A NaN or an infinity among the weights. `index` counts elements of the whole tensor, row-major.
     #[error("{file}: tensor `{tensor}` holds {value} at element {index}: the weights are damaged")]
     NonFinite { file: String, tensor: String, index: usize, value: f32 },
+    /// A weight that is finite, and with what LoRA adapters add to it beyond its number format.
+    #[error("{file}: tensor `{tensor}` is {value} at element {index} once the LoRA adapter is added, beyond {dtype}: the adapter's alpha, or the scale that it is weighed with, is too large")]
+    Adapted { file: String, tensor: String, index: usize, value: f32, dtype: String },
     /// Rows asked for that the tensor does not have (a caller's mistake, not the file's).
     #[error("{file}: rows {start}..{end} of tensor `{tensor}`, which has {rows}")]
     Rows { file: String, tensor: String, start: usize, end: usize, rows: usize },

@@ -219,6 +219,14 @@ mod files {
     use std::fs;
     use std::path::Path;
 
+    fn may_be_read(metadata: &fs::Metadata) -> bool {
+        #[cfg(unix)]
+        let pipe = std::os::unix::fs::FileTypeExt::is_fifo(&metadata.file_type());
+        #[cfg(not(unix))]
+        let pipe = false;
+        metadata.is_file() || pipe
+    }
+
     impl SavedState {
         /// By what a state file is told from others, of whatever version and model.
         pub const KIND: Kind = Kind { name: "state file of mamba-wgpu", is: |bytes| bytes.starts_with(MAGIC) };
@@ -230,8 +238,8 @@ mod files {
         pub fn read(path: &Path) -> Result<Self, StateError> {
             let file = path.display().to_string();
             let io = |reason| StateError::Io { path: file.clone(), reason };
-            // A pipe could block for ever.
-            if !fs::metadata(path).map_err(io)?.is_file() {
+            // A device may have no end; a pipe has one, as standard input has.
+            if !may_be_read(&fs::metadata(path).map_err(io)?) {
                 return Err(StateError::NotAState { file });
             }
             Self::from_bytes(&file, &fs::read(path).map_err(io)?)

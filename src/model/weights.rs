@@ -150,7 +150,13 @@ impl TensorView<'_> {
             values.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
         }
         match values.iter().position(|x| !x.is_finite()) {
-            Some(at) => Err(self.non_finite(first + at, values[at])),
+            Some(at) => Err(LoadError::Adapted {
+                file: self.file.into(),
+                tensor: self.name.into(),
+                index: first + at,
+                value: values[at],
+                dtype: self.dtype.to_string(),
+            }),
             None => Ok(values),
         }
     }

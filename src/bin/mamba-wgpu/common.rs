@@ -192,6 +192,11 @@ pub fn read_text(name: &str, path: &Path) -> anyhow::Result<String> {
     utf8(name, bytes)
 }
 
+/// A text given as an argument, without a byte order mark (of `"$(cat FILE)"`).
+pub fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// Bytes that are UTF-8, with or without a byte order mark, which is no part of the text.
 pub fn utf8(name: &str, mut bytes: Vec<u8>) -> anyhow::Result<String> {
     if [&b"\xff\xfe"[..], b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {

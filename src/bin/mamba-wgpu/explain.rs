@@ -9,7 +9,7 @@ use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, is_page, page, ExplainOptions, Explanation, LayerExplanation, Packed};
 use mamba_wgpu::files::Kind;
 
-use crate::common::{at_least_one, backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::output::{lost, place, print_json, print_line, Progress};
 use crate::signals;
@@ -68,7 +68,7 @@ struct Numbers<'a> {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (name, text) = match (&args.text, &args.file) {
-        (Some(text), _) => ("--text".to_owned(), text.clone()),
+        (Some(text), _) => ("--text".to_owned(), without_bom(text).to_owned()),
         (None, Some(path)) => {
             let name = format!("--file {}", path.display());
             let text = read_text(&name, path)?;

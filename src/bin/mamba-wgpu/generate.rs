@@ -12,7 +12,7 @@ use mamba_wgpu::model::{GenerationConfig, LanguageModel, ModelId, SavedState, St
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{backend_name, tokenizer, utf8, BackendArgs, ModelArgs};
+use crate::common::{backend_name, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
 use crate::output::{lost, place, print_json, short, stdout_error, Progress};
 use crate::sampling_args::SamplingArgs;
@@ -39,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     special: SpecialTokens,
     /// Same seed, same text [default: another one each time; --stats shows it]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Go on where the model ends its text
     #[arg(long)]
@@ -212,7 +212,7 @@ impl Args {
     /// The prompt: the argument, or else stdin unless somebody sits at it.
     fn prompt(&self) -> anyhow::Result<String> {
         let prompt = match &self.prompt {
-            Some(prompt) => prompt.clone(),
+            Some(prompt) => without_bom(prompt).to_owned(),
             // A pipe may stand open and empty for ever: with a state there is something to continue.
             None if self.state_in.is_some() => String::new(),
             None if io::stdin().is_terminal() => {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::Error;
 
-use crate::common::{backend_name, read_text, tokenizer, BackendArgs, ModelArgs};
+use crate::common::{backend_name, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{misuse, tokens_error};
 use crate::output::{print_json, print_line, Progress};
 use crate::special_tokens::SpecialTokens;
@@ -60,9 +60,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let checkpoint = args.model.open()?;
     let (tokens, name) = match (given, &args.text) {
         (Some(given), _) => given,
-        (None, Some(text)) => {
-            (args.special.encode(&tokenizer(&checkpoint)?, text).map_err(Error::from)?, "--text".to_owned())
-        }
+        (None, Some(text)) => (
+            args.special.encode(&tokenizer(&checkpoint)?, without_bom(text)).map_err(Error::from)?,
+            "--text".to_owned(),
+        ),
         (None, None) => return Err(misuse("--tokens, --tokens-file or --text is needed")),
     };
     if tokens.is_empty() {

@@ -58,6 +58,9 @@ impl From<Kind> for Quant {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let embedded = args.input.as_os_str() == "embedded" && !args.input.exists();
     let checkpoint = open_model((!embedded).then_some(args.input.as_path()), &args.lora)?;
+    if let Err(error) = checkpoint.tokenizer() {
+        eprintln!("warning: {}: {error}", checkpoint.source());
+    }
     let cancel = Arc::new(AtomicBool::new(false));
     signals::ask(&cancel);
     let bar = Progress::bytes("quantising");

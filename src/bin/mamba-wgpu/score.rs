@@ -28,7 +28,7 @@ pub struct Args {
     window: usize,
     /// The token before the text, in place of the tokenizer's own [default: the tokenizer's, or the model's beginning-of-text token,
     /// its end-of-text token, or 0]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
     bos: Option<u32>,
     #[command(flatten)]
     special: SpecialTokens,

@@ -13,6 +13,9 @@ use std::{
 
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
+/// What beside the new weights would change them, or stand for others: an adapter is merged wherever it lies.
+const MISLEADING: [&str; 4] =
+    ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "model.safetensors.index.json"];
 
 /// Quantises `checkpoint` into the folder `out`, which is made if it is not there: `model.safetensors`, and `config.json`
 /// and the [`Sidecars`] as they are beside the original. Each file is written under another name, brought to the disk, and
@@ -45,7 +48,8 @@ pub fn quantise_to_folder(
         folder.write(name, bytes)?;
     }
     folder.finish()?;
-    for name in stale.iter().filter(|name| checkpoint.sidecars().get(name).is_none()) {
+    let stale = stale.iter().map(String::as_str).filter(|name| checkpoint.sidecars().get(name).is_none());
+    for name in stale.chain(MISLEADING) {
         remove(&out.join(name))?;
     }
     Ok(summary)
@@ -75,12 +79,13 @@ fn check_place(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Q
     // Replacing the original's files would lose it.
     let canonical = |path: &Path| path.canonicalize().ok();
     let sources = checkpoint.files().filter_map(|file| canonical(Path::new(file)).map(|p| p.with_file_name("")));
+    let adapters = checkpoint.adapters().filter_map(|adapter| canonical(Path::new(&adapter.source)));
     if let Some(here) = canonical(out).map(|p| p.join("")) {
-        if sources.into_iter().any(|source| source == here) {
+        if sources.chain(adapters.map(|p| p.join(""))).any(|source| source == here) {
             return Err(QuantiseError::Source { path: path(out) });
         }
     }
-    let mut names = [WEIGHTS, CONFIG].into_iter().chain(Sidecars::names()).map(|name| out.join(name));
+    let mut names = [WEIGHTS, CONFIG].into_iter().chain(MISLEADING).chain(Sidecars::names()).map(|name| out.join(name));
     match names.find(|path| path.exists()) {
         Some(there) if !force => Err(QuantiseError::Exists { path: path(&there) }),
         Some(there) if !there.is_file() => Err(QuantiseError::Exists { path: path(&there) }),
