@@ -42,7 +42,7 @@ export async function site() {
  */
 export async function visit(context, url, backend = 'webgpu') {
   const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
+  page.setDefaultTimeout(120_000);
   page.errors = [];
   page.on('pageerror', (error) => page.errors.push(String(error)));
   // That a model has no file which it may have is no error, though browsers note every 404.
