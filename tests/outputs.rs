@@ -1,9 +1,13 @@
 //! What the program writes: where to, over what, and what is left when it is refused, fails, or is ended from outside.
 #![cfg(unix)]
 
+#[path = "common/signals.rs"]
+mod signals;
+
 use mamba_wgpu::files::lock;
 use mamba_wgpu::model::SavedState;
 use serde_json::Value;
+use signals::{hangup, signal};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{symlink, FileTypeExt, PermissionsExt};
@@ -44,20 +48,6 @@ fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-}
-
-/// SIGHUP and its exit code; SIGTERM where whoever runs the tests has it ignored (`nohup`), which children inherit.
-fn hangup() -> (&'static str, i32) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    match ignored.is_some_and(|signals| signals & 1 == 1) {
-        true => ("-TERM", 143),
-        false => ("-HUP", 129),
-    }
 }
 
 fn fifo(folder: &Path) -> PathBuf {

@@ -1,7 +1,11 @@
 //! What `train` writes: its folder, its log, its end.
 #![cfg(unix)]
 
+#[path = "common/signals.rs"]
+mod signals;
+
 use serde_json::Value;
+use signals::{hangup, signal};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -60,20 +64,6 @@ fn begun(mut command: Command, log: &Path) -> Child {
         std::thread::yield_now();
     }
     child
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-}
-
-/// SIGHUP and its exit code; SIGTERM where whoever runs the tests has it ignored (`nohup`), which children inherit.
-fn hangup() -> (&'static str, i32) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    match ignored.is_some_and(|signals| signals & 1 == 1) {
-        true => ("-TERM", 143),
-        false => ("-HUP", 129),
-    }
 }
 
 #[test]
