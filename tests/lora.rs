@@ -347,7 +347,9 @@ fn the_program_merges_adapters() {
     let taken = out.path().join("taken");
     fs::create_dir(&taken).unwrap();
     let files = ["adapter_config.json", "adapter_model.safetensors"];
-    files.iter().for_each(|name| drop(fs::copy(folder("projections").join(name), taken.join(name)).unwrap()));
+    for name in files {
+        fs::copy(folder("projections").join(name), taken.join(name)).unwrap();
+    }
     let taken = taken.to_str().unwrap();
     for lora in [adapter, taken] {
         let output = program(&["quantize", base, taken, "--to", "q8", "--lora", lora]);
