@@ -2,7 +2,7 @@
 //! can do see `mamba-wgpu bench`, which measures large sizes by the device's own clock.
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use mamba_wgpu::gpu::selftest::data::Random;
+use mamba_wgpu::checks::data::Random;
 use mamba_wgpu::gpu::shader::WeightFormat;
 use mamba_wgpu::gpu::{Gpu, GpuError, GpuOptions, Plan, PlanBuilder, Tensor};
 use mamba_wgpu::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, ScanBuffers, ScanShape, WeightMatrix};

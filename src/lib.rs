@@ -54,6 +54,7 @@
 //! `d_model`), `dt_rank` the width through which delta is projected. All arrays are row-major.
 
 pub mod bench;
+pub mod checks;
 pub mod error;
 pub mod explain;
 #[cfg(not(target_arch = "wasm32"))]

@@ -7,7 +7,7 @@ mod common;
 use common::{assert_close, load, Golden, On, SCANS, WHOLE};
 use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, ExplainOptions, Explanation};
-use mamba_wgpu::gpu::selftest::Variant;
+use mamba_wgpu::gpu::Variant;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{Backend, Scan};
 

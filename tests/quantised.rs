@@ -7,7 +7,8 @@ mod make;
 use common::{argmax, assert_close, compare, load, repository, Golden, On, WHOLE};
 use half::bf16;
 use make::Model;
-use mamba_wgpu::gpu::selftest::{self, Variant};
+use mamba_wgpu::checks;
+use mamba_wgpu::gpu::Variant;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::synthetic::Spec;
 use mamba_wgpu::model::{
@@ -306,7 +307,7 @@ fn a_spoilt_quantised_kernel_is_done_without() {
             let backend = Backend::Gpu(gpu.clone());
             let spoilt = logits(&load(&checkpoint, &backend, Scan::Fused, 8).await, &tokens).await;
             assert!(compare(&spoilt, &want, LOGITS, 0.0).is_err(), "{fault} has no effect");
-            let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+            let report = checks::run(&gpu, &mut |_, _| {}).await.unwrap();
             assert!(!report.passed() && report.usable() && !gpu.allows(variant), "{report:?}");
             let without = logits(&load(&checkpoint, &backend, Scan::Fused, 8).await, &tokens).await;
             assert_close(fault, &without, &want, LOGITS, 0.0);

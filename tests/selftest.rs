@@ -1,6 +1,7 @@
 //! The self-test finds a kernel that computes wrongly, switches it off, and the model is right without it.
 
-use mamba_wgpu::gpu::selftest::{self, Variant};
+use mamba_wgpu::checks;
+use mamba_wgpu::gpu::Variant;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::{golden, Backend};
 
@@ -13,7 +14,7 @@ async fn gpu(fault: Option<&str>) -> Gpu {
 fn a_sound_device_passes_and_nothing_is_switched_off() {
     pollster::block_on(async {
         let gpu = gpu(None).await;
-        let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+        let report = checks::run(&gpu, &mut |_, _| {}).await.unwrap();
         assert!(report.passed() && report.usable(), "{report:?}");
         assert!(Variant::ALL.iter().all(|v| gpu.allows(*v)));
         assert_eq!(golden::check(&Backend::Gpu(gpu)).await.unwrap(), None);
@@ -39,7 +40,7 @@ fn a_spoilt_variant_is_found_and_done_without() {
     for (kernel, variant) in faults {
         pollster::block_on(async {
             let gpu = gpu(Some(kernel)).await;
-            let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+            let report = checks::run(&gpu, &mut |_, _| {}).await.unwrap();
             assert!(!report.passed(), "{kernel} spoilt and not found");
             assert!(report.usable(), "{kernel}: {report:?}");
             let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
@@ -64,7 +65,7 @@ fn a_spoilt_kernel_without_a_fallback_is_found() {
     for kernel in ["rms_norm", "matmul", "conv1d", "scan_sequential"] {
         pollster::block_on(async {
             let gpu = gpu(Some(kernel)).await;
-            let report = selftest::run(&gpu, &mut |_, _| {}).await.unwrap();
+            let report = checks::run(&gpu, &mut |_, _| {}).await.unwrap();
             assert!(!report.passed() && !report.usable(), "{kernel}: {report:?}");
             if kernel != "scan_sequential" {
                 assert!(golden::check(&Backend::Gpu(gpu)).await.unwrap().is_some(), "{kernel}");

@@ -2,9 +2,9 @@
 
 use super::adapter::{self, AdapterChoice, AdapterSummary};
 use super::gate::Gate;
-use super::selftest::Variant;
 use super::shader::{spoil, ShaderSpec};
 use super::GpuError;
+use super::Variant;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

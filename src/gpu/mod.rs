@@ -7,7 +7,7 @@
 //! - [`plan`]: a forward pass as a list of dispatches with their bindings, recorded again and again.
 //! - [`readback`]: the way back to the host, the same code natively and in wasm.
 //! - [`timing`]: how long a plan takes, by the device's clock and by the host's.
-//! - [`selftest`]: every kernel variant that an adapter would use against its CPU twin.
+//! - [`Variant`]: what can be switched off on a device (by [`crate::checks`], or by hand).
 
 pub mod adapter;
 pub mod buffer;
@@ -15,9 +15,9 @@ pub mod context;
 mod gate;
 pub mod plan;
 pub mod readback;
-pub mod selftest;
 pub mod shader;
 pub mod timing;
+mod variant;
 
 pub use adapter::{best_hardware, list_adapters, AdapterChoice, AdapterSummary};
 pub use buffer::Tensor;
@@ -25,6 +25,7 @@ pub use context::{Gpu, GpuOptions, LimitMode};
 pub use plan::{Plan, PlanBuilder};
 pub use readback::Readback;
 pub use timing::{Pass, Timer, Timing};
+pub use variant::Variant;
 
 /// What can go wrong between the host and a device.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -2,8 +2,8 @@
 
 use super::WATCH;
 use crate::gpu::plan::grid;
-use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
+use crate::gpu::Variant;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::reference::{quantise, Quant, BLOCK};
 use std::ops::Range;

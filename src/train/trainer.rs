@@ -6,7 +6,7 @@ use super::tape::Loss;
 use super::tasks::{Batch, Data};
 use super::{Pretrained, Settings, Tape, TrainError};
 use crate::error::Result;
-use crate::gpu::selftest::Variant;
+use crate::gpu::Variant;
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{Step, StepTensors};
 use std::collections::VecDeque;

@@ -6,7 +6,8 @@ use super::model::{LoadOptions, Model};
 use super::training::Training;
 use super::{from_json, tell, to_js, Cancel};
 use crate::bench::{self, Device, Shapes, Suite};
-use crate::gpu::{selftest, Gpu, GpuOptions, LimitMode};
+use crate::checks;
+use crate::gpu::{Gpu, GpuOptions, LimitMode};
 use js_sys::Function;
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
@@ -80,7 +81,7 @@ impl Backend {
     #[wasm_bindgen(js_name = selfTest)]
     pub async fn self_test(&self, progress: Function) -> Result<JsValue, JsValue> {
         let gpu = self.need_gpu()?;
-        let report = selftest::run(&gpu, &mut |done, total| tell(&progress, done as f64, total as f64)).await;
+        let report = checks::run(&gpu, &mut |done, total| tell(&progress, done as f64, total as f64)).await;
         to_js(&report.map_err(js_error)?)
     }
 

@@ -1,8 +1,8 @@
 //! The kernels of training: sizes around their tiles, blocks and chunks, several sequences, long sums.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::backward::{conv, embedding, largest, linear, loss, norm, scan, softplus, split};
-use mamba_wgpu::gpu::selftest::data::{run, tensor, CheckError, Random};
+use mamba_wgpu::checks::backward::{conv, embedding, largest, linear, loss, norm, scan, softplus, split};
+use mamba_wgpu::checks::data::{run, tensor, CheckError, Random};
 use mamba_wgpu::gpu::{Gpu, GpuOptions, PlanBuilder, Tensor};
 use mamba_wgpu::kernels::backward::{column_sums, gradient_of, matmul_grad_w, scan_train};
 use mamba_wgpu::kernels::backward::{Columns, LinearGrad, ScanTape, Scratch, ScratchShape, TrainScan};

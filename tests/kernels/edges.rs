@@ -1,10 +1,10 @@
 //! Where devices and the CPU could part: the ends of what sampling is asked for, and decays that f32 cannot hold.
 
 use crate::harness::{devices, pass};
+use mamba_wgpu::checks::data::{tensor, Random};
+use mamba_wgpu::checks::sampling::{draws, sample, Logits};
+use mamba_wgpu::checks::scan::{scan, Rung, ScanCase};
 use mamba_wgpu::generate::SamplingParams;
-use mamba_wgpu::gpu::selftest::data::{tensor, Random};
-use mamba_wgpu::gpu::selftest::sampling::{draws, sample, Logits};
-use mamba_wgpu::gpu::selftest::scan::{scan, Rung, ScanCase};
 use mamba_wgpu::gpu::PlanBuilder;
 use mamba_wgpu::kernels::{self, SampleBuffers};
 use mamba_wgpu::reference::{self, decay_rate};

@@ -2,8 +2,8 @@
 //! lanes (64), ranges of channels, and more channels than one dispatch takes.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::data::{difference, Random};
-use mamba_wgpu::gpu::selftest::explain::{explain, ExplainCase};
+use mamba_wgpu::checks::data::{difference, Random};
+use mamba_wgpu::checks::explain::{explain, ExplainCase};
 use mamba_wgpu::gpu::{GpuError, PlanBuilder, Tensor};
 use mamba_wgpu::kernels::{self, ExplainBuffers, ScanShape};
 use pollster::block_on;

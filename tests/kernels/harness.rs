@@ -1,6 +1,6 @@
 //! The two devices of the kernel tests.
 
-use mamba_wgpu::gpu::selftest::CheckError;
+use mamba_wgpu::checks::CheckError;
 use mamba_wgpu::gpu::{Gpu, GpuOptions, LimitMode};
 use std::future::Future;
 use std::sync::OnceLock;

@@ -2,8 +2,8 @@
 //! weights split by rows.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::data::{poisoned, run, tensor, Random};
-use mamba_wgpu::gpu::selftest::linear::{cooperative, linear, split, LinearCase};
+use mamba_wgpu::checks::data::{poisoned, run, tensor, Random};
+use mamba_wgpu::checks::linear::{cooperative, linear, split, LinearCase};
 use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
 use mamba_wgpu::gpu::{Gpu, GpuError, Tensor};
 use mamba_wgpu::kernels::{self, WeightMatrix};

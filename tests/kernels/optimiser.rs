@@ -1,8 +1,8 @@
 //! The gradient's norm, clipping and AdamW: sizes around their workgroups.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::data::Random;
-use mamba_wgpu::gpu::selftest::optimiser;
+use mamba_wgpu::checks::data::Random;
+use mamba_wgpu::checks::optimiser;
 
 #[test]
 fn adamw_equals_its_twin() {

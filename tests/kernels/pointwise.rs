@@ -1,8 +1,8 @@
 //! embedding, rms_norm, x_dbl_norm, conv1d and its state, fill: sizes around their workgroups.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::data::Random;
-use mamba_wgpu::gpu::selftest::pointwise;
+use mamba_wgpu::checks::data::Random;
+use mamba_wgpu::checks::pointwise;
 use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
 use mamba_wgpu::gpu::{Gpu, PlanBuilder, Tensor};
 use mamba_wgpu::kernels::{self, RmsNorm};

@@ -1,9 +1,9 @@
 //! argmax, token_nll and sample.
 
 use crate::harness::{devices, pass};
+use mamba_wgpu::checks::data::{poisoned, run, tensor, Random};
+use mamba_wgpu::checks::sampling::{draws, near, rows, sample, settings, Logits};
 use mamba_wgpu::generate::SamplingParams;
-use mamba_wgpu::gpu::selftest::data::{poisoned, run, tensor, Random};
-use mamba_wgpu::gpu::selftest::sampling::{draws, near, rows, sample, settings, Logits};
 use mamba_wgpu::gpu::PlanBuilder;
 use mamba_wgpu::kernels::{self, SampleBuffers};
 use pollster::block_on;

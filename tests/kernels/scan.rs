@@ -2,8 +2,8 @@
 //! carried states.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::data::{close, difference, Random};
-use mamba_wgpu::gpu::selftest::scan::{scan, Rung, ScanCase};
+use mamba_wgpu::checks::data::{close, difference, Random};
+use mamba_wgpu::checks::scan::{scan, Rung, ScanCase};
 use mamba_wgpu::gpu::{PlanBuilder, Tensor};
 use mamba_wgpu::kernels::{self, ScanBuffers, ScanShape};
 use pollster::block_on;

@@ -1,8 +1,8 @@
 //! The decode step's fused kernels: sizes around their groups, all weight formats, biases, Falcon-Mamba's norm.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::gpu::selftest::data::Random;
-use mamba_wgpu::gpu::selftest::step::{matvec_add, matvec_norm, mixer};
+use mamba_wgpu::checks::data::Random;
+use mamba_wgpu::checks::step::{matvec_add, matvec_norm, mixer};
 use mamba_wgpu::gpu::shader::WeightFormat;
 use mamba_wgpu::kernels::StepShape;
 

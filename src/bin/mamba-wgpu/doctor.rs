@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mamba_wgpu::gpu::selftest::{self, Report};
+use mamba_wgpu::checks::{self, Report};
 use mamba_wgpu::gpu::{best_hardware, list_adapters, AdapterSummary, Gpu, GpuError};
 use mamba_wgpu::model::Backend;
 use mamba_wgpu::Error;
@@ -64,7 +64,7 @@ async fn examine(args: &Args) -> anyhow::Result<Findings> {
         match Gpu::new(&options).await {
             Ok(gpu) => {
                 let bar = Progress::count("checking kernels");
-                let report = selftest::run(&gpu, &mut |done, total| bar.set(done as u64, total as u64)).await;
+                let report = checks::run(&gpu, &mut |done, total| bar.set(done as u64, total as u64)).await;
                 drop(bar);
                 findings.gpu = Some((describe(&gpu), report.map_err(Error::from)?));
                 // On the same device: what failed is switched off, and must not matter any more.

@@ -1,8 +1,8 @@
 //! matmul_grad.wgsl and matmul_grad_split.wgsl: both sides of a linear layer's gradient.
 
 use super::sums::{largest, sum_partials, Columns, Factor, Scratch, Sum, LARGEST_GROUPS};
-use crate::gpu::selftest::Variant;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
+use crate::gpu::Variant;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{WeightMatrix, WeightPart};
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::thread;
 
 use mamba_wgpu::bench;
+use mamba_wgpu::checks;
 use mamba_wgpu::files::replace;
-use mamba_wgpu::gpu::{list_adapters, selftest, AdapterSummary, Gpu};
+use mamba_wgpu::gpu::{list_adapters, AdapterSummary, Gpu};
 use mamba_wgpu::model::Backend;
 use mamba_wgpu::Error;
 
@@ -83,7 +84,7 @@ async fn check(device: &Device, events: &Events) -> Result<Verdict, String> {
         let list = list_adapters(None).await;
         let gpu = open_alone(&list, device).await.map_err(|e| e.to_string())?;
         let progress = &mut |done, total| events.send(Event::Checking { device: device.clone(), done, total });
-        let report = selftest::run(&gpu, progress).await.map_err(|e| e.to_string())?;
+        let report = checks::run(&gpu, progress).await.map_err(|e| e.to_string())?;
         (verdict.passed, verdict.usable) = (report.passed(), report.usable());
         checks = report.outcomes.len();
         for outcome in report.outcomes {

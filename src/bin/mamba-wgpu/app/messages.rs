@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mamba_wgpu::bench;
 use mamba_wgpu::generate::{FinishReason, GenerateOptions, GenerationSettings, Stats};
-use mamba_wgpu::gpu::selftest::Variant;
 use mamba_wgpu::gpu::AdapterSummary;
+use mamba_wgpu::gpu::Variant;
 use mamba_wgpu::model::SavedState;
 
 use super::explain_state::Explained;

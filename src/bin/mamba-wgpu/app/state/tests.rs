@@ -8,7 +8,7 @@ use crate::app::messages::Browse;
 use crate::app::settings::Sampling;
 use crate::app::worker::Devices;
 use mamba_wgpu::generate::{GenerationSettings, Stats};
-use mamba_wgpu::gpu::selftest::Variant;
+use mamba_wgpu::gpu::Variant;
 use mamba_wgpu::model::{embedded, ModelId, StateData};
 
 fn gpu() -> Device {
