@@ -9,6 +9,7 @@
 
 use anyhow::{bail, Context, Result};
 use clap::Parser;
+use mamba_wgpu::model::blocks::{mamba1, Shape};
 use mamba_wgpu::model::{
     synthetic::{Spec, PRESETS},
     Arch, Dtype,
@@ -70,14 +71,18 @@ impl Args {
             Some(d_model) => Spec::new(base.n_layer, d_model, base.vocab_size),
             None => base,
         };
+        let usual = base.layer.mamba1().copied().unwrap_or_else(|| mamba1::Shape::of(base.d_model));
+        let layer = mamba1::Shape {
+            d_inner: self.d_inner.unwrap_or(usual.d_inner),
+            d_state: self.d_state.unwrap_or(usual.d_state),
+            d_conv: self.d_conv.unwrap_or(usual.d_conv),
+            dt_rank: self.dt_rank.unwrap_or(usual.dt_rank),
+            ..usual
+        };
         let spec = Spec {
-            arch: if self.falcon { Arch::FalconMamba } else { Arch::Mamba1 },
+            layer: Shape::Mamba1(layer),
             n_layer: self.n_layer.unwrap_or(base.n_layer),
             vocab_size: self.vocab_size.unwrap_or(base.vocab_size),
-            d_inner: self.d_inner.unwrap_or(base.d_inner),
-            d_state: self.d_state.unwrap_or(base.d_state),
-            d_conv: self.d_conv.unwrap_or(base.d_conv),
-            dt_rank: self.dt_rank.unwrap_or(base.dt_rank),
             tied: !self.untied,
             use_bias: self.use_bias,
             use_conv_bias: !self.no_conv_bias,
@@ -92,12 +97,11 @@ impl Args {
             seed: self.seed,
             ..base
         };
-        let sizes =
-            [spec.n_layer, spec.d_model, spec.vocab_size, spec.d_inner, spec.d_state, spec.d_conv, spec.dt_rank];
-        if sizes.contains(&0) {
+        let inner = spec.layer.dimensions().into_iter().map(|(_, size)| size);
+        if [spec.n_layer, spec.d_model, spec.vocab_size].into_iter().chain(inner).any(|size| size == 0) {
             bail!("every dimension must be at least 1");
         }
-        Ok(spec)
+        Ok(spec.of(if self.falcon { Arch::FalconMamba } else { Arch::Mamba1 }))
     }
 }
 

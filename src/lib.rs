@@ -54,6 +54,7 @@
 //! `d_model`), `dt_rank` the width through which delta is projected. All arrays are row-major.
 
 pub mod bench;
+pub mod checkpoint;
 pub mod checks;
 pub mod error;
 pub mod explain;
@@ -65,6 +66,7 @@ pub mod html;
 pub mod kernels;
 pub mod model;
 pub mod reference;
+pub mod settings;
 pub mod train;
 #[cfg(all(target_arch = "wasm32", feature = "web"))]
 mod web;

@@ -131,9 +131,10 @@ fn odd_models() -> Vec<Checkpoint> {
     let tiny = Spec { vocab_size: 37, ..Spec::preset("tiny").unwrap() };
     let specs = [
         tiny.clone(),
-        Spec { tied: false, use_bias: true, use_conv_bias: false, d_conv: 2, d_state: 1, ..tiny.clone() },
-        Spec { arch: Arch::FalconMamba, tied: false, d_state: 17, d_conv: 1, seed: 3, ..tiny.clone() },
-        Spec { arch: Arch::FalconMamba, use_bias: true, d_state: 64, d_inner: 7, dt_rank: 1, ..tiny },
+        Spec { tied: false, use_bias: true, use_conv_bias: false, ..tiny.clone() }
+            .with(|s| (s.d_conv, s.d_state) = (2, 1)),
+        Spec { tied: false, seed: 3, ..tiny.clone() }.with(|s| (s.d_state, s.d_conv) = (17, 1)).of(Arch::FalconMamba),
+        Spec { use_bias: true, ..tiny }.with(|s| (s.d_state, s.d_inner, s.dt_rank) = (64, 7, 1)).of(Arch::FalconMamba),
     ];
     specs.iter().map(|spec| spec.checkpoint().unwrap()).collect()
 }

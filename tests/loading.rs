@@ -174,8 +174,8 @@ fn convolutions_as_mlx_stores_them() {
     let checkpoint = model.open().unwrap();
     assert_eq!(checkpoint.fingerprint(), Model::tiny().open().unwrap().fingerprint());
     assert_eq!(
-        checkpoint.weights().layers[1].conv1d.shape,
-        Model::tiny().open().unwrap().weights().layers[1].conv1d.shape
+        checkpoint.weights().layers[1].get("mixer.conv1d.weight").unwrap().shape,
+        Model::tiny().open().unwrap().weights().layers[1].get("mixer.conv1d.weight").unwrap().shape
     );
     has(&checkpoint.notes()[0], &["MLX"]);
 }

@@ -147,7 +147,7 @@ fn quantised_bases_are_merged_and_quantised_again() {
         let gpu = gpu().await;
         for quant in Quant::ALL {
             let small = quantised(&plain, quant);
-            let before = small.weights().layers[1].in_proj.to_f32().unwrap();
+            let before = small.weights().layers[1].get("mixer.in_proj.weight").unwrap().to_f32().unwrap();
             let small = small.with_adapter(adapter("projections"), 1.0).unwrap();
             // 2 = alpha / rank; a (4, k), b (n, 4).
             let file = fs::read(folder("projections").join("adapter_model.safetensors")).unwrap();
@@ -158,7 +158,8 @@ fn quantised_bases_are_merged_and_quantised_again() {
                 data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
             };
             let (a, b) = (values("lora_A"), values("lora_B"));
-            let view = small.weights().layers[1].in_proj;
+            let weights = small.weights();
+            let view = weights.layers[1].get("mixer.in_proj.weight").unwrap();
             let (n, k) = (view.shape[0], view.shape[1]);
             let product = |i: usize, j: usize| (0..4).map(|r| b[4 * i + r] * a[k * r + j]).sum::<f32>();
             let sums: Vec<f32> = (0..n * k).map(|at| before[at] + 2.0 * product(at / k, at % k)).collect();
@@ -188,13 +189,13 @@ fn a_merged_model_can_be_quantised() {
         let written = quantised(&merged, Quant::Q8);
         assert_eq!(written.config().tie_embeddings, name == "f16");
         let (a, b) = (
-            merged.weights().layers[0].in_proj.to_f32().unwrap(),
-            written.weights().layers[0].in_proj.to_f32().unwrap(),
+            merged.weights().layers[0].get("mixer.in_proj.weight").unwrap().to_f32().unwrap(),
+            written.weights().layers[0].get("mixer.in_proj.weight").unwrap().to_f32().unwrap(),
         );
         let largest = f64::from(a.iter().fold(0.0f32, |m, x| m.max(x.abs())));
         assert_close(name, &b, &a, largest / 100.0, 0.0);
         let plain = quantised(&Golden::named(&expected(name).base).checkpoint(), Quant::Q8);
-        let c = plain.weights().layers[0].in_proj.to_f32().unwrap();
+        let c = plain.weights().layers[0].get("mixer.in_proj.weight").unwrap().to_f32().unwrap();
         assert!(compare(&c, &a, largest / 100.0, 0.0).is_err());
     }
 }

@@ -8,10 +8,10 @@ use super::shapes::Shapes;
 use super::suite::{Options, Suite};
 #[cfg(not(target_arch = "wasm32"))]
 use super::{backward, training};
+use crate::checkpoint::synthetic::Spec;
 use crate::generate::SamplingParams;
 use crate::gpu::shader::NumberFormat;
 use crate::kernels::ScanShape;
-use crate::model::synthetic::Spec;
 use crate::model::{Dtype, Scan};
 
 /// What a row measures.

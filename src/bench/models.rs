@@ -4,10 +4,10 @@ use super::measure::Meter;
 use super::pulse::Pulse;
 use super::report::{rounded, Row};
 use super::suite::LEAST_DECODED;
+use crate::checkpoint::synthetic::Spec;
 use crate::error::Result;
 use crate::generate::SamplingParams;
 use crate::gpu::Gpu;
-use crate::model::synthetic::Spec;
 use crate::model::{LanguageModel, ModelOptions, Session};
 use web_time::Instant;
 
@@ -39,8 +39,7 @@ impl Model {
 
 /// Of all linear layers for a token, without the head.
 pub(super) fn multiply_adds(s: &Spec) -> usize {
-    let x_dbl = s.dt_rank + 2 * s.d_state;
-    s.n_layer * s.d_inner * (2 * s.d_model + x_dbl + s.dt_rank + s.d_model)
+    s.n_layer * s.layer.multiply_adds()
 }
 
 /// A model on the device, with one session to read and write texts.

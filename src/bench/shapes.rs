@@ -1,6 +1,6 @@
 //! The sizes that are measured.
 
-use crate::model::synthetic::Spec;
+use crate::checkpoint::synthetic::Spec;
 
 /// The sizes measured. The default is what docs and records compare.
 #[derive(Debug, Clone)]

@@ -6,9 +6,10 @@ use super::models::multiply_adds;
 use super::pulse::Pulse;
 use super::report::{rounded, Row};
 use super::Suite;
+use crate::checkpoint::synthetic::Spec;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::model::synthetic::Spec;
+use crate::model::blocks::mamba1;
 use crate::train::random::Purpose;
 use crate::train::{Batch, Data, Decay, Preset, Schedule, Settings, Shape, Task, TaskKind, Trainer};
 use web_time::Instant;
@@ -55,13 +56,18 @@ impl Training {
 
     /// A product by which the first step is foreseen.
     pub fn trial(&self) -> Kernel {
-        Kernel::MatmulGrad { x: true, l: TRIAL_TOKENS, n: 2 * self.spec.d_inner, k: self.spec.d_model }
+        Kernel::MatmulGrad { x: true, l: TRIAL_TOKENS, n: 2 * self.layer().d_inner, k: self.spec.d_model }
+    }
+
+    /// What is trained is Mamba.
+    fn layer(&self) -> mamba1::Shape {
+        self.spec.layer.mamba1().copied().unwrap_or_else(|| mamba1::Shape::of(self.spec.d_model))
     }
 
     fn settings(&self) -> Settings {
         let s = &self.spec;
-        let expand = s.d_inner / s.d_model.max(1);
-        let (d_state, d_conv, tied) = (s.d_state, s.d_conv, s.tied);
+        let mamba1::Shape { d_inner, d_state, d_conv, .. } = self.layer();
+        let (expand, tied) = (d_inner / s.d_model.max(1), s.tied);
         Settings {
             task: Task::Text { length: self.length, vocab_size: s.vocab_size },
             shape: Shape { d_state, d_conv, expand, tied, ..Shape::new(s.n_layer, s.d_model) },

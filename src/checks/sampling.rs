@@ -1,10 +1,10 @@
 //! argmax, token_nll and sample against their twins.
 
 use super::data::{close, equal, f64s, poisoned, run, tensor, CheckError, Random};
-use crate::generate::SamplingParams;
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::reference;
+use crate::settings::SamplingParams;
 
 /// argmax and token_nll over rows of random logits; with ties in the first two of them.
 pub async fn rows(gpu: &Gpu, rows: usize, vocab_size: usize, random: &mut Random) -> Result<(), CheckError> {

@@ -1,6 +1,6 @@
 //! Locks between processes. The system lets go of them when a process ends, however it ends.
 
-use super::replacement::{forget, remember};
+use super::unfinished::{forget, remember};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -13,11 +13,13 @@ mod place;
 mod replacement;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 pub use lock::{lock, Lock};
 pub(crate) use place::is_standard_stream;
+pub use replacement::Replacement;
 pub(crate) use replacement::UNFINISHED;
-pub use replacement::{remove_unfinished, Replacement};
+pub use unfinished::remove_unfinished;
 
 use place::Place;
 use std::fs::{self, File, OpenOptions};

@@ -2,42 +2,16 @@
 
 use super::lock::try_lock;
 use super::sync_folder;
+use super::unfinished::{forget, remember};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 /// At the end of temporary names; none of them ends like what it will be.
 pub(crate) const UNFINISHED: &str = ".unfinished";
 /// Of a name in a temporary one: file systems allow 255 bytes in all.
 const NAME: usize = 180;
-
-/// The temporary files of this process.
-static IN_USE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-fn in_use() -> MutexGuard<'static, Vec<PathBuf>> {
-    IN_USE.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-pub(super) fn remember(path: &Path) {
-    in_use().push(path.into());
-}
-
-/// Whether it was there.
-pub(super) fn forget(path: &Path) -> bool {
-    let mut paths = in_use();
-    let before = paths.len();
-    paths.retain(|p| p != path);
-    paths.len() < before
-}
-
-/// Removes the temporary files of this process: for a program that ends at once.
-pub fn remove_unfinished() {
-    for path in in_use().drain(..) {
-        let _ = fs::remove_file(path);
-    }
-}
 
 /// The new content of a file, under a temporary name in the same folder: `.NAME.PROCESS-NUMBER.unfinished`. Dropped before
 /// [`Replacement::commit`] it is removed.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{DecodeStream, GenerateError, SamplingParams, StopMatcher, Tokenizer};
 use crate::error::Result;
+use crate::model::Session;
 
-/// What [`Generator`] needs of a model. `model::lm::Session` is the one of this crate; tests use a scripted one.
+/// What [`Generator`] needs of a model. [`Session`] is the one of this crate; tests use a scripted one.
 pub trait TokenSource {
     /// Feeds tokens, after those fed before.
     fn prefill(&mut self, tokens: &[u32]) -> impl Future<Output = Result<()>>;
@@ -20,6 +21,21 @@ pub trait TokenSource {
     fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()>;
     /// Draws a token from the logits after the last token fed; does not feed it.
     fn sample(&mut self) -> impl Future<Output = Result<u32>>;
+}
+
+impl TokenSource for Session {
+    async fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
+        Session::prefill(self, tokens, &mut |_, _| {}).await
+    }
+    async fn step(&mut self, token: u32) -> Result<()> {
+        Session::step(self, token).await
+    }
+    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        Session::begin_sampling(self, params, context)
+    }
+    async fn sample(&mut self) -> Result<u32> {
+        Session::sample(self).await
+    }
 }
 
 impl<T: TokenSource> TokenSource for &mut T {

@@ -10,9 +10,9 @@ use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper};
 use self::beside::TokenizerConfig;
 use super::detokenize::decode_so_far;
 use super::{DecodeStream, GenerateError};
-use crate::model::sidecars::{MERGES, TOKENIZER, VOCAB};
-use crate::model::sniff::{sniff, trim_bom};
-use crate::model::{Checkpoint, Fingerprint, Sidecars};
+use crate::checkpoint::sidecars::{MERGES, TOKENIZER, VOCAB};
+use crate::checkpoint::sniff::{sniff, trim_bom};
+use crate::model::{Checkpoint, Fingerprint, ModelId, Sidecars};
 
 mod beside;
 mod slow;
@@ -375,6 +375,14 @@ impl Checkpoint {
             let eos = self.named_eos().unwrap_or(default);
             tokenizer.with_ends(generation.bos_token_id.or(config.bos_token_id), eos)
         }))
+    }
+}
+
+impl ModelId {
+    /// With the tokenizer that texts are made with, so that a state of another tokenizer's tokens is refused.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: &Tokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer.fingerprint()), ..self }
     }
 }
 

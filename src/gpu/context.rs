@@ -3,11 +3,12 @@
 use super::adapter::{self, AdapterChoice, AdapterSummary};
 use super::gate::Gate;
 use super::shader::{spoil, ShaderSpec};
-use super::GpuError;
-use super::Variant;
+use super::sync::lock;
+use super::variant::Variant;
+use crate::error::GpuError;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 /// Which limits a device is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,11 +117,6 @@ fn cooperative(adapter: &wgpu::Adapter, summary: &AdapterSummary) -> bool {
         && (summary.subgroup_min_size, summary.subgroup_max_size) == (32, 32)
         && adapter.limits().max_compute_workgroup_storage_size >= COOPERATIVE_STORAGE
         && adapter.cooperative_matrix_properties().iter().any(fits)
-}
-
-/// A poisoned lock holds data that is still whole: each is changed in one assignment.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Gpu {

@@ -1,6 +1,6 @@
 //! What holds submissions back for a moment, for a program that draws with the same device.
 
-use super::context::lock;
+use super::sync::lock;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 

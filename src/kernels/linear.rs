@@ -76,6 +76,18 @@ pub(super) fn part_rows(gpu: &Gpu, label: &str, (n, row_bytes): (usize, usize)) 
 }
 
 impl WeightMatrix {
+    /// A vector, or anything else that is read whole, as what all parameters are.
+    pub fn vector(tensor: Tensor) -> Self {
+        let k = tensor.elements();
+        let part = Part { tensor, scales: None, row_start: 0, rows: 1 };
+        Self { parts: vec![part], n: 1, k, format: WeightFormat::F32 }
+    }
+
+    /// What lies in the first binding, which is all of it for a vector.
+    pub fn tensor(&self) -> &Tensor {
+        &self.parts[0].tensor
+    }
+
     /// Uploads n rows of k values, asking `rows` for some of them at a time. A quantised format rounds them here.
     ///
     /// # Errors

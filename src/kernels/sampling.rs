@@ -1,8 +1,8 @@
 //! argmax.wgsl, token_nll.wgsl and the kernels of sampling, sample_*.wgsl.
 
-use crate::generate::SamplingParams;
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::settings::SamplingParams;
 
 const WG: u32 = 256;
 

@@ -1,36 +1,20 @@
 //! The CPU backend: the twins of [`crate::reference`] in f32 over all threads, where no GPU is.
-//!
-//! A layer (Mamba, arXiv:2312.00752, figure 3):
-//!
-//! ```text
-//! residual --rms_norm--> hidden --in_proj--> xz --conv1d--> u --x_proj--> x_dbl --dt_proj, softplus--> delta
-//!    ^                                        |z             |u             |B, C                        |
-//!    +------------------ out_proj <-- y <-----+--- scan -----+--------------+----------------------------+
-//! ```
 
 mod explain;
 
 use std::sync::Arc;
 
-use super::{
-    types::{check_length, check_tokens, ModelOptions, Scan, Scores, StateData},
-    Arch, LayerWeights, ModelConfig, ModelWeights, TensorView,
+use super::blocks::cpu::{HostTensor, Layer, LayerState, Mode, Stream, Workspaces};
+use super::blocks::{Role, Shape, Weights as LayerWeights};
+use super::types::{check_length, check_tokens, Scores, StateData};
+use super::{ModelConfig, ModelWeights, TensorView};
+use crate::error::InputError;
+use crate::reference::{
+    argmax, decay_rate, embedding, matmul, matvec, par, rms_norm, sample, token_nll, Epilogue, Linear, Quant, Quantised,
 };
-use crate::{
-    error::InputError,
-    generate::SamplingParams,
-    reference::{
-        argmax, conv1d, conv1d_state, conv1d_update, decay_rate, embedding, matmul, matvec, par, rms_norm, sample,
-        scan_blelloch, scan_fused, scan_sequential, selective_state_update, token_nll, x_dbl_norm, ConvShape, Epilogue,
-        Linear, Quant, Quantised, ScanInput, ScanShape, Weights as Rows,
-    },
-    Result,
-};
+use crate::settings::{ModelOptions, SamplingParams};
+use crate::Result;
 
-/// Positions that the Blelloch scan takes as one block; fewer for a shorter chunk, which would be mostly identities.
-const BLELLOCH_BLOCK: usize = 256;
-/// Positions of a chunk of the fused scan.
-const FUSED_CHUNK: usize = 256;
 /// Rows of logits that scoring holds at once.
 const SCORE_ROWS: usize = 64;
 
@@ -43,41 +27,10 @@ pub struct CpuModel {
 
 struct Weights {
     config: ModelConfig,
-    embedding: Matrix, // (vocab_size, d_model)
+    embedding: HostTensor, // (vocab_size, d_model)
     layers: Vec<Layer>,
-    norm_f: Vec<f32>,        // (d_model)
-    lm_head: Option<Matrix>, // (vocab_size, d_model); None: the embedding
-}
-
-/// A matrix that a checkpoint may hold quantised. It stays so: its rows are made as they are used. That takes a quarter or
-/// a seventh of the memory that f32 would, and a decode step, which reads every weight once, is no slower for it.
-enum Matrix {
-    Plain(Vec<f32>),
-    Quantised(Quantised),
-}
-
-impl<'a> From<&'a Matrix> for Rows<'a, f32> {
-    fn from(matrix: &'a Matrix) -> Self {
-        match matrix {
-            Matrix::Plain(w) => w.into(),
-            Matrix::Quantised(w) => w.into(),
-        }
-    }
-}
-
-struct Layer {
-    norm: Vec<f32>,                  // (d_model)
-    in_proj: Matrix,                 // (2 d_inner, d_model)
-    in_proj_bias: Option<Vec<f32>>,  // (2 d_inner)
-    conv1d: Vec<f32>,                // (d_inner, d_conv)
-    conv1d_bias: Option<Vec<f32>>,   // (d_inner)
-    x_proj: Matrix,                  // (dt_rank + 2 d_state, d_inner)
-    dt_proj: Vec<f32>,               // (d_inner, dt_rank)
-    dt_proj_bias: Vec<f32>,          // (d_inner)
-    a: Vec<f32>,                     // (d_inner, d_state), decay_rate of A_log
-    d: Vec<f32>,                     // (d_inner)
-    out_proj: Matrix,                // (d_model, d_inner)
-    out_proj_bias: Option<Vec<f32>>, // (d_model)
+    norm_f: HostTensor,          // (d_model)
+    lm_head: Option<HostTensor>, // (vocab_size, d_model); None: the embedding
 }
 
 impl CpuModel {
@@ -96,20 +49,21 @@ impl CpuModel {
         }
         let total = weights.total_bytes();
         let mut done = 0;
-        let mut read = |tensor: &TensorView<'_>| -> Result<Matrix> {
-            let matrix = match tensor.dtype.quant() {
-                Some(quant) => Matrix::Quantised(quantised(tensor, quant)?),
-                None => Matrix::Plain(tensor.to_f32()?),
+        let mut read = |role: Role, tensor: &TensorView<'_>| -> Result<HostTensor> {
+            let matrix = match (role, tensor.dtype.quant()) {
+                (Role::Matrix, Some(quant)) => HostTensor::Quantised(quantised(tensor, quant)?),
+                (Role::ALog, _) => HostTensor::Plain(tensor.to_f32()?.into_iter().map(decay_rate).collect()),
+                _ => HostTensor::Plain(tensor.to_f32()?),
             };
             done += tensor.bytes();
             progress(done, total);
             Ok(matrix)
         };
-        let embedding = read(&weights.embedding)?;
-        let layers = weights.layers.iter().map(|layer| Layer::load(layer, &mut read));
+        let embedding = read(Role::Matrix, &weights.embedding)?;
+        let layers = config.layers.iter().zip(&weights.layers).map(|(shape, w)| layer(shape, w, &mut read));
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm_f = values(&weights.norm_f, &mut read)?;
-        let lm_head = weights.lm_head.as_ref().map(read).transpose()?;
+        let norm_f = read(Role::Other, &weights.norm_f)?;
+        let lm_head = weights.lm_head.as_ref().map(|head| read(Role::Matrix, head)).transpose()?;
         let config = config.clone();
         let weights = Weights { config, embedding, layers, norm_f, lm_head };
         Ok(Self { weights: Arc::new(weights), options })
@@ -127,34 +81,14 @@ fn quantised(tensor: &TensorView<'_>, quant: Quant) -> Result<Quantised> {
     Ok(Quantised { quant, k: tensor.shape[1], packed: packed.into_owned(), scales: scales.into_owned() })
 }
 
-/// A tensor that is never quantised, in f32.
-fn values(tensor: &TensorView<'_>, read: &mut impl FnMut(&TensorView<'_>) -> Result<Matrix>) -> Result<Vec<f32>> {
-    Ok(match read(tensor)? {
-        Matrix::Plain(values) => values,
-        Matrix::Quantised(w) => w.values(),
-    })
-}
-
-impl Layer {
-    fn load(weights: &LayerWeights<'_>, read: &mut impl FnMut(&TensorView<'_>) -> Result<Matrix>) -> Result<Self> {
-        let mut a = values(&weights.a_log, read)?;
-        a.iter_mut().for_each(|a| *a = decay_rate(*a));
-        let bias = |tensor: &Option<TensorView<'_>>, read: &mut _| tensor.as_ref().map(|t| values(t, read)).transpose();
-        Ok(Self {
-            norm: values(&weights.norm, read)?,
-            in_proj: read(&weights.in_proj)?,
-            in_proj_bias: bias(&weights.in_proj_bias, read)?,
-            conv1d: values(&weights.conv1d, read)?,
-            conv1d_bias: bias(&weights.conv1d_bias, read)?,
-            x_proj: read(&weights.x_proj)?,
-            dt_proj: values(&weights.dt_proj, read)?,
-            dt_proj_bias: values(&weights.dt_proj_bias, read)?,
-            a,
-            d: values(&weights.d, read)?,
-            out_proj: read(&weights.out_proj)?,
-            out_proj_bias: bias(&weights.out_proj_bias, read)?,
-        })
-    }
+fn layer(
+    shape: &Shape,
+    w: &LayerWeights<TensorView<'_>>,
+    read: &mut dyn FnMut(Role, &TensorView<'_>) -> Result<HostTensor>,
+) -> Result<Layer> {
+    let params = shape.params();
+    let role = |name: &str| params.iter().find(|param| param.name == name).map_or(Role::Other, |param| param.role);
+    Ok(Layer { shape: *shape, w: w.map(&mut |name, view| read(role(name), view))? })
 }
 
 /// A sequence in progress: its state, the logits of its last position and the sampler's memory.
@@ -178,36 +112,30 @@ struct Workspace {
     rows: usize,
     residual: Vec<f32>, // (rows, d_model)
     hidden: Vec<f32>,   // (rows, d_model)
-    xz: Vec<f32>,       // (rows, 2 d_inner)
-    u: Vec<f32>,        // (rows, d_inner)
-    x_dbl: Vec<f32>,    // (rows, dt_rank + 2 d_state)
-    delta: Vec<f32>,    // (rows, d_inner)
-    y: Vec<f32>,        // (rows, d_inner)
+    inside: Workspaces,
 }
 
 impl Workspace {
-    fn grow(&mut self, rows: usize, config: &ModelConfig) {
-        if rows <= self.rows {
-            return;
+    fn grow(&mut self, rows: usize, d_model: usize) {
+        if rows > self.rows {
+            self.rows = rows;
+            self.residual.resize(rows * d_model, 0.0);
+            self.hidden.resize(rows * d_model, 0.0);
         }
-        self.rows = rows;
-        self.residual.resize(rows * config.d_model, 0.0);
-        self.hidden.resize(rows * config.d_model, 0.0);
-        self.xz.resize(rows * 2 * config.d_inner, 0.0);
-        self.u.resize(rows * config.d_inner, 0.0);
-        self.x_dbl.resize(rows * (config.dt_rank + 2 * config.d_state), 0.0);
-        self.delta.resize(rows * config.d_inner, 0.0);
-        self.y.resize(rows * config.d_inner, 0.0);
     }
 }
 
-/// The two ways through a layer.
-#[derive(Clone, Copy, PartialEq)]
-enum Mode {
-    /// Any number of positions, by convolution and scan.
-    Prefill,
-    /// One position, by the recurrent step.
-    Decode,
+/// Each layer's part of the state.
+fn parts<'a>(state: &'a mut StateData, layers: &'a [Layer]) -> impl Iterator<Item = LayerState<'a>> {
+    let (mut conv, mut ssm) = (&mut state.conv[..], &mut state.ssm[..]);
+    layers.iter().map(move |layer| {
+        let take = |rest: &mut &'a mut [f32], name| {
+            let (part, later) = std::mem::take(rest).split_at_mut(layer.shape.state_elements(name));
+            *rest = later;
+            part
+        };
+        LayerState { conv: take(&mut conv, "conv_state"), ssm: take(&mut ssm, "ssm_state") }
+    })
 }
 
 impl CpuSession {
@@ -216,10 +144,7 @@ impl CpuSession {
         let config = model.config();
         Self {
             model: model.clone(),
-            state: StateData {
-                conv: vec![0.0; config.n_layer * config.d_conv * config.d_inner],
-                ssm: vec![0.0; config.n_layer * config.d_inner * config.d_state],
-            },
+            state: StateData::zeros(config),
             work: Workspace::default(),
             logits: vec![0.0; config.vocab_size],
             ready: false,
@@ -404,22 +329,27 @@ impl CpuSession {
     /// Advances the state over `tokens`; leaves norm_f's output in `work.hidden`.
     fn forward(&mut self, tokens: &[u32], mode: Mode) {
         self.ready = false;
-        let weights = &*self.model.weights;
+        let weights = self.model.weights.clone();
         let config = &weights.config;
         let l = tokens.len();
         let d_model = config.d_model;
-        self.work.grow(l, config);
-        let residual = &mut self.work.residual[..l * d_model];
-        embedding(residual, &weights.embedding, tokens, d_model);
-        let conv_states = self.state.conv.chunks_exact_mut(config.d_conv * config.d_inner);
-        let ssm_states = self.state.ssm.chunks_exact_mut(config.d_inner * config.d_state);
-        for ((layer, conv_state), ssm_state) in weights.layers.iter().zip(conv_states).zip(ssm_states) {
-            let scan = self.model.options.scan;
-            layer.forward(&mut self.work, conv_state, ssm_state, config, l, mode, scan);
-        }
-        let Workspace { residual, hidden, .. } = &mut self.work;
+        self.begin(tokens);
+        let (work, scan) = (&mut self.work, self.model.options.scan);
+        let Workspace { residual, hidden, inside, .. } = work;
         let (residual, hidden) = (&mut residual[..l * d_model], &mut hidden[..l * d_model]);
-        rms_norm(hidden, residual, None, Some(&weights.norm_f), config.norm_eps, d_model);
+        let mut stream = Stream { residual, hidden, l, norm_eps: config.norm_eps, mode, scan };
+        for (layer, state) in weights.layers.iter().zip(parts(&mut self.state, &weights.layers)) {
+            layer.forward(inside, &mut stream, state);
+        }
+        rms_norm(stream.hidden, stream.residual, None, Some(weights.norm_f.values()), config.norm_eps, d_model);
+    }
+
+    /// Room for so many tokens, and their embeddings in the residual stream.
+    fn begin(&mut self, tokens: &[u32]) {
+        let weights = &*self.model.weights;
+        let d_model = weights.config.d_model;
+        self.work.grow(tokens.len(), d_model);
+        embedding(&mut self.work.residual[..tokens.len() * d_model], &weights.embedding, tokens, d_model);
     }
 
     /// logits (l, vocab_size) of the positions from `start` on of the last chunk.
@@ -442,71 +372,5 @@ impl CpuSession {
         self.head(&mut logits, l - 1, 1);
         self.logits = logits;
         self.ready = true;
-    }
-}
-
-impl Layer {
-    /// residual += mixer(rms_norm(residual)) for `l` positions; both states advance.
-    #[allow(clippy::too_many_arguments)] // the layer's whole world, in one call
-    fn forward(
-        &self,
-        work: &mut Workspace,
-        conv_state: &mut [f32], // (d_conv, d_inner)
-        ssm_state: &mut [f32],  // (d_inner, d_state)
-        config: &ModelConfig,
-        l: usize,
-        mode: Mode,
-        scan: Scan,
-    ) {
-        let &ModelConfig { d_model, d_inner, d_state, d_conv, dt_rank, .. } = config;
-        let x_dbl_width = dt_rank + 2 * d_state;
-        let residual = &mut work.residual[..l * d_model];
-        let hidden = &mut work.hidden[..l * d_model];
-        let xz = &mut work.xz[..l * 2 * d_inner];
-        let u = &mut work.u[..l * d_inner];
-        let x_dbl = &mut work.x_dbl[..l * x_dbl_width];
-        let delta = &mut work.delta[..l * d_inner];
-        let y = &mut work.y[..l * d_inner];
-        let linear =
-            |y: &mut [f32], x: &[f32], w: Rows<'_, f32>, bias: Option<&[f32]>, shape: &Linear, epilogue| match mode {
-                Mode::Prefill => matmul(y, x, w, bias, shape, epilogue),
-                Mode::Decode => matvec(y, x, w, bias, shape, epilogue),
-            };
-
-        rms_norm(hidden, residual, None, Some(&self.norm), config.norm_eps, d_model);
-        let shape = Linear::dense(l, d_model, 2 * d_inner);
-        linear(xz, hidden, (&self.in_proj).into(), self.in_proj_bias.as_deref(), &shape, Epilogue::None);
-
-        let shape = ConvShape { l, d_inner, d_conv, x_stride: 2 * d_inner };
-        let bias = self.conv1d_bias.as_deref();
-        match mode {
-            Mode::Prefill => {
-                conv1d(u, xz, conv_state, &self.conv1d, bias, &shape);
-                conv1d_state(conv_state, xz, &shape);
-            }
-            Mode::Decode => conv1d_update(u, conv_state, xz, &self.conv1d, bias, &shape),
-        }
-
-        linear(x_dbl, u, (&self.x_proj).into(), None, &Linear::dense(l, d_inner, x_dbl_width), Epilogue::None);
-        if config.arch == Arch::FalconMamba {
-            x_dbl_norm(x_dbl, dt_rank, d_state, config.mixer_rms_eps);
-        }
-        let shape = Linear { l, k: dt_rank, n: d_inner, x_stride: x_dbl_width, y_stride: d_inner };
-        linear(delta, x_dbl, (&self.dt_proj).into(), Some(&self.dt_proj_bias), &shape, Epilogue::Softplus);
-
-        let input = ScanInput { u, delta, a: &self.a, x_dbl, d: &self.d, xz };
-        let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
-        match (mode, scan) {
-            (Mode::Decode, _) => selective_state_update(y, ssm_state, &input, &shape),
-            (Mode::Prefill, Scan::Sequential) => scan_sequential(y, ssm_state, &input, &shape),
-            (Mode::Prefill, Scan::Blelloch) => {
-                let block = l.next_power_of_two().clamp(2, BLELLOCH_BLOCK);
-                scan_blelloch(y, ssm_state, &input, &shape, block);
-            }
-            (Mode::Prefill, Scan::Fused) => scan_fused(y, ssm_state, &input, &shape, FUSED_CHUNK),
-        }
-
-        let shape = Linear::dense(l, d_inner, d_model);
-        linear(residual, y, (&self.out_proj).into(), self.out_proj_bias.as_deref(), &shape, Epilogue::Add);
     }
 }

@@ -40,7 +40,7 @@ pub fn is_of(fingerprint: &Fingerprint) -> bool {
 /// Those of loading and running the model.
 #[cfg(feature = "embedded-model")]
 pub async fn check(backend: &super::Backend) -> Result<Option<String>> {
-    let checkpoint = super::embedded::checkpoint()?;
+    let checkpoint = crate::checkpoint::embedded::checkpoint()?;
     let options = super::ModelOptions::default();
     check_model(&LanguageModel::load(&checkpoint, backend, options, &mut |_, _| {}).await?).await
 }
@@ -75,4 +75,13 @@ pub async fn check_model(model: &LanguageModel) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(all(test, feature = "embedded-model"))]
+mod tests {
+    #[test]
+    fn the_embedded_model_is_the_one_that_is_compared() {
+        let fingerprint = crate::checkpoint::embedded::checkpoint().unwrap().fingerprint();
+        assert!(super::is_of(&fingerprint), "{fingerprint}");
+    }
 }

@@ -1,14 +1,14 @@
 //! A language model on either backend, and sessions that read and write text with it.
 
 use super::cpu::{CpuModel, CpuSession};
+use super::explanation::{ExplainOptions, LayerExplanation};
 use super::gpu::{GpuModel, GpuSession};
-use super::synthetic::Outline;
-use super::types::{ModelOptions, Scores, StateData};
+use super::types::{Scores, StateData};
 use super::{Checkpoint, ModelConfig};
+use crate::checkpoint::synthetic::Outline;
 use crate::error::Result;
-use crate::explain::{ExplainOptions, LayerExplanation};
-use crate::generate::{SamplingParams, TokenSource};
 use crate::gpu::{Gpu, GpuOptions, Plan};
+use crate::settings::{ModelOptions, SamplingParams};
 use std::sync::Arc;
 
 /// Where a model runs.
@@ -235,20 +235,5 @@ impl Session {
             Inner::Cpu(s) => s.set_state(state),
             Inner::Gpu(s) => s.set_state(state),
         }
-    }
-}
-
-impl TokenSource for Session {
-    async fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
-        Session::prefill(self, tokens, &mut |_, _| {}).await
-    }
-    async fn step(&mut self, token: u32) -> Result<()> {
-        Session::step(self, token).await
-    }
-    fn begin_sampling(&mut self, params: &SamplingParams, context: &[u32]) -> Result<()> {
-        Session::begin_sampling(self, params, context)
-    }
-    async fn sample(&mut self) -> Result<u32> {
-        Session::sample(self).await
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{uniform, Real};
-use crate::generate::SamplingParams;
+use crate::settings::SamplingParams;
 
 /// The index of the largest value, the lowest one where several are equal; `None` without values or with a NaN among them.
 pub fn argmax<T: Real>(logits: &[T]) -> Option<usize> {

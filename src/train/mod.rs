@@ -4,7 +4,6 @@
 //! in its [`Settings`]: the same settings give the same run, and a run that goes on from a checkpoint is bit for bit
 //! the one that was never interrupted. docs/training.md explains it.
 
-mod error;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
 mod parameters;
@@ -20,7 +19,7 @@ pub mod tasks;
 mod text_id;
 mod trainer;
 
-pub use error::TrainError;
+pub use crate::error::TrainError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use folder::RunFolder;
 pub use parameters::{NamedTensor, Parameters};

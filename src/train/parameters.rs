@@ -80,7 +80,7 @@ pub struct Parameters {
     arenas: Vec<Arena>,
 }
 
-/// A model's parameters before the first step: Mamba's initialisation ([`crate::model::synthetic`]). With selectivity off, C is
+/// A model's parameters before the first step: Mamba's initialisation ([`crate::checkpoint::synthetic`]). With selectivity off, C is
 /// normal, delta's bias is initialised as dt_proj's, and x_proj and dt_proj.weight are not there.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use super::tape::NORM_EPS;
 use super::{NamedTensor, Settings, Shape, TrainError};
 use crate::error::Result;
+use crate::model::blocks::{self, mamba1};
 use crate::model::{Arch, Checkpoint, LoadError, ModelWeights, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct Pretrained {
     tensors: Vec<NamedTensor>,
 }
 
+/// What a layer may have that the trainer does not know.
+const UNKNOWN: [&str; 2] = ["mixer.in_proj.bias", "mixer.out_proj.bias"];
+
 /// A model's weights in f32 under Hugging Face's names, whatever they are called and stored as. The trainer knows no biases on
 /// in_proj and out_proj: they are left out.
 ///
@@ -39,21 +43,10 @@ pub(super) fn named_tensors(weights: &ModelWeights<'_>) -> Result<Vec<NamedTenso
     };
     take("backbone.embeddings.weight".into(), &weights.embedding)?;
     for (i, w) in weights.layers.iter().enumerate() {
-        for (end, view) in [
-            ("norm.weight", Some(&w.norm)),
-            ("mixer.in_proj.weight", Some(&w.in_proj)),
-            ("mixer.conv1d.weight", Some(&w.conv1d)),
-            ("mixer.conv1d.bias", w.conv1d_bias.as_ref()),
-            ("mixer.x_proj.weight", Some(&w.x_proj)),
-            ("mixer.dt_proj.weight", Some(&w.dt_proj)),
-            ("mixer.dt_proj.bias", Some(&w.dt_proj_bias)),
-            ("mixer.A_log", Some(&w.a_log)),
-            ("mixer.D", Some(&w.d)),
-            ("mixer.out_proj.weight", Some(&w.out_proj)),
-        ] {
-            if let Some(view) = view {
-                take(format!("backbone.layers.{i}.{end}"), view)?;
-            }
+        let mut known = Vec::new();
+        w.for_each(&mut |name, view| known.extend((!UNKNOWN.contains(&name)).then_some((name, view))));
+        for (name, view) in known {
+            take(format!("backbone.layers.{i}.{name}"), view)?;
         }
     }
     take("backbone.norm_f.weight".into(), &weights.norm_f)?;
@@ -72,29 +65,35 @@ impl Pretrained {
     pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
         let c = checkpoint.config();
         let fail = |what: String| Err(TrainError::Untrainable { model: checkpoint.source().into(), what }.into());
-        let shape = Shape {
-            d_state: c.d_state,
-            d_conv: c.d_conv,
-            expand: c.d_inner / c.d_model.max(1),
-            tied: c.tie_embeddings,
-            ..Shape::new(c.n_layer, c.d_model)
+        let kind = || format!("it is a {} model, only mamba is trained", c.arch);
+        let Some(&mamba1::Shape { d_inner, d_state, d_conv, dt_rank, mixer_rms_eps: None, .. }) =
+            c.first().and_then(blocks::Shape::mamba1)
+        else {
+            return fail(kind());
         };
-        let shape = Shape { dt_rank: Some(c.dt_rank).filter(|&rank| rank != shape.dt_rank()), ..shape };
+        let shape = Shape {
+            d_state,
+            d_conv,
+            expand: d_inner / c.d_model.max(1),
+            tied: c.tie_embeddings,
+            ..Shape::new(c.n_layer(), c.d_model)
+        };
+        let shape = Shape { dt_rank: Some(dt_rank).filter(|&rank| rank != shape.dt_rank()), ..shape };
         if c.arch != Arch::Mamba1 {
-            return fail(format!("it is a {} model, only mamba is trained", c.arch));
+            return fail(kind());
         }
-        if c.d_inner != shape.d_inner() {
-            return fail(format!("its d_inner is {}, no multiple of its d_model, {}", c.d_inner, c.d_model));
+        if d_inner != shape.d_inner() {
+            return fail(format!("its d_inner is {d_inner}, no multiple of its d_model, {}", c.d_model));
         }
         if c.norm_eps != NORM_EPS {
             return fail(format!("its norms' epsilon is {}, it must be {NORM_EPS}", c.norm_eps));
         }
         let weights = checkpoint.weights();
         for (i, w) in weights.layers.iter().enumerate() {
-            if w.conv1d_bias.is_none() {
+            if w.get("mixer.conv1d.bias").is_none() {
                 return fail(format!("layer {i}: its convolution has no bias"));
             }
-            if w.in_proj_bias.is_some() || w.out_proj_bias.is_some() {
+            if UNKNOWN.iter().any(|name| w.get(name).is_some()) {
                 return fail(format!("layer {i}: in_proj and out_proj must have no bias"));
             }
         }

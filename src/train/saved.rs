@@ -14,8 +14,8 @@
 
 use super::trainer::TrainerState;
 use super::{NamedTensor, Settings, TrainError};
+use crate::checkpoint::write::{header, Entry};
 use crate::files::{self, sync_folder, UNFINISHED};
-use crate::model::write::{header, Entry};
 use crate::model::{Dtype, Sidecars};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(sorted(read.v), sorted(state.v.clone()));
         let checkpoint = crate::model::Checkpoint::open(&path).unwrap();
         assert!(checkpoint.warnings().is_empty(), "{:?}", checkpoint.warnings());
-        assert_eq!(checkpoint.config().d_state, 4);
+        assert_eq!(checkpoint.config().dimension("d_state"), Some(4));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What decides a run: the model's shape, the task, the optimiser, the schedule, the seed.
 
 use super::{Origin, Task, TextId, TrainError};
+use crate::checkpoint::synthetic::Spec;
 use crate::kernels::AdamW;
-use crate::model::synthetic::Spec;
+use crate::model::blocks::{self, mamba1};
 use serde::{Deserialize, Serialize};
 
 /// A model's dimensions. The vocabulary is the task's.
@@ -51,13 +52,13 @@ impl Shape {
         }
     }
 
-    /// The same for [`crate::model::synthetic`], with Mamba's initialisation.
+    /// The same for [`crate::checkpoint::synthetic`], with Mamba's initialisation.
     pub fn spec(&self, vocab_size: usize, seed: u64) -> Spec {
+        let &Self { d_model, d_state, d_conv, .. } = self;
+        let (d_inner, dt_rank) = (self.d_inner(), self.dt_rank());
+        let layer = mamba1::Shape { d_inner, d_state, d_conv, dt_rank, ..mamba1::Shape::of(d_model) };
         Spec {
-            d_inner: self.d_inner(),
-            d_state: self.d_state,
-            d_conv: self.d_conv,
-            dt_rank: self.dt_rank(),
+            layer: blocks::Shape::Mamba1(layer),
             dt_min: self.dt_min,
             dt_max: self.dt_max,
             tied: self.tied,

@@ -28,7 +28,7 @@ impl TextId {
     pub fn check(&self, what: &'static str, now: &TextId) -> Result<(), TrainError> {
         match (self.bytes, &self.sha256) == (now.bytes, &now.sha256) {
             true => Ok(()),
-            false => Err(TrainError::OtherText { what, began: Box::new(self.clone()), now: Box::new(now.clone()) }),
+            false => Err(TrainError::OtherText { what, began: self.to_string(), now: now.to_string() }),
         }
     }
 }

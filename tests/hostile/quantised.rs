@@ -24,8 +24,8 @@ fn good_ones_open() {
         assert_eq!((info.dtype, info.shape), (dtype.to_string().to_uppercase(), &[52, 13][..]));
         assert_eq!(info.bytes, 52 * if dtype == Dtype::Q8 { 34 } else { 18 });
         let weights = checkpoint.weights();
-        assert_eq!(weights.layers[0].dt_proj.dtype, Dtype::F16);
-        assert!(weights.layers[0].in_proj.rows_to_f32(51..53).is_err());
+        assert_eq!(weights.layers[0].get("mixer.dt_proj.weight").unwrap().dtype, Dtype::F16);
+        assert!(weights.layers[0].get("mixer.in_proj.weight").unwrap().rows_to_f32(51..53).is_err());
         // Sharded by somebody else: each shard has the metadata of its own tensors.
         let model = tiny(dtype);
         let shapes: Value = serde_json::from_str(model.metadata["quantisation_shapes"].as_str().unwrap()).unwrap();
@@ -171,7 +171,8 @@ fn scales_that_are_not_finite() {
         let model = tiny(Dtype::Q4).edit(&name, |t| t.data[14..16].copy_from_slice(&value.to_le_bytes()));
         let checkpoint = model.open().expect("values are read when they are used");
         refused!(convert(&checkpoint), NonFinite, "model.safetensors", &name, shown, "element 7:");
-        let in_proj = checkpoint.weights().layers[1].in_proj;
+        let weights = checkpoint.weights();
+        let in_proj = weights.layers[1].get("mixer.in_proj.weight").unwrap();
         assert!(in_proj.rows_to_f32(0..7).is_ok() && in_proj.rows_to_f32(8..9).is_ok());
         refused!(in_proj.rows_to_f32(6..9), NonFinite, &name, "element 7:");
         refused!(in_proj.quantised_rows(7..8), NonFinite, &name, "element 7:");

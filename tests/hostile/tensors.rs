@@ -179,8 +179,9 @@ fn names_of_every_scheme() {
     }
     let m = Model::tiny().add("embedding.weight", &[37, 13], 0.0);
     refused!(m.open(), AmbiguousNames, "memory", "`backbone.embeddings.weight`", "`embedding.weight`");
-    let falcon = Model::new(&Spec { arch: Arch::FalconMamba, ..Spec::preset("tiny").unwrap() }).open().unwrap();
-    assert_eq!((falcon.config().arch, falcon.config().mixer_rms_eps), (Arch::FalconMamba, 1e-6));
+    let falcon = Model::new(&Spec::preset("tiny").unwrap().of(Arch::FalconMamba)).open().unwrap();
+    let eps = falcon.config().layers[1].mamba1().unwrap().mixer_rms_eps;
+    assert_eq!((falcon.config().arch, eps), (Arch::FalconMamba, Some(1e-6)));
 }
 
 #[test]

@@ -65,14 +65,17 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
             "file": tensor.file,
         }));
     }
+    let mut dimensions = json!({
+        "arch": arch, "d_model": config.d_model, "n_layer": config.n_layer(), "vocab_size": config.vocab_size,
+        "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
+        "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
+    });
+    for (name, size) in config.first().map(|layer| layer.dimensions()).unwrap_or_default() {
+        dimensions[name] = json!(size);
+    }
     json!({
         "source": checkpoint.source(),
-        "config": {
-            "arch": arch, "d_model": config.d_model, "n_layer": config.n_layer, "vocab_size": config.vocab_size,
-            "d_inner": config.d_inner, "d_state": config.d_state, "d_conv": config.d_conv, "dt_rank": config.dt_rank,
-            "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
-            "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
-        },
+        "config": dimensions,
         "generation_config": checkpoint.generation_config().stated(),
         "tokenizer": tokenizer.is_some(),
         "end_of_text": tokenizer.map(Tokenizer::end_of_text),
@@ -87,7 +90,7 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
         "parameters": parameters,
         "bytes": bytes,
         // f32, one text: the last d_conv inputs of the convolution and the state of the recurrence, in each layer.
-        "state_bytes": 4 * config.n_layer * config.d_inner * (config.d_conv + config.d_state),
+        "state_bytes": config.state_bytes(),
     })
 }
 

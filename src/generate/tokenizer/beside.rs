@@ -1,8 +1,8 @@
 //! tokenizer_config.json and special_tokens_map.json: what transformers knows of a tokenizer beside its vocabulary.
 
 use super::GenerateError;
-use crate::model::sidecars::{SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
-use crate::model::sniff::trim_bom;
+use crate::checkpoint::sidecars::{SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
+use crate::checkpoint::sniff::trim_bom;
 use crate::model::Sidecars;
 use serde_json::{json, Map, Value};
 

@@ -5,8 +5,8 @@
 
 use super::beside::{added_token, object, TokenizerConfig, ROLES};
 use super::GenerateError;
-use crate::model::sidecars::{ADDED_TOKENS, MERGES, TOKENIZER_CONFIG, VOCAB};
-use crate::model::sniff::trim_bom;
+use crate::checkpoint::sidecars::{ADDED_TOKENS, MERGES, TOKENIZER_CONFIG, VOCAB};
+use crate::checkpoint::sniff::trim_bom;
 use crate::model::Sidecars;
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet};

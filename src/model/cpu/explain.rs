@@ -1,8 +1,7 @@
 //! What the layers see, by the twins.
 
-use super::{CpuSession, Mode};
-use crate::explain::{ExplainOptions, LayerExplanation, LayerTensors};
-use crate::reference::{embedding, ExplainInput, ScanShape};
+use super::{parts, CpuSession, Mode, Stream, Workspace};
+use crate::model::explanation::{ExplainOptions, LayerExplanation};
 
 impl CpuSession {
     /// Reads a text, as one chunk, layer by layer.
@@ -16,23 +15,18 @@ impl CpuSession {
         let (weights, l) = (&*model.weights, tokens.len());
         let c = &weights.config;
         self.ready = false;
-        self.work.grow(l, c);
-        embedding(&mut self.work.residual[..l * c.d_model], &weights.embedding, tokens, c.d_model);
-        let shape = ScanShape::of_layer(l, c.d_inner, c.d_state, c.dt_rank);
-        let conv_states = self.state.conv.chunks_exact_mut(c.d_conv * c.d_inner);
-        let ssm_states = self.state.ssm.chunks_exact_mut(c.d_inner * c.d_state);
-        let states = conv_states.zip(ssm_states);
+        self.begin(tokens);
+        let Workspace { residual, hidden, inside, .. } = &mut self.work;
+        let (residual, hidden) = (&mut residual[..l * c.d_model], &mut hidden[..l * c.d_model]);
+        let (mode, scan) = (Mode::Prefill, model.options.scan);
+        let mut stream = Stream { residual, hidden, l, norm_eps: c.norm_eps, mode, scan };
         let mut explained = Vec::new();
-        let depth = options.depth(c.n_layer);
-        for (i, (layer, (conv_state, ssm_state))) in weights.layers.iter().zip(states).enumerate().take(depth) {
-            layer.forward(&mut self.work, conv_state, ssm_state, c, l, Mode::Prefill, model.options.scan);
+        let depth = options.depth(c.n_layer());
+        let states = parts(&mut self.state, &weights.layers);
+        for (i, (layer, state)) in weights.layers.iter().zip(states).enumerate().take(depth) {
+            layer.forward(inside, &mut stream, state);
             if options.wants(i) {
-                let work = &self.work;
-                let rows = l * c.d_inner;
-                let (u, delta) = (&work.u[..rows], &work.delta[..rows]);
-                let input = ExplainInput { u, delta, a: &layer.a, x_dbl: &work.x_dbl };
-                let tensors = LayerTensors { input, xz: &work.xz, d: &layer.d, y: &work.y };
-                explained.push(LayerExplanation::by_twins(i, &tensors, options, &shape));
+                explained.push(layer.explain(inside, i, l, options));
             }
             progress(i + 1, depth);
         }

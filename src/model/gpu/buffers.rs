@@ -1,16 +1,12 @@
-//! The buffers of a session: a chunk's activations, the recurrent state, what scoring writes.
+//! The buffers of a session: a chunk's activations, what the layers remember, what scoring writes.
 
 use super::GpuModel;
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::{GpuError, Tensor};
-use crate::kernels::{BlellochWorkspace, FusedWorkspace, COOP_TILE};
-use crate::model::{ModelConfig, Scan};
-
-pub(super) enum ScanWorkspace {
-    Sequential,
-    Blelloch(BlellochWorkspace),
-    Fused(FusedWorkspace),
-}
+use crate::gpu::{Gpu, GpuError, Tensor};
+use crate::model::blocks::gpu::{LayerState, Numbers, Stream, Workspaces};
+use crate::model::blocks::{Shape, STATES};
+use crate::model::{ModelConfig, Scan, StateData};
+use crate::Result;
 
 /// Rows of logits that are worked out at once; also what aligns the views of scores (64 x 4 bytes).
 pub(super) const SCORE_ROWS: usize = 64;
@@ -22,13 +18,8 @@ pub(super) struct Workspace {
     pub(super) residual: Tensor, // (L, d_model)
     pub(super) normed: Tensor,   // (L, d_model), act
     pub(super) last: Tensor,     // (up to SCORE_ROWS, d_model), what the head reads
-    pub(super) xz: Tensor,       // (L, 2 d_inner), L up to whole COOP_TILEs where cooperative matrices write it
-    pub(super) u: Tensor,        // (L, d_inner), act
-    pub(super) x_dbl: Tensor,    // (L, dt_rank + 2 d_state)
-    pub(super) delta: Tensor,    // (L, d_inner), act
-    pub(super) y: Tensor,        // (L, d_inner), act
-    pub(super) hidden: Tensor,   // (L, d_model), L likewise
-    pub(super) scan: ScanWorkspace,
+    pub(super) hidden: Tensor,   // (L, d_model), L up to whole COOP_TILEs where cooperative matrices write it
+    pub(super) inside: Workspaces,
     /// Where it is noticed that a value is beyond f16: 1, then. None: nothing here is multiplied in f16.
     pub(super) beyond: Option<Tensor>,
 }
@@ -43,70 +34,94 @@ impl Workspace {
         (act, watch): (NumberFormat, bool),
     ) -> Result<Self, GpuError> {
         let (gpu, c) = (&model.gpu, &model.config);
+        let mut numbers = Numbers::new(act, watch);
+        let inside = Workspaces::new(gpu, model.layers.iter(), l, scan, &mut numbers)?;
         let rows = |label: &str, width: usize| Tensor::zeros(gpu, label, l * width);
-        let tall = if l > 1 && gpu.cooperative() { l.next_multiple_of(COOP_TILE) } else { l };
-        let tiles = |label: &str, width: usize| Tensor::zeros(gpu, label, tall * width);
-        let act = |label: &str, width: usize| Tensor::activations(gpu, label, l * width, act);
-        let scan = match scan {
-            None | Some(Scan::Sequential) => ScanWorkspace::Sequential,
-            Some(Scan::Blelloch) => ScanWorkspace::Blelloch(BlellochWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
-            Some(Scan::Fused) => ScanWorkspace::Fused(FusedWorkspace::new(gpu, l, c.d_inner, c.d_state)?),
-        };
-        let beyond = match (watch, &scan) {
-            (false, _) => None,
-            (true, ScanWorkspace::Fused(fused)) => Some(fused.beyond().clone()),
-            (true, _) => Some(Tensor::zeros(gpu, "beyond f16", 1)?),
-        };
-        // What is multiplied by matrices is watched where it is stored.
-        let factor = |tensor: Tensor| match &beyond {
-            Some(flag) => tensor.watched_by(flag),
-            None => tensor.of_any_size(),
-        };
-        let y = act("y", c.d_inner)?;
+        let normed = Tensor::activations(gpu, "normed", l * c.d_model, act)?;
         Ok(Self {
             capacity: l,
             tokens: rows("tokens", 1)?,
             residual: rows("residual", c.d_model)?,
-            normed: factor(act("normed", c.d_model)?),
-            last: factor(Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?),
-            xz: tiles("xz", 2 * c.d_inner)?,
-            u: factor(act("u", c.d_inner)?),
-            x_dbl: factor(rows("x_dbl", model.x_dbl_width())?),
-            delta: act("delta", c.d_inner)?, // scan_fused looks at it
-            // The other scans have no binding left for a flag.
-            y: if matches!(scan, ScanWorkspace::Fused(_)) { factor(y) } else { y.of_any_size() },
-            hidden: tiles("hidden", c.d_model)?,
-            scan,
-            beyond,
+            normed: numbers.factor(normed),
+            last: numbers.factor(Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?),
+            hidden: Tensor::zeros(gpu, "hidden", numbers.tall(gpu, l) * c.d_model)?,
+            inside,
+            beyond: numbers.beyond,
         })
+    }
+
+    /// What runs through the layers.
+    pub(super) fn stream(&self, c: &ModelConfig) -> Stream<'_> {
+        Stream { residual: &self.residual, normed: &self.normed, hidden: &self.hidden, norm_eps: c.norm_eps }
     }
 }
 
-/// The recurrent state of all layers. Each layer's part begins at a multiple of 64 elements, so that it can be bound.
-pub(super) struct State {
-    pub(super) conv: Tensor, // n_layer x (d_conv, d_inner)
-    pub(super) ssm: Tensor,  // n_layer x (d_inner, d_state)
+/// Elements from which a layer's part of a state may begin, so that it can be bound.
+const ALIGN: usize = 64;
+
+/// What a text's layers remember, one tensor a kind of state ([`STATES`]), all layers' parts one after the other.
+pub(super) struct Memory {
+    /// (first element, elements) of each layer's part, and the whole.
+    states: Vec<(Vec<(usize, usize)>, Tensor)>,
 }
 
-impl State {
-    pub(super) fn new(model: &GpuModel) -> Result<Self, GpuError> {
-        let (c, n) = (&model.config, model.config.n_layer);
-        Ok(Self {
-            conv: Tensor::zeros(&model.gpu, "conv_state", n * Self::conv_stride(c))?,
-            ssm: Tensor::zeros(&model.gpu, "ssm_state", n * Self::ssm_stride(c))?,
-        })
+impl Memory {
+    pub(super) fn new(gpu: &Gpu, layers: &[Shape]) -> Result<Self, GpuError> {
+        let state = |name: &&'static str| {
+            let mut at = 0;
+            let mut parts = Vec::new();
+            for layer in layers {
+                let elements = layer.state_elements(name);
+                parts.push((at, elements));
+                at += elements.next_multiple_of(ALIGN);
+            }
+            Ok((parts, Tensor::zeros(gpu, name, at)?))
+        };
+        Ok(Self { states: STATES.iter().map(state).collect::<Result<_, GpuError>>()? })
     }
-    pub(super) fn conv_stride(c: &ModelConfig) -> usize {
-        (c.d_conv * c.d_inner).next_multiple_of(64)
+
+    /// A layer's states.
+    pub(super) fn layer(&self, layer: usize) -> LayerState {
+        let part = |i: usize| {
+            let (parts, tensor) = &self.states[i];
+            let (at, elements) = parts[layer];
+            tensor.slice(at, elements)
+        };
+        LayerState { conv: part(0), ssm: part(1) }
     }
-    pub(super) fn ssm_stride(c: &ModelConfig) -> usize {
-        (c.d_inner * c.d_state).next_multiple_of(64)
+
+    /// Records a copy to another memory of the same model.
+    pub(super) fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, to: &Memory) {
+        self.states.iter().zip(&to.states).for_each(|((_, from), (_, to))| from.copy_to(encoder, to));
     }
-    pub(super) fn conv_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
-        self.conv.slice(layer * Self::conv_stride(c), c.d_conv * c.d_inner)
+
+    /// Records forgetting all.
+    pub(super) fn clear(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.states.iter().for_each(|(_, tensor)| encoder.clear_buffer(tensor.buffer(), 0, None));
     }
-    pub(super) fn ssm_layer(&self, c: &ModelConfig, layer: usize) -> Tensor {
-        self.ssm.slice(layer * Self::ssm_stride(c), c.d_inner * c.d_state)
+
+    /// To the host.
+    pub(super) async fn read(&self, gpu: &Gpu) -> Result<StateData> {
+        let mut read = Vec::new();
+        for (parts, tensor) in &self.states {
+            let values = tensor.read::<f32>(gpu).await?;
+            let layers = parts.iter().flat_map(|&(at, elements)| &values[at..at + elements]);
+            read.push(layers.copied().collect());
+        }
+        let mut read = read.into_iter();
+        let mut next = || read.next().unwrap_or_default();
+        Ok(StateData { conv: next(), ssm: next() })
+    }
+
+    /// From the host; [`StateData::check`] has passed.
+    pub(super) fn write(&self, gpu: &Gpu, data: &StateData) {
+        for ((parts, tensor), mut values) in self.states.iter().zip([&data.conv[..], &data.ssm[..]]) {
+            for &(at, elements) in parts {
+                let (layer, rest) = values.split_at(elements);
+                tensor.slice(at, elements).write(gpu, 0, layer);
+                values = rest;
+            }
+        }
     }
 }
 

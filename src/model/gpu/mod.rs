@@ -1,4 +1,4 @@
-//! Mamba-1 and Falcon-Mamba on a GPU: the weights there; [`session`] runs them, in the buffers of [`buffers`], by the dispatches of
+//! Models on a GPU: the weights there; [`session`] runs them, in the buffers of [`buffers`], by the dispatches of
 //! [`forward`]; [`explain`] looks inside.
 
 mod buffers;
@@ -6,35 +6,22 @@ mod explain;
 mod forward;
 mod session;
 
-use super::types::{ActivationDtype, ModelOptions, Scan, WeightDtype};
-use super::{Dtype, LayerWeights, ModelConfig, ModelWeights, TensorView};
+use super::blocks::gpu::Layer;
+use super::blocks::{Param, Role, Shape, Weights};
+
+use super::{Dtype, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::Variant;
 use crate::gpu::{Gpu, PlanBuilder, Tensor};
-use crate::kernels::{fill_matrix, pack_channels, WeightMatrix};
+use crate::kernels::{fill_matrix, WeightMatrix};
 use crate::reference::decay_rate;
+use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 pub use session::GpuSession;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
 const LARGE: usize = 512;
-
-struct Layer {
-    norm: Tensor,                  // (d_model)
-    in_proj: WeightMatrix,         // (2 d_inner, d_model)
-    in_proj_bias: Option<Tensor>,  // (2 d_inner)
-    conv1d: Tensor,                // (d_inner, d_conv)
-    conv1d_bias: Option<Tensor>,   // (d_inner)
-    x_proj: WeightMatrix,          // (dt_rank + 2 d_state, d_inner)
-    dt_proj: WeightMatrix,         // (d_inner, dt_rank)
-    dt_proj_bias: Tensor,          // (d_inner)
-    a: Tensor,                     // (d_inner, d_state), decay_rate of A_log
-    d: Tensor,                     // (d_inner)
-    out_proj: WeightMatrix,        // (d_model, d_inner)
-    out_proj_bias: Option<Tensor>, // (d_model)
-    channels: Tensor,              // (d_conv + 3, d_inner), see kernels::pack_channels
-}
 
 /// A model's weights on a device.
 pub struct GpuModel {
@@ -81,10 +68,6 @@ impl Loader<'_> {
         Ok(tensor)
     }
 
-    fn bias(&mut self, view: &Option<TensorView<'_>>) -> Result<Option<Tensor>> {
-        view.as_ref().map(|v| self.tensor(v)).transpose()
-    }
-
     /// A (n, k) matrix. What is stored as f16 or quantised stays so on the device, bit for bit, unless f32 was asked for or
     /// the self-test switched the format off.
     fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
@@ -124,24 +107,19 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
-    fn layer(&mut self, w: &LayerWeights<'_>) -> Result<Layer> {
-        let bias = w.conv1d_bias.as_ref().map(|b| b.to_f32()).transpose()?;
-        let channels = pack_channels(&w.conv1d.to_f32()?, bias.as_deref(), &w.dt_proj_bias.to_f32()?, &w.d.to_f32()?);
-        Ok(Layer {
-            channels: Tensor::new(self.gpu, "channels", &channels)?,
-            norm: self.tensor(&w.norm)?,
-            in_proj: self.matrix(&w.in_proj)?,
-            in_proj_bias: self.bias(&w.in_proj_bias)?,
-            conv1d: self.tensor(&w.conv1d)?,
-            conv1d_bias: self.bias(&w.conv1d_bias)?,
-            x_proj: self.matrix(&w.x_proj)?,
-            dt_proj: self.matrix(&w.dt_proj)?,
-            dt_proj_bias: self.tensor(&w.dt_proj_bias)?,
-            a: self.mapped(&w.a_log, decay_rate)?,
-            d: self.tensor(&w.d)?,
-            out_proj: self.matrix(&w.out_proj)?,
-            out_proj_bias: self.bias(&w.out_proj_bias)?,
+    /// A parameter of a layer as the kernels read it.
+    fn parameter(&mut self, params: &[Param], name: &str, view: &TensorView<'_>) -> Result<WeightMatrix> {
+        Ok(match params.iter().find(|param| param.name == name).map(|param| param.role) {
+            Some(Role::Matrix | Role::Exact) => self.matrix(view)?,
+            Some(Role::ALog) => WeightMatrix::vector(self.mapped(view, decay_rate)?),
+            _ => WeightMatrix::vector(self.tensor(view)?),
         })
+    }
+
+    fn layer(&mut self, shape: &Shape, w: &Weights<TensorView<'_>>) -> Result<Layer> {
+        let params = shape.params();
+        let on_device = w.map(&mut |name, view| self.parameter(&params, name, view))?;
+        Layer::new(self.gpu, shape, on_device, &mut |name| Ok(w.get(name).map(TensorView::to_f32).transpose()?))
     }
 }
 
@@ -188,7 +166,12 @@ impl GpuModel {
             config: config.clone(),
             options,
             embedding: loader.matrix(&weights.embedding)?,
-            layers: weights.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
+            layers: config
+                .layers
+                .iter()
+                .zip(&weights.layers)
+                .map(|(s, w)| loader.layer(s, w))
+                .collect::<Result<_>>()?,
             norm_f: loader.tensor(&weights.norm_f)?,
             lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
             beyond_f16: AtomicBool::new(false),
@@ -233,7 +216,7 @@ impl GpuModel {
         let pays = gpu.cooperative()
             && self.config.d_model >= LARGE
             && gpu.allows(Variant::CooperativeMatrix)
-            && self.layers.first().is_some_and(|layer| layer.in_proj.format() != WeightFormat::F32);
+            && self.layers.first().is_some_and(|layer| layer.format() != WeightFormat::F32);
         match self.options.activations {
             ActivationDtype::Auto if can && pays => NumberFormat::F16,
             ActivationDtype::F16 if can => NumberFormat::F16,
@@ -247,21 +230,15 @@ impl GpuModel {
         splits || self.activations() == NumberFormat::F16 || self.gpu.watches()
     }
 
-    /// Whether the decode step can run in its four kernels a layer, which read rows in whole quads.
+    /// Whether the decode step can run in its few kernels a layer.
     fn fuses_the_step(&self) -> bool {
-        let whole_quads = self.config.d_model.is_multiple_of(4) && self.config.d_inner.is_multiple_of(4);
-        whole_quads && self.gpu.allows(Variant::FusedStep) && self.gpu.allows(Variant::Matvec)
-    }
-
-    /// Columns of x_dbl.
-    fn x_dbl_width(&self) -> usize {
-        self.config.dt_rank + 2 * self.config.d_state
+        let fits = self.layers.iter().all(Layer::fuses_the_step);
+        fits && self.gpu.allows(Variant::FusedStep) && self.gpu.allows(Variant::Matvec)
     }
 
     /// The prefill's chunk: what was asked for, or as much of it as the activations' widest rows let into one binding.
     fn chunk(&self) -> usize {
-        let c = &self.config;
-        let widest = (2 * c.d_inner).max(c.d_model).max(self.x_dbl_width());
+        let widest = self.config.layers.iter().map(Shape::widest).max().unwrap_or(1).max(self.config.d_model);
         let room = (self.gpu.max_binding() / (widest as u64 * 4)) as usize;
         self.options.chunk.min(room.max(1))
     }

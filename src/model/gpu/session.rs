@@ -1,14 +1,14 @@
 //! One text on the device.
 
-use super::buffers::{ScoreBuffers, State, Workspace, SCORE_ROWS};
+use super::buffers::{Memory, ScoreBuffers, Workspace, SCORE_ROWS};
 use super::GpuModel;
 use crate::error::{InputError, Result};
-use crate::generate::SamplingParams;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::Variant;
 use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
+use crate::settings::SamplingParams;
 use std::sync::Arc;
 
 /// Plans of other lengths than the last few are built again.
@@ -27,14 +27,14 @@ enum Head {
 
 /// The text's state and logits before a step ahead, should the caller go another way.
 struct Before {
-    state: State,
+    memory: Memory,
     logits: Tensor,
 }
 
 /// One text's state on the device, with the buffers and plans to go on from it.
 pub struct GpuSession {
     pub(super) model: Arc<GpuModel>,
-    pub(super) state: State,
+    pub(super) memory: Memory,
     pub(super) logits: Tensor, // (vocab_size), the last token's
     has_logits: bool,
     sampling: SampleBuffers,
@@ -59,7 +59,7 @@ impl GpuSession {
     pub fn new(model: &Arc<GpuModel>) -> Result<Self> {
         let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
         let session = Self {
-            state: State::new(model)?,
+            memory: Memory::new(gpu, &model.config.layers)?,
             logits: Tensor::zeros(gpu, "logits", vocab_size)?,
             has_logits: false,
             sampling: SampleBuffers::new(gpu, vocab_size)?,
@@ -173,7 +173,7 @@ impl GpuSession {
         if let (Head::Score { .. }, Some(s)) = (head, &self.score) {
             let vocab_size = self.model.config.vocab_size;
             let last = s.logits.slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
-            copy(&mut encoder, &last, &self.logits);
+            last.copy_to(&mut encoder, &self.logits);
         }
         let Some(beyond) = beyond else {
             gpu.submit_and_wait(encoder.finish()).await?;
@@ -242,7 +242,7 @@ impl GpuSession {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.keep(&mut encoder)?;
         if let Some((w, plan)) = &self.decode {
-            copy(&mut encoder, &self.sampling.next, &w.tokens);
+            self.sampling.next.copy_to(&mut encoder, &w.tokens);
             plan.record(&mut encoder);
             gpu.submit([encoder.finish()]);
         }
@@ -253,12 +253,12 @@ impl GpuSession {
     fn keep(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.before.is_none() {
             let logits = Tensor::zeros(&self.model.gpu, "logits before", self.model.config.vocab_size)?;
-            self.before = Some(Before { state: State::new(&self.model)?, logits });
+            let memory = Memory::new(&self.model.gpu, &self.model.config.layers)?;
+            self.before = Some(Before { memory, logits });
         }
         if let Some(before) = &self.before {
-            copy(encoder, &self.state.conv, &before.state.conv);
-            copy(encoder, &self.state.ssm, &before.state.ssm);
-            copy(encoder, &self.logits, &before.logits);
+            self.memory.copy_to(encoder, &before.memory);
+            self.logits.copy_to(encoder, &before.logits);
         }
         Ok(())
     }
@@ -268,9 +268,8 @@ impl GpuSession {
         if let (Some(_), Some(before)) = (self.ahead.take(), &self.before) {
             let gpu = &self.model.gpu;
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            copy(&mut encoder, &before.state.conv, &self.state.conv);
-            copy(&mut encoder, &before.state.ssm, &self.state.ssm);
-            copy(&mut encoder, &before.logits, &self.logits);
+            before.memory.copy_to(&mut encoder, &self.memory);
+            before.logits.copy_to(&mut encoder, &self.logits);
             gpu.submit([encoder.finish()]);
         }
     }
@@ -412,13 +411,12 @@ impl GpuSession {
         let mut clone = Self::new(&self.model)?;
         let gpu = &self.model.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        let (state, logits) = match (&self.ahead, &self.before) {
-            (Some(_), Some(before)) => (&before.state, &before.logits),
-            _ => (&self.state, &self.logits),
+        let (memory, logits) = match (&self.ahead, &self.before) {
+            (Some(_), Some(before)) => (&before.memory, &before.logits),
+            _ => (&self.memory, &self.logits),
         };
-        copy(&mut encoder, &state.conv, &clone.state.conv);
-        copy(&mut encoder, &state.ssm, &clone.state.ssm);
-        copy(&mut encoder, logits, &clone.logits);
+        memory.copy_to(&mut encoder, &clone.memory);
+        logits.copy_to(&mut encoder, &clone.logits);
         gpu.submit([encoder.finish()]);
         clone.has_logits = self.has_logits;
         clone.wide = self.wide;
@@ -430,9 +428,7 @@ impl GpuSession {
     pub fn reset(&mut self) {
         let gpu = &self.model.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        for tensor in [&self.state.conv, &self.state.ssm] {
-            encoder.clear_buffer(tensor.buffer(), 0, None);
-        }
+        self.memory.clear(&mut encoder);
         gpu.submit([encoder.finish()]);
         self.has_logits = false;
         self.ahead = None;
@@ -445,30 +441,14 @@ impl GpuSession {
     /// The state on the host.
     pub async fn state(&mut self) -> Result<StateData> {
         self.go_back();
-        let (gpu, c) = (&self.model.gpu, &self.model.config);
-        let conv = self.state.conv.read::<f32>(gpu).await?;
-        let ssm = self.state.ssm.read::<f32>(gpu).await?;
-        let layers = |values: &[f32], stride: usize, length: usize| {
-            let parts = values.chunks(stride.max(1)).take(c.n_layer);
-            parts.flat_map(|layer| layer.iter().take(length).copied()).collect()
-        };
-        Ok(StateData {
-            conv: layers(&conv, State::conv_stride(c), c.d_conv * c.d_inner),
-            ssm: layers(&ssm, State::ssm_stride(c), c.d_inner * c.d_state),
-        })
+        self.memory.read(&self.model.gpu).await
     }
 
     /// Goes on from a state; the logits are there after the next token.
     pub fn set_state(&mut self, state: &StateData) -> Result<()> {
-        let c = &self.model.config;
-        state.check(c)?;
+        state.check(&self.model.config)?;
         self.ahead = None;
-        for (i, layer) in state.conv.chunks(c.d_conv * c.d_inner).enumerate() {
-            self.state.conv_layer(c, i).write(&self.model.gpu, 0, layer);
-        }
-        for (i, layer) in state.ssm.chunks(c.d_inner * c.d_state).enumerate() {
-            self.state.ssm_layer(c, i).write(&self.model.gpu, 0, layer);
-        }
+        self.memory.write(&self.model.gpu, state);
         self.has_logits = false;
         Ok(())
     }
@@ -484,10 +464,4 @@ impl GpuSession {
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), InputError> {
         check_tokens(tokens, self.model.config.vocab_size)
     }
-}
-
-/// Records a copy between tensors of one size.
-fn copy(encoder: &mut wgpu::CommandEncoder, from: &Tensor, to: &Tensor) {
-    let bytes = from.bytes().min(to.bytes()) as u64;
-    encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), bytes);
 }

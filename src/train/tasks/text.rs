@@ -1,25 +1,12 @@
 //! A language model's data: a text as tokens, and a tokenizer of one's own.
 
 use super::{Batch, Data, IGNORE};
+pub use crate::error::TextError;
 use crate::generate::Tokenizer;
 use crate::train::random::{Purpose, Stream};
 use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
-
-/// Why there is no text to train on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TextError {
-    /// A text shorter than one window.
-    #[error("{file}: {tokens} tokens, but a window takes {needed}: take a longer text or a shorter length")]
-    TooShort { file: String, tokens: usize, needed: usize },
-    /// The tokenizer could not be made.
-    #[error("no tokenizer could be trained on the text: {message}")]
-    Tokenizer { message: String },
-    #[error(transparent)]
-    Encode(#[from] crate::generate::GenerateError),
-}
 
 /// A text's tokens, cut into windows: at random places to train on, one after the other to validate on.
 #[derive(Debug, Clone, PartialEq, Eq)]

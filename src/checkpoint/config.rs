@@ -1,0 +1,372 @@
+//! `config.json`: Hugging Face's (`hidden_size`, ...) and mamba-ssm's (`d_model`, `ssm_cfg`, ...).
+//!
+//! Dimensions come from the tensors' shapes. The config tells what shapes cannot (the family, the norms' epsilon, tying,
+//! special tokens) and is otherwise checked against them: published configs contain leftovers that no library reads
+//! (falcon-mamba-7b's `expand: 16` beside `intermediate_size: 8192`, a `d_inner: 160` in a 370m model). Hence the rule:
+//! of several keys for one dimension, the first in the order of precedence must agree; those after it only cause a warning.
+
+use super::LoadError;
+use crate::model::blocks::{mamba1, Shape, MIXER_RMS_EPS, STATES};
+use serde_json::Value;
+
+mod raw;
+
+pub(super) use raw::{shown, RawConfig};
+
+/// Mamba-1 with or without Falcon's norms in the mixer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023).
+    Mamba1,
+    /// Mamba-1 with RMSNorms without weights on dt, B and C (Zuo et al., "Falcon Mamba", 2024).
+    FalconMamba,
+}
+
+impl Arch {
+    /// transformers' class of such models.
+    pub fn class(self) -> &'static str {
+        match self {
+            Arch::Mamba1 => "MambaForCausalLM",
+            Arch::FalconMamba => "FalconMambaForCausalLM",
+        }
+    }
+}
+
+impl std::fmt::Display for Arch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Arch::Mamba1 => "mamba",
+            Arch::FalconMamba => "falcon_mamba",
+        })
+    }
+}
+
+/// A model's layers, dimensions and constants. Which biases there are is told by the weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    pub arch: Arch,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Rows of the embedding, padding included: the number of logits.
+    pub vocab_size: usize,
+    /// From the first to the last.
+    pub layers: Vec<Shape>,
+    /// Epsilon of the layers' RMSNorms and of the final one.
+    pub norm_eps: f32,
+    /// Whether the head is the embedding. As the model will run: false as soon as a head of its own is used.
+    pub tie_embeddings: bool,
+    /// Tokens that end a text. Empty where the config does not say (mamba-ssm's).
+    pub eos_token_id: Vec<u32>,
+    pub bos_token_id: Option<u32>,
+}
+
+impl ModelConfig {
+    /// Number of layers.
+    pub fn n_layer(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The first layer's kind and dimensions, as all layers' where there is one kind; `None` without layers.
+    pub fn first(&self) -> Option<&Shape> {
+        self.layers.first()
+    }
+
+    /// A dimension of the first layer, by mamba-ssm's name: `d_state`.
+    pub fn dimension(&self, name: &str) -> Option<usize> {
+        self.first()?.dimensions().into_iter().find(|(n, _)| *n == name).map(|(_, size)| size)
+    }
+
+    /// Bytes that a text takes on a backend, in f32: all states of all layers.
+    pub fn state_bytes(&self) -> usize {
+        4 * STATES.iter().map(|name| self.state_elements(name)).sum::<usize>()
+    }
+
+    /// Elements of a state ([`crate::model::blocks::STATES`]) of all layers together.
+    pub fn state_elements(&self, name: &str) -> usize {
+        self.layers.iter().map(|layer| layer.state_elements(name)).sum()
+    }
+}
+
+/// Dimensions read from tensor shapes, and the tensors they were read from (`name [shape]`), for messages.
+pub(super) struct Dims {
+    pub d_model: usize,
+    pub n_layer: usize,
+    pub vocab_size: usize,
+    pub d_inner: usize,
+    pub d_state: usize,
+    pub d_conv: usize,
+    pub dt_rank: usize,
+    pub embedding: String,
+    pub a_log: String,
+    pub conv1d: String,
+    pub dt_proj: String,
+    /// The last layer's prefix.
+    pub last_layer: String,
+}
+
+pub(super) const NORM_EPS: f32 = 1e-5;
+impl RawConfig {
+    /// The family, from `model_type`, or `architectures`, or (mamba-ssm's config, which has neither) the other keys.
+    pub fn arch(&self, warnings: &mut Vec<String>) -> Result<Arch, LoadError> {
+        let unknown = |key, value: &str| LoadError::UnknownArchitecture {
+            file: self.file.clone(),
+            key,
+            value: value.chars().take(60).collect(),
+        };
+        let mamba2 = |key: &str, value: &str| LoadError::Mamba2 {
+            file: self.file.clone(),
+            evidence: format!("`{key}` is \"{value}\""),
+        };
+        if let Some(layer) = self.string("ssm_cfg.layer")? {
+            match layer {
+                "Mamba1" => {}
+                "Mamba2" => return Err(mamba2("ssm_cfg.layer", layer)),
+                other => return Err(unknown("ssm_cfg.layer", other)),
+            }
+        }
+        if let Some(model_type) = self.string("model_type")? {
+            return match model_type {
+                "mamba" => Ok(Arch::Mamba1),
+                "falcon_mamba" => Ok(Arch::FalconMamba),
+                "mamba2" => Err(mamba2("model_type", model_type)),
+                other => Err(unknown("model_type", other)),
+            };
+        }
+        if let Some(class) = self.get("architectures").and_then(|list| list.get(0)) {
+            let class = class.as_str().unwrap_or_default();
+            return match class {
+                _ if class.starts_with("Mamba2") => Err(mamba2("architectures", class)),
+                _ if class.starts_with("FalconMamba") => Ok(Arch::FalconMamba),
+                _ if class.starts_with("Mamba") => Ok(Arch::Mamba1),
+                _ => Err(unknown("architectures", class)),
+            };
+        }
+        if !(self.map.contains_key("d_model") || self.map.contains_key("ssm_cfg")) {
+            warnings.push(format!("{}: no `model_type`: taken as a Mamba-1 model", self.file));
+        }
+        Ok(Arch::Mamba1)
+    }
+
+    /// Refuses options that change the result and are not implemented.
+    pub fn check_supported(&self) -> Result<(), LoadError> {
+        let unsupported = |key: &str, value: &Value, reason| LoadError::UnsupportedOption {
+            file: self.file.clone(),
+            key: key.into(),
+            value: shown(value),
+            reason,
+        };
+        if let Some(act) = self.get("hidden_act") {
+            if !matches!(act.as_str(), Some("silu" | "swish")) {
+                return Err(unsupported("hidden_act", act, "the activation must be \"silu\""));
+            }
+        }
+        if self.flag("rms_norm")? == Some(false) {
+            return Err(unsupported("rms_norm", &Value::Bool(false), "LayerNorm: only RMSNorm is implemented"));
+        }
+        for (key, reason) in [("attn_layer_idx", "attention layers"), ("d_intermediate", "MLP layers")] {
+            let harmless = |v: &Value| v.as_array().is_some_and(|list| list.is_empty()) || v.as_u64() == Some(0);
+            if let Some(value) = self.get(key).filter(|v| !harmless(v)) {
+                return Err(unsupported(key, value, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses weights that another program has quantised, by the method's name. `plain`: whether all weights are numbers that
+    /// can be read: then the config only says what its author's program made of them.
+    pub fn check_quantisation(&self, plain: bool, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+        let Some((key, value)) =
+            ["quantization_config", "quantization"].iter().find_map(|key| Some((key, self.get(key)?)))
+        else {
+            return Ok(());
+        };
+        let method = value.get("quant_method").map_or_else(|| shown(value), shown);
+        if plain {
+            warnings.push(format!(
+                "{}: `{key}` is {method}, but the weights are not quantised: they are run as they are",
+                self.file
+            ));
+            return Ok(());
+        }
+        let reason =
+            "weights quantised by another program: take the original model, or one quantised by `mamba-wgpu quantize`";
+        Err(LoadError::UnsupportedOption { file: self.file.clone(), key: (*key).into(), value: method, reason })
+    }
+
+    /// Whether the config ties the head to the embedding: both libraries do where it does not say.
+    pub fn ties(&self) -> Result<bool, LoadError> {
+        Ok(match self.flag("tie_word_embeddings")? {
+            Some(tied) => tied,
+            None => self.flag("tie_embeddings")?.unwrap_or(true),
+        })
+    }
+
+    /// Where the config says whether `in_proj`, `out_proj` and the convolution have biases, the tensors must agree.
+    pub fn check_biases(&self, has: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {
+        for (key, tensor) in [
+            ("use_bias", "in_proj.bias"),
+            ("use_bias", "out_proj.bias"),
+            ("ssm_cfg.bias", "in_proj.bias"),
+            ("ssm_cfg.bias", "out_proj.bias"),
+            ("use_conv_bias", "conv1d.bias"),
+            ("ssm_cfg.conv_bias", "conv1d.bias"),
+        ] {
+            let stored = has(&format!("mixer.{tensor}"));
+            if self.flag(key)?.is_some_and(|expected| expected != stored) {
+                let found =
+                    format!("the layers {} a tensor `mixer.{tensor}`", if stored { "have" } else { "do not have" });
+                let (file, key, value) = (self.file.clone(), key.into(), (!stored).to_string());
+                return Err(LoadError::Contradiction { file, key, value, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the config against the tensors' dimensions.
+    pub fn model(
+        &self,
+        arch: Arch,
+        dims: &Dims,
+        tied: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<ModelConfig, LoadError> {
+        self.check_dimensions(dims, warnings)?;
+        self.check_vocabulary(dims, warnings)?;
+        let mixer_rms_eps = self.epsilon("mixer_rms_eps", MIXER_RMS_EPS)?;
+        Ok(ModelConfig {
+            norm_eps: self.epsilon("layer_norm_epsilon", NORM_EPS)?,
+            eos_token_id: self.tokens("eos_token_id")?,
+            bos_token_id: self.tokens("bos_token_id")?.first().copied(),
+            ..dims.model(arch, tied, mixer_rms_eps)
+        })
+    }
+
+    fn check_dimensions(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+        let has = |dimension: &str, n: usize, tensor: &str| format!("the tensors have {dimension} {n} (`{tensor}`)");
+        let layers = format!("the last of the {} layers stored is `{}`", dims.n_layer, dims.last_layer);
+        let inner = has("d_inner", dims.d_inner, &dims.a_log);
+        // Keys in order of precedence; those from `free` on are read by no library.
+        let checks: [(&[&str], usize, usize, String); 6] = [
+            (&["hidden_size", "d_model"], 2, dims.d_model, has("d_model", dims.d_model, &dims.embedding)),
+            (&["num_hidden_layers", "n_layer"], 2, dims.n_layer, layers),
+            (&["state_size", "ssm_cfg.d_state"], 2, dims.d_state, has("d_state", dims.d_state, &dims.a_log)),
+            (&["conv_kernel", "ssm_cfg.d_conv"], 2, dims.d_conv, has("d_conv", dims.d_conv, &dims.conv1d)),
+            (&["intermediate_size", "expand", "ssm_cfg.expand", "d_inner"], 3, dims.d_inner, inner),
+            (&["time_step_rank", "ssm_cfg.dt_rank"], 2, dims.dt_rank, has("dt_rank", dims.dt_rank, &dims.dt_proj)),
+        ];
+        for (keys, free, stored, found) in checks {
+            let mut decided = false;
+            for (i, key) in keys.iter().enumerate() {
+                let Some(value) = self.get(key) else { continue };
+                let agrees = if key.ends_with("expand") {
+                    // transformers: int(expand * hidden_size)
+                    value.as_f64().map(|expand| (expand * dims.d_model as f64).floor() == stored as f64)
+                } else if value.as_str() == Some("auto") && key.ends_with("_rank") {
+                    Some(dims.d_model.div_ceil(16) == stored)
+                } else {
+                    value.as_u64().map(|n| n == stored as u64)
+                };
+                let strict = !decided && i < free;
+                decided |= i < free;
+                match agrees {
+                    Some(true) => {}
+                    None if strict => return Err(self.bad_value(key, value, "it must be a number")),
+                    Some(false) if strict => {
+                        let (file, key, value) = (self.file.clone(), key.to_string(), shown(value));
+                        return Err(LoadError::Contradiction { file, key, value, found });
+                    }
+                    _ => warnings.push(format!("{}: `{key}` is {}, but {found}: ignored", self.file, shown(value))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The embedding may have more rows than the vocabulary, most often because mamba-ssm pads it to a multiple.
+    fn check_vocabulary(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
+        let Some(value) = self.get("vocab_size") else {
+            return Ok(());
+        };
+        let vocab = value.as_u64().ok_or_else(|| self.bad_value("vocab_size", value, "it must be a whole number"))?;
+        let rows = dims.vocab_size as u64;
+        let found = format!("the embedding has {rows} rows (`{}`)", dims.embedding);
+        if vocab > rows {
+            let (file, key) = (self.file.clone(), "vocab_size".into());
+            return Err(LoadError::Contradiction { file, key, value: shown(value), found });
+        }
+        let multiple = self.get("pad_vocab_size_multiple").and_then(Value::as_u64).filter(|&m| m > 0).unwrap_or(8);
+        let padded = |m: u64| vocab.checked_next_multiple_of(m) == Some(rows);
+        if vocab < rows && ![multiple, 8, 16, 32, 64, 128].into_iter().any(padded) {
+            warnings.push(format!("{}: `vocab_size` is {vocab}, but {found}: all rows are used", self.file));
+        }
+        Ok(())
+    }
+}
+
+impl Dims {
+    /// The layers' dimensions.
+    pub fn layer(&self, arch: Arch, mixer_rms_eps: f32) -> Shape {
+        let &Dims { d_model, d_inner, d_state, d_conv, dt_rank, .. } = self;
+        let mixer_rms_eps = (arch == Arch::FalconMamba).then_some(mixer_rms_eps);
+        Shape::Mamba1(mamba1::Shape { d_model, d_inner, d_state, d_conv, dt_rank, mixer_rms_eps })
+    }
+
+    /// The config that the tensors alone imply.
+    pub fn model(&self, arch: Arch, tied: bool, mixer_rms_eps: f32) -> ModelConfig {
+        ModelConfig {
+            arch,
+            d_model: self.d_model,
+            vocab_size: self.vocab_size,
+            layers: vec![self.layer(arch, mixer_rms_eps); self.n_layer],
+            norm_eps: NORM_EPS,
+            tie_embeddings: tied,
+            eos_token_id: Vec::new(),
+            bos_token_id: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> RawConfig {
+        RawConfig::parse("config.json", json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn families() {
+        let arch = |json| parse(json).arch(&mut Vec::new());
+        assert_eq!(arch(r#"{"model_type": "mamba"}"#).unwrap(), Arch::Mamba1);
+        assert_eq!(arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(), Arch::FalconMamba);
+        assert_eq!(arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(), Arch::FalconMamba);
+        assert_eq!(arch(r#"{"d_model": 4, "ssm_cfg": {"layer": "Mamba1"}}"#).unwrap(), Arch::Mamba1);
+        for mamba2 in [
+            r#"{"model_type": "mamba2"}"#,
+            r#"{"ssm_cfg": {"layer": "Mamba2"}}"#,
+            r#"{"architectures": ["Mamba2ForCausalLM"]}"#,
+        ] {
+            assert!(matches!(arch(mamba2), Err(LoadError::Mamba2 { .. })), "{mamba2}");
+        }
+        for unknown in
+            [r#"{"model_type": "llama"}"#, r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"{"architectures": [3]}"#]
+        {
+            assert!(matches!(arch(unknown), Err(LoadError::UnknownArchitecture { .. })), "{unknown}");
+        }
+        assert!(matches!(arch(r#"{"model_type": 3}"#), Err(LoadError::ConfigValue { .. })));
+    }
+
+    #[test]
+    fn tokens_and_ties() {
+        let eos = |json| parse(json).tokens("eos_token_id");
+        assert_eq!(eos(r#"{"eos_token_id": [1, 2]}"#).unwrap(), [1, 2]);
+        assert_eq!(eos(r#"{"model_type": "mamba"}"#).unwrap(), [0]);
+        assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#).unwrap().is_empty());
+        assert!(eos(r#"{"eos_token_id": -1}"#).unwrap().is_empty());
+        assert!(eos(r#"{"eos_token_id": "x"}"#).is_err());
+        assert!(eos(r#"{"eos_token_id": 4294967296}"#).is_err());
+        assert!(parse("{}").ties().unwrap());
+        assert!(!parse(r#"{"tie_embeddings": false}"#).ties().unwrap());
+        assert!(!parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#).ties().unwrap());
+    }
+}

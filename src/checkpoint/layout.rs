@@ -1,0 +1,316 @@
+//! Which stored tensor is which weight: finds every tensor, takes the dimensions from shapes, and checks all the others.
+
+use super::{
+    config::{Arch, Dims},
+    names::{self, Names},
+    quantised,
+    shard::{Shard, Stored},
+    weights::ModelWeights,
+    Dtype, LoadError, TensorView,
+};
+use crate::model::blocks::{Shape, Weights, MIXER_RMS_EPS};
+use std::collections::HashMap;
+
+/// All tensors of all shards.
+pub(super) struct Table {
+    pub shards: Vec<Shard>,
+    /// A tensor and the shard it is in.
+    pub tensors: Vec<(Stored, usize)>,
+    /// By canonical names ([`names::canonical`]).
+    by_name: HashMap<String, usize>,
+}
+
+/// Names that a message lists.
+const SUMMARY: usize = 6;
+
+/// Positions in [`Table::tensors`].
+pub(super) struct Layout {
+    embedding: usize,
+    layers: Vec<Weights<usize>>,
+    norm_f: usize,
+    lm_head: Option<usize>,
+}
+
+impl Table {
+    pub fn new(shards: Vec<(Shard, Vec<Stored>)>) -> Result<Self, LoadError> {
+        let mut table = Table { shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        quantised::same_in_all(shards.iter().map(|(shard, _)| shard))?;
+        for (i, (shard, tensors)) in shards.into_iter().enumerate() {
+            let tensors = quantised::gather(&shard, tensors)?;
+            table.shards.push(shard);
+            for tensor in tensors {
+                let canonical = names::canonical(&tensor.name).into_owned();
+                if let Some(other) = table.by_name.insert(canonical, table.tensors.len()) {
+                    let (file, first) = (table.shards[i].file.clone(), table.tensors[other].0.name.clone());
+                    return Err(match first == tensor.name {
+                        true => {
+                            LoadError::DuplicateTensor { file, other: table.file(other).into(), tensor: tensor.name }
+                        }
+                        false => LoadError::AmbiguousNames { file, first, second: tensor.name },
+                    });
+                }
+                table.tensors.push((tensor, i));
+            }
+        }
+        Ok(table)
+    }
+
+    /// The canonical names, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// What there is, for messages about names that are not: a handful of them.
+    pub fn summary(&self) -> String {
+        let mut patterns: Vec<String> = Vec::new();
+        for (stored, _) in &self.tensors {
+            let pattern = names::pattern(&stored.name);
+            if !patterns.contains(&pattern) {
+                patterns.push(pattern);
+            }
+            if patterns.len() > SUMMARY {
+                break;
+            }
+        }
+        let more = if patterns.len() > SUMMARY { ", ..." } else { "" };
+        patterns.truncate(SUMMARY);
+        let list = patterns.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        match self.tensors.len() {
+            0 => "; the file holds no tensors".into(),
+            n => format!("; the {n} tensors there are called {list}{more}"),
+        }
+    }
+
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn file(&self, tensor: usize) -> &str {
+        &self.shards[self.tensors[tensor].1].file
+    }
+
+    pub fn shape(&self, tensor: usize) -> &[usize] {
+        &self.tensors[tensor].0.shape
+    }
+
+    /// `name [shape]`, for messages.
+    fn described(&self, tensor: usize) -> String {
+        format!("{} {:?}", self.tensors[tensor].0.name, self.shape(tensor))
+    }
+
+    pub fn view(&self, tensor: usize) -> TensorView<'_> {
+        let (stored, shard) = &self.tensors[tensor];
+        let shard = &self.shards[*shard];
+        // `usable` has refused every other type before a layout exists.
+        let plain = || Dtype::from_stored(stored.dtype).unwrap_or(Dtype::F32);
+        TensorView {
+            name: &stored.name,
+            dtype: stored.quantised.as_ref().map_or_else(plain, |(quant, _)| (*quant).into()),
+            shape: &stored.shape,
+            data: &shard.bytes[stored.range.clone()],
+            scales: stored.quantised.as_ref().map_or(&[], |(_, scales)| &shard.bytes[scales.clone()]),
+            file: &shard.file,
+            patch: None,
+        }
+    }
+
+    /// Whether every tensor can be read, as numbers or as quantised here.
+    pub fn is_plain(&self) -> bool {
+        self.tensors.iter().all(|(t, _)| t.quantised.is_some() || Dtype::from_stored(t.dtype).is_some())
+    }
+
+    /// Where a missing tensor was looked for.
+    pub fn place(&self) -> String {
+        match &self.shards[..] {
+            [one] => one.file.clone(),
+            [first, .., last] => format!("{} ... {}", first.file, last.file),
+            [] => "no file".into(),
+        }
+    }
+
+    /// A tensor that must be there, of a type that can be read and with elements.
+    pub fn required(&self, name: &str) -> Result<usize, LoadError> {
+        let missing = || LoadError::MissingTensor { file: self.place(), tensor: name.into(), hint: String::new() };
+        self.usable(self.find(name).ok_or_else(missing)?)
+    }
+
+    pub fn usable(&self, tensor: usize) -> Result<usize, LoadError> {
+        let (stored, _) = &self.tensors[tensor];
+        let (file, name) = (self.file(tensor).to_string(), stored.name.clone());
+        if stored.quantised.is_none() && Dtype::from_stored(stored.dtype).is_none() {
+            return Err(LoadError::Dtype {
+                file,
+                tensor: name,
+                dtype: stored.dtype.to_string(),
+                allowed: "F32, F16 and BF16",
+            });
+        }
+        if stored.shape.contains(&0) {
+            return Err(LoadError::ZeroSize { file, tensor: name, found: stored.shape.clone() });
+        }
+        Ok(tensor)
+    }
+
+    pub fn check(&self, tensor: usize, expected: &'static str, shape: &[usize]) -> Result<usize, LoadError> {
+        if self.shape(tensor) == shape {
+            return Ok(tensor);
+        }
+        Err(LoadError::Shape {
+            file: self.file(tensor).into(),
+            tensor: self.tensors[tensor].0.name.clone(),
+            found: self.shape(tensor).to_vec(),
+            expected,
+            shape: shape.to_vec(),
+        })
+    }
+
+    /// The shape of a tensor that dimensions are read from.
+    fn dimensions<const N: usize>(&self, tensor: usize, expected: &'static str) -> Result<[usize; N], LoadError> {
+        <[usize; N]>::try_from(self.shape(tensor)).map_err(|_| LoadError::Rank {
+            file: self.file(tensor).into(),
+            tensor: self.tensors[tensor].0.name.clone(),
+            found: self.shape(tensor).to_vec(),
+            expected,
+        })
+    }
+
+    /// Gives a convolution's weight in MLX's shape, (d_inner, d_conv, 1), that of Hugging Face; whether it was in MLX's.
+    fn turn_mlx_convolution(&mut self, name: &str) -> bool {
+        let Some(at) = self.find(name) else { return false };
+        let shape = &mut self.tensors[at].0.shape;
+        let mlx = matches!(shape[..], [_, taps, 1] if taps > 1);
+        if mlx {
+            shape.swap(1, 2);
+        }
+        mlx
+    }
+
+    /// An error if a tensor that only Mamba-2 has is there.
+    pub fn refuse_mamba2(&self) -> Result<(), LoadError> {
+        match self.tensors.iter().position(|(t, _)| names::is_mamba2(&t.name)) {
+            Some(i) => Err(LoadError::Mamba2 {
+                file: self.file(i).into(),
+                evidence: format!("it has a tensor `{}`", self.tensors[i].0.name),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Layout {
+    /// Finds all weights but the head, whose place depends on the config.
+    ///
+    /// `embedding` is the tensor to use as such (the head's, in a tied checkpoint that stores only that). Convolutions that are stored as
+    /// MLX does, (d_inner, d_conv, 1), get Hugging Face's shape: the numbers lie in the same order. `notes` hears of it.
+    pub fn new(
+        table: &mut Table,
+        names: &Names,
+        embedding: usize,
+        arch: Arch,
+        notes: &mut Vec<String>,
+    ) -> Result<(Self, Dims), LoadError> {
+        let n_layer = names.n_layer(&table.place(), || table.summary())?;
+        if (0..n_layer).filter(|i| table.turn_mlx_convolution(&names.layer(*i, "mixer.conv1d.weight"))).count() > 0 {
+            notes.push("the convolutions are stored as MLX does, (d_inner, d_conv, 1)".into());
+        }
+        let table = &*table;
+        let first = |name: &str| table.required(&names.layer(0, name));
+        let (a_log, conv1d, dt_proj) =
+            (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
+        let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
+        let [d_inner, d_state] = table.dimensions(a_log, "(d_inner, d_state)")?;
+        let [_, _, d_conv] = table.dimensions(conv1d, "(d_inner, 1, d_conv)")?;
+        let [_, dt_rank] = table.dimensions(dt_proj, "(d_inner, dt_rank)")?;
+        let dims = Dims {
+            d_model,
+            n_layer,
+            vocab_size,
+            d_inner,
+            d_state,
+            d_conv,
+            dt_rank,
+            embedding: table.described(embedding),
+            a_log: table.described(a_log),
+            conv1d: table.described(conv1d),
+            dt_proj: table.described(dt_proj),
+            last_layer: names.layer(n_layer - 1, "*"),
+        };
+        let norm_f = table.check(table.required(&names.norm_f())?, "(d_model)", &[d_model])?;
+        let shape = dims.layer(arch, MIXER_RMS_EPS);
+        let layers = (0..n_layer).map(|i| layer(table, names, i, &shape)).collect::<Result<Vec<_>, _>>()?;
+        let layout = Layout { embedding, layers, norm_f, lm_head: None };
+        layout.check_optional(table, names, &shape)?;
+        Ok((layout, dims))
+    }
+
+    /// Uses a head of its own.
+    pub fn set_head(&mut self, table: &Table, head: usize, dims: &Dims) -> Result<(), LoadError> {
+        table.usable(head)?;
+        self.lm_head = Some(table.check(head, "(vocab_size, d_model)", &[dims.vocab_size, dims.d_model])?);
+        Ok(())
+    }
+
+    /// Drops the head: the embedding serves as one.
+    pub fn tie(&mut self) {
+        self.lm_head = None;
+    }
+
+    pub fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    /// What the first layer has of the parameters that a model may lack must be in all, and the reverse: they were trained together.
+    fn check_optional(&self, table: &Table, names: &Names, shape: &Shape) -> Result<(), LoadError> {
+        for param in shape.params().into_iter().filter(|param| param.optional) {
+            let has: Vec<bool> = self.layers.iter().map(|layer| layer.get(param.name).is_some()).collect();
+            if let (Some(with), Some(without)) = (has.iter().position(|h| *h), has.iter().position(|h| !h)) {
+                return Err(LoadError::MissingTensor {
+                    file: table.place(),
+                    tensor: names.layer(without, param.name),
+                    hint: format!(": layer {with} has one"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the layers have a parameter that a model may lack, such as `mixer.in_proj.bias`.
+    pub fn has(&self, name: &str) -> bool {
+        self.layers.first().is_some_and(|layer| layer.get(name).is_some())
+    }
+
+    /// Positions of all tensors in use.
+    pub fn used(&self) -> Vec<usize> {
+        let mut used = vec![self.embedding, self.norm_f];
+        used.extend(self.lm_head);
+        self.layers.iter().for_each(|layer| layer.for_each(&mut |_, tensor| used.push(*tensor)));
+        used
+    }
+
+    /// All weights; `view` makes the view of a tensor.
+    pub fn weights<'a>(&self, view: impl Fn(usize) -> TensorView<'a>) -> ModelWeights<'a> {
+        ModelWeights {
+            embedding: view(self.embedding),
+            layers: self.layers.iter().map(|layer| layer.each(&mut |_, tensor| view(*tensor))).collect(),
+            norm_f: view(self.norm_f),
+            lm_head: self.lm_head.map(&view),
+        }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn embedding(&self) -> usize {
+        self.embedding
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn head(&self) -> Option<usize> {
+        self.lm_head
+    }
+}
+
+/// Where a layer's parameters are, each of the shape that its list says.
+fn layer(table: &Table, names: &Names, layer: usize, shape: &Shape) -> Result<Weights<usize>, LoadError> {
+    shape.build(&mut |param| table.find(&names.layer(layer, param.name)).is_some(), &mut |param| {
+        table.check(table.required(&names.layer(layer, param.name))?, param.symbols, &param.shape)
+    })
+}

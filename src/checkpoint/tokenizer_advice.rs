@@ -1,0 +1,62 @@
+//! What to do about a model without a tokenizer that can be read.
+
+use super::Checkpoint;
+use crate::checkpoint::Arch;
+
+/// Files of tokenizers in other formats -> what they are.
+const OTHERS: [(&str, &str); 7] = [
+    ("tokenizer.model", "a SentencePiece model"),
+    ("spiece.model", "a SentencePiece model"),
+    ("sentencepiece.bpe.model", "a SentencePiece model"),
+    ("tekken.json", "Mistral's own format"),
+    ("qwen.tiktoken", "a tiktoken vocabulary"),
+    ("vocab.txt", "a WordPiece vocabulary"),
+    ("vocab.json", "half of a byte-level BPE, whose merges.txt is missing"),
+];
+
+/// Entries of GPT-NeoX's vocabulary, as mamba-ssm's models have them, padded or not.
+const NEOX: std::ops::RangeInclusive<usize> = 50254..=50304;
+
+impl Checkpoint {
+    /// Why text cannot be turned into tokens, and what to do: by the tokenizer files that lie beside the weights, or else by which
+    /// model it seems to be.
+    pub fn tokenizer_advice(&self) -> String {
+        let vocab_size = self.config().vocab_size;
+        let folder = self.folder();
+        let there = |name: &str| folder.as_ref().is_some_and(|folder| exists(folder, name));
+        let whole = there("merges.txt");
+        let other = OTHERS.iter().find(|(name, _)| there(name) && !(whole && *name == "vocab.json"));
+        if let Some((name, what)) = other {
+            let folder = folder.unwrap_or_default();
+            if *name == "vocab.json" {
+                return format!("{name} is there, but {what}: add it, or the tokenizer.json");
+            }
+            return format!(
+                "{name} is there, but {what} is not read. Convert it once, in Python:\n\n    \
+                 pip install transformers sentencepiece protobuf tiktoken\n    \
+                 python3 -c 'from transformers import AutoTokenizer; \
+                 AutoTokenizer.from_pretrained({folder:?}, use_fast=True).save_pretrained({folder:?})'\n"
+            );
+        }
+        let from = match self.config().arch {
+            _ if NEOX.contains(&vocab_size) => {
+                "models published by mamba-ssm use EleutherAI/gpt-neox-20b's: put that file there".into()
+            }
+            Arch::FalconMamba => "put that of tiiuae/falcon-mamba-7b there, if the model comes from it".into(),
+            Arch::Mamba1 => {
+                format!("put the file of the model that this one was made from there: one with {vocab_size} entries or a few less")
+            }
+        };
+        format!("there is no tokenizer.json beside the weights ({from})")
+    }
+
+    /// The folder of the weights, if they come from one.
+    fn folder(&self) -> Option<String> {
+        let file = std::path::Path::new(self.files().next()?);
+        Some(file.parent()?.display().to_string())
+    }
+}
+
+fn exists(folder: &str, name: &str) -> bool {
+    std::path::Path::new(folder).join(name).is_file()
+}

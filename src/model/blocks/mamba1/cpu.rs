@@ -1,0 +1,110 @@
+//! A Mamba layer by the twins.
+
+use super::{Shape, Weights};
+use crate::model::blocks::cpu::{linear, HostTensor, LayerState, Mode, Stream};
+use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
+use crate::reference::{
+    conv1d, conv1d_state, conv1d_update, rms_norm, scan_blelloch, scan_fused, scan_sequential, selective_state_update,
+    x_dbl_norm, ConvShape, Epilogue, ExplainInput, Linear, ScanInput, ScanShape,
+};
+use crate::settings::Scan;
+
+/// Positions that the Blelloch scan takes as one block; fewer for a shorter chunk, which would be mostly identities.
+const BLELLOCH_BLOCK: usize = 256;
+/// Positions of a chunk of the fused scan.
+const FUSED_CHUNK: usize = 256;
+
+/// The activations of up to so many positions.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    rows: usize,
+    pub xz: Vec<f32>,    // (rows, 2 d_inner)
+    pub u: Vec<f32>,     // (rows, d_inner)
+    pub x_dbl: Vec<f32>, // (rows, dt_rank + 2 d_state)
+    pub delta: Vec<f32>, // (rows, d_inner)
+    pub y: Vec<f32>,     // (rows, d_inner)
+}
+
+impl Workspace {
+    fn grow(&mut self, rows: usize, s: &Shape) {
+        if rows <= self.rows {
+            return;
+        }
+        self.rows = rows;
+        self.xz.resize(rows * 2 * s.d_inner, 0.0);
+        self.u.resize(rows * s.d_inner, 0.0);
+        self.x_dbl.resize(rows * s.x_dbl_width(), 0.0);
+        self.delta.resize(rows * s.d_inner, 0.0);
+        self.y.resize(rows * s.d_inner, 0.0);
+    }
+}
+
+/// residual += mixer(rms_norm(residual)); both states advance.
+pub(crate) fn forward(
+    w: &Weights<HostTensor>,
+    s: &Shape,
+    work: &mut Workspace,
+    stream: &mut Stream<'_>,
+    state: LayerState<'_>,
+) {
+    let &Shape { d_model, d_inner, d_state, d_conv, dt_rank, .. } = s;
+    let (l, mode, width) = (stream.l, stream.mode, s.x_dbl_width());
+    work.grow(l, s);
+    let xz = &mut work.xz[..l * 2 * d_inner];
+    let u = &mut work.u[..l * d_inner];
+    let x_dbl = &mut work.x_dbl[..l * width];
+    let delta = &mut work.delta[..l * d_inner];
+    let y = &mut work.y[..l * d_inner];
+
+    rms_norm(stream.hidden, stream.residual, None, Some(w.norm.values()), stream.norm_eps, d_model);
+    let in_proj = (&w.in_proj, w.in_proj_bias.as_ref());
+    linear(mode, xz, stream.hidden, in_proj, &Linear::dense(l, d_model, 2 * d_inner), Epilogue::None);
+
+    let shape = ConvShape { l, d_inner, d_conv, x_stride: 2 * d_inner };
+    let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
+    match mode {
+        Mode::Prefill => {
+            conv1d(u, xz, state.conv, conv, bias, &shape);
+            conv1d_state(state.conv, xz, &shape);
+        }
+        Mode::Decode => conv1d_update(u, state.conv, xz, conv, bias, &shape),
+    }
+
+    linear(mode, x_dbl, u, (&w.x_proj, None), &Linear::dense(l, d_inner, width), Epilogue::None);
+    if let Some(eps) = s.mixer_rms_eps {
+        x_dbl_norm(x_dbl, dt_rank, d_state, eps);
+    }
+    let shape = Linear { l, k: dt_rank, n: d_inner, x_stride: width, y_stride: d_inner };
+    linear(mode, delta, x_dbl, (&w.dt_proj, Some(&w.dt_proj_bias)), &shape, Epilogue::Softplus);
+
+    let input = ScanInput { u, delta, a: w.a_log.values(), x_dbl, d: w.d.values(), xz };
+    let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
+    match (mode, stream.scan) {
+        (Mode::Decode, _) => selective_state_update(y, state.ssm, &input, &shape),
+        (Mode::Prefill, Scan::Sequential) => scan_sequential(y, state.ssm, &input, &shape),
+        (Mode::Prefill, Scan::Blelloch) => {
+            let block = l.next_power_of_two().clamp(2, BLELLOCH_BLOCK);
+            scan_blelloch(y, state.ssm, &input, &shape, block);
+        }
+        (Mode::Prefill, Scan::Fused) => scan_fused(y, state.ssm, &input, &shape, FUSED_CHUNK),
+    }
+
+    let out_proj = (&w.out_proj, w.out_proj_bias.as_ref());
+    linear(mode, stream.residual, y, out_proj, &Linear::dense(l, d_inner, d_model), Epilogue::Add);
+}
+
+/// What the layer has seen in the l positions that have just gone through.
+pub(crate) fn explain(
+    w: &Weights<HostTensor>,
+    s: &Shape,
+    work: &Workspace,
+    i: usize,
+    l: usize,
+    options: &ExplainOptions,
+) -> LayerExplanation {
+    let rows = l * s.d_inner;
+    let (u, delta) = (&work.u[..rows], &work.delta[..rows]);
+    let input = ExplainInput { u, delta, a: w.a_log.values(), x_dbl: &work.x_dbl };
+    let tensors = LayerTensors { input, xz: &work.xz, d: w.d.values(), y: &work.y };
+    LayerExplanation::by_twins(i, &tensors, options, &ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank))
+}

@@ -1,0 +1,157 @@
+//! The kinds of layers: a model is a list of them.
+//!
+//! A file (or folder) a kind holds all that is particular to it: its [`Shape`], its one list of parameters, what it keeps of a
+//! text, and its way through the kernels and through their twins. What reads and writes checkpoints, makes random models, counts,
+//! quantises or saves states walks these lists and knows no kind by name.
+
+pub(crate) mod cpu;
+pub(crate) mod gpu;
+pub mod mamba1;
+pub(crate) mod parameters;
+
+pub use parameters::{Init, Param, Role};
+
+/// A layer's kind and dimensions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Shape {
+    Mamba1(mamba1::Shape),
+}
+
+/// A layer's parameters, each of them a `T`: a place in a table, a view of a file, a tensor on a host or on a device.
+#[derive(Debug, Clone)]
+pub enum Weights<T> {
+    Mamba1(mamba1::Weights<T>),
+}
+
+/// A tensor that a layer keeps of a text, besides what it makes of the next token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// As mamba-ssm calls it: `conv_state`, `ssm_state`.
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+}
+
+impl Field {
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Epsilon of Falcon-Mamba's norms inside the mixer, where a config says nothing.
+pub(crate) const MIXER_RMS_EPS: f32 = 1e-6;
+
+/// The states that layers may keep, in the order in which they are saved.
+pub const STATES: [&str; 2] = ["conv_state", "ssm_state"];
+
+impl Shape {
+    /// The one list of a layer's parameters, in the order of the forward pass; those that a model may lack are in it.
+    pub fn params(&self) -> Vec<Param> {
+        match self {
+            Shape::Mamba1(s) => s.params(),
+        }
+    }
+
+    /// What the layer keeps of a text.
+    pub fn state(&self) -> Vec<Field> {
+        match self {
+            Shape::Mamba1(s) => s.state(),
+        }
+    }
+
+    /// Elements of one of the [`STATES`]; 0 where the layer keeps none of that name.
+    pub fn state_elements(&self, name: &str) -> usize {
+        self.state().iter().find(|field| field.name == name).map_or(0, Field::elements)
+    }
+
+    /// The widest row of activations, which limits how many tokens fit into a binding.
+    pub fn widest(&self) -> usize {
+        match self {
+            Shape::Mamba1(s) => s.widest(),
+        }
+    }
+
+    /// What a config.json of transformers says of such layers, besides what it says of all.
+    pub(crate) fn config(&self) -> Vec<(&'static str, serde_json::Value)> {
+        match self {
+            Shape::Mamba1(s) => s.config(),
+        }
+    }
+
+    /// Its dimensions but d_model, by the names that mamba-ssm has for them.
+    pub fn dimensions(&self) -> Vec<(&'static str, usize)> {
+        match self {
+            Shape::Mamba1(s) => s.dimensions(),
+        }
+    }
+
+    /// Channels that `explain` can show one by one, and the states of each.
+    pub fn channels(&self) -> (usize, usize) {
+        match self {
+            Shape::Mamba1(s) => (s.d_inner, s.d_state),
+        }
+    }
+
+    /// Multiplications with additions of the linear layers, a token.
+    pub fn multiply_adds(&self) -> usize {
+        let matrices = self.params().into_iter().filter(|param| matches!(param.role, Role::Matrix | Role::Exact));
+        matrices.map(|param| param.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Mamba-1's dimensions, of a layer that is one.
+    pub fn mamba1(&self) -> Option<&mamba1::Shape> {
+        match self {
+            Shape::Mamba1(s) => Some(s),
+        }
+    }
+
+    /// Its constants, for the fingerprint of a model.
+    pub(crate) fn constants(&self) -> Vec<f32> {
+        match self {
+            Shape::Mamba1(s) => vec![s.mixer_rms_eps.unwrap_or(MIXER_RMS_EPS)],
+        }
+    }
+
+    /// Takes every parameter: `has` says whether one that a model may lack is there.
+    pub(crate) fn build<T, E>(
+        &self,
+        has: &mut dyn FnMut(&Param) -> bool,
+        take: &mut dyn FnMut(&Param) -> Result<T, E>,
+    ) -> Result<Weights<T>, E> {
+        Ok(match self {
+            Shape::Mamba1(s) => Weights::Mamba1(mamba1::Weights::build(s, has, take)?),
+        })
+    }
+}
+
+impl<T> Weights<T> {
+    /// Every parameter that is there, in the order of [`Shape::params`].
+    pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'static str, &'a T)) {
+        match self {
+            Weights::Mamba1(w) => w.for_each(f),
+        }
+    }
+
+    /// The parameter of a name, without what stands before it in a file: `mixer.in_proj.weight`.
+    pub fn get(&self, name: &str) -> Option<&T> {
+        let mut found = None;
+        self.for_each(&mut |n, value| {
+            if n == name {
+                found = Some(value);
+            }
+        });
+        found
+    }
+
+    /// The same parameters as something else, which cannot fail.
+    pub fn each<U>(&self, f: &mut dyn FnMut(&'static str, &T) -> U) -> Weights<U> {
+        let Ok(all) = self.map(&mut |name, value| Ok::<_, std::convert::Infallible>(f(name, value)));
+        all
+    }
+
+    /// The same parameters as something else.
+    pub fn map<U, E>(&self, f: &mut dyn FnMut(&'static str, &T) -> Result<U, E>) -> Result<Weights<U>, E> {
+        Ok(match self {
+            Weights::Mamba1(w) => Weights::Mamba1(w.map(f)?),
+        })
+    }
+}

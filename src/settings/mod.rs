@@ -1,0 +1,7 @@
+//! What may be set: how a model is run, and how a text is written. No kernel and no file is known here.
+
+mod model;
+mod text;
+
+pub use model::{ActivationDtype, ModelOptions, Scan, WeightDtype};
+pub use text::{GenerationSettings, SamplingParams};
