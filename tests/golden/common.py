@@ -1,4 +1,4 @@
-"""What make_goldens.py and make_mamba2.py share: the sequences of expected.json, how they are drawn, and what is asserted of them."""
+"""What make_goldens.py and make_mamba2.py share: how the sequences of expected.json are drawn, and what is asserted."""
 
 import argparse
 import importlib.util
@@ -64,7 +64,8 @@ def usual_weight(name, normal, uniform, d_model, d_inner, d_conv, tied, embeddin
 def sequences(name, seed, vocab, run, check):
     """The sequences of expected.json, and what they have in common: the least margin and the largest error of float32.
 
-    `run(tokens)` gives what is written down: logits (L, V), conv_state, ssm_state, the greedy tokens and their least margin.
+    `run(tokens)` gives what is written down: logits (L, V), conv_state, ssm_state, the greedy tokens and the least
+    margin of these.
     `check(tokens)` gives logits and states again by another way, of which one is float32 and the other float64.
     """
     entries, error, margin = [], 0.0, math.inf
@@ -82,8 +83,8 @@ def sequences(name, seed, vocab, run, check):
             other, other_conv, other_ssm = check(tokens)
             difference = float(np.abs(other - logits).max())
             assert difference < 1e-3, f"{name}: two ways to compute the logits disagree by {difference}"
-            states = np.allclose(conv, other_conv, rtol=1e-5, atol=2e-5) and np.allclose(ssm, other_ssm, rtol=1e-5, atol=2e-5)
-            if difference < MAX_F32_ERROR and states:
+            pairs = ((conv, other_conv), (ssm, other_ssm))
+            if difference < MAX_F32_ERROR and all(np.allclose(a, b, rtol=1e-5, atol=2e-5) for a, b in pairs):
                 break
         else:
             raise SystemExit(f"{name}: no suitable tokens")
@@ -135,9 +136,8 @@ def write_expected(name, folder, source, config, entries, common, effects):
 
 
 def transformers_source():
-    return {
-        "transformers": transformers.__version__, "torch": torch.__version__.split("+")[0], "device": "cpu", "dtype": "float32",
-    }
+    torch_version = torch.__version__.split("+")[0]
+    return {"transformers": transformers.__version__, "torch": torch_version, "device": "cpu", "dtype": "float32"}
 
 
 def main(doc, table, golden, out):
