@@ -10,28 +10,19 @@ No GPU, no network once the packages are there. Neither `kernels`, `mamba-ssm`, 
 transformers would then compute with them. README.md, beside this file, says what each checkpoint is for.
 """
 
-import argparse
 import copy
-import importlib.util
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from transformers import FalconMambaConfig, FalconMambaForCausalLM, MambaConfig, MambaForCausalLM
 
+import common
 import reference
-
-HERE = Path(__file__).resolve().parent
-LENGTHS = (37, 1, 130)  # tokens of each sequence
-GREEDY = 16  # tokens of the greedy continuation
-MIN_MARGIN = 4e-3  # between the best and the second-best logit wherever an argmax is written down
-MIN_EFFECT = 1e-2  # on some logit, of each wrong treatment of a tensor
-MAX_F32_ERROR = 3e-5  # of transformers' float32 logits against float64
+from common import GREEDY, HERE, margins
 
 
 def recipes():
@@ -119,18 +110,12 @@ def random_weights(model, recipe):
             shape = tuple(p.shape)
             normal = rng.standard_normal(shape)
             uniform = rng.uniform(size=shape)
-            if name.endswith("embeddings.weight"):
-                v = normal * (1.5 / math.sqrt(d_model) if cfg.tie_word_embeddings else recipe.get("embedding", 0.7))
-            elif name.endswith("lm_head.weight"):
-                v = normal * 1.5 / math.sqrt(d_model)
-            elif name.endswith(("norm.weight", "norm_f.weight")):
-                v = 0.6 + 0.9 * uniform
-            elif name.endswith("in_proj.weight"):
-                v = normal * 1.3 / math.sqrt(d_model)
-            elif name.endswith(("in_proj.bias", "out_proj.bias", "conv1d.bias")):
-                v = normal * 0.4
-            elif name.endswith("conv1d.weight"):
-                v = normal * 1.2 / math.sqrt(cfg.conv_kernel)
+            v = common.usual_weight(
+                name, normal, uniform, d_model, d_inner, cfg.conv_kernel, cfg.tie_word_embeddings, recipe.get("embedding", 0.7)
+            )
+            if v is not None:
+                if name.endswith("out_proj.weight") and recipe.get("steep") and ".layers.0." in name:
+                    v[:, :2] *= 0.03  # their deltas of 95 and 20 must not drown the other channels
             elif name.endswith("x_proj.weight"):
                 # Rows: dt (rank), B (n), C (n). Falcon-Mamba normalises them, so their scale only decides how much epsilon shows.
                 v = normal * 2.0 / math.sqrt(d_inner)
@@ -149,12 +134,6 @@ def random_weights(model, recipe):
                 v = np.log(0.15 + 4.0 * uniform)
                 if recipe.get("decays"):  # states that keep nothing (-exp is -infinity in float32 from 89 on) or everything
                     v[:, :5] = [88.0, 90.0, 200.0, 3.4e38, -200.0]
-            elif name.endswith("mixer.D"):
-                v = 0.5 + uniform
-            elif name.endswith("out_proj.weight"):
-                v = normal * 1.5 / math.sqrt(d_inner)
-                if recipe.get("steep") and ".layers.0." in name:
-                    v[:, :2] *= 0.03  # their deltas of 95 and 20 must not drown the other channels
             else:
                 raise SystemExit(f"no rule for {name}")
             p.copy_(torch.from_numpy(np.asarray(v, dtype=np.float32)))
@@ -241,28 +220,6 @@ def run(model, tokens):
     return logits, conv, ssm, greedy, margin
 
 
-def margins(logits):
-    top = np.partition(logits, -2, axis=-1)
-    return top[..., -1] - top[..., -2]
-
-
-def nll_sum(logits, tokens):
-    """Sum over positions of -log p(next token), natural logarithm; 0 for one token."""
-    logits = logits.astype(np.float64)[:-1]
-    peak = logits.max(axis=-1, keepdims=True)
-    log_p = logits - peak - np.log(np.exp(logits - peak).sum(axis=-1, keepdims=True))
-    return float(-log_p[np.arange(len(tokens) - 1), tokens[1:]].sum())
-
-
-def compact(value):
-    """Seven significant digits, enough to tell neighbouring float32 logits apart within every tolerance used."""
-    if isinstance(value, np.ndarray):
-        return compact(value.tolist())
-    if isinstance(value, list):
-        return [compact(v) for v in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
-
-
 def golden(name, recipe, out):
     folder = out / name
     model = build(name, recipe, folder)
@@ -270,103 +227,38 @@ def golden(name, recipe, out):
     weights = {k: v.double().numpy() for k, v in model.state_dict().items()}
     # mamba-ssm pads the embedding: the padded rows are scored like all others, but never fed.
     vocab = recipe.get("fed") or recipe.get("original", {}).get("vocab_size", cfg.vocab_size)
-    sequences, error, margin = [], 0.0, math.inf
-    for index, length in enumerate(LENGTHS):
-        # Tokens are drawn again when an argmax is a near tie, which rounding could decide either way, or when some activation is so small
-        # beside its summands that float32 itself is uncertain: what is left can be held to tight tolerances.
-        for attempt in range(1000):
-            rng = np.random.default_rng([recipe["seed"], index, attempt])
-            tokens = rng.integers(0, vocab, length).tolist()
-            logits, conv, ssm, greedy, greedy_margin = run(model, tokens)
-            smallest = min(greedy_margin, float(margins(logits).min()))
-            if smallest < MIN_MARGIN:
-                continue
-            exact, exact_conv, exact_ssm = reference.forward(weights, cfg, tokens)
-            difference = float(np.abs(exact - logits).max())
-            assert difference < 1e-3, f"{name}: transformers and the equations disagree by {difference}"
-            states = np.allclose(conv, exact_conv, rtol=1e-5, atol=2e-5) and np.allclose(ssm, exact_ssm, rtol=1e-5, atol=2e-5)
-            if difference < MAX_F32_ERROR and states:
-                break
-        else:
-            raise SystemExit(f"{name}: no suitable tokens")
-        margin, error = min(margin, smallest), max(error, difference)
+    sequences, found = common.sequences(
+        name, recipe["seed"], vocab, lambda tokens: run(model, tokens), lambda tokens: reference.forward(weights, cfg, tokens)
+    )
+    for s in sequences:
         # transformers' step is its prefill unrolled, or the greedy tokens would not follow from the whole text.
-        whole = model(torch.tensor([tokens + greedy]), use_cache=False).logits[0, length - 1 : -1].argmax(-1).tolist()
-        assert whole == greedy, name
-        positions = [length // 5, length - 2] if length > 1 else []
-        sequence = {
-            "tokens": tokens,
-            "argmax": logits.argmax(axis=-1).tolist(),
-            "last_logits": compact(logits[-1]),
-            "logits_at": {str(t): compact(logits[t]) for t in positions},
-            "nll_sum": compact(nll_sum(logits, tokens)),
-            "greedy": greedy,
-        }
-        if index < 2:
-            sequence["conv_state"] = compact(conv.ravel())
-            if index == 0 or ssm.size < 1500:  # the one-token state of the larger ones is left out for size
-                sequence["ssm_state"] = compact(ssm.ravel())
-        sequences.append(sequence)
-    std = float(logits.std())
-    assert 0.7 < std < 4.0, f"{name}: logits have a standard deviation of {std}"
-    for file in folder.iterdir():
-        file.chmod(0o644)
+        with torch.no_grad():
+            whole = model(torch.tensor([s["tokens"] + s["greedy"]]), use_cache=False).logits[0, len(s["tokens"]) - 1 : -1]
+        assert whole.argmax(-1).tolist() == s["greedy"], name
     effects = sensitivity(name, recipe, weights, cfg, sequences)
-
-    expected = {
-        "source": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0], "device": "cpu", "dtype": "float32"},
-        "config": {
-            "d_model": cfg.hidden_size, "n_layer": cfg.num_hidden_layers, "vocab_size": cfg.vocab_size, "d_inner": cfg.intermediate_size,
-            "d_state": cfg.state_size, "d_conv": cfg.conv_kernel, "dt_rank": cfg.time_step_rank,
-        },
-        "min_margin": float(f"{margin:.2g}"),
-        "f64_max_abs_diff": float(f"{error:.2g}"),
-        "sequences": sequences,
+    config = {
+        "d_model": cfg.hidden_size, "n_layer": cfg.num_hidden_layers, "vocab_size": cfg.vocab_size, "d_inner": cfg.intermediate_size,
+        "d_state": cfg.state_size, "d_conv": cfg.conv_kernel, "dt_rank": cfg.time_step_rank,
     }
-    (folder / "expected.json").write_text(json.dumps(expected, separators=(",", ":")) + "\n")
-    size = sum(f.stat().st_size for f in folder.iterdir())
-    weakest = sorted(effects.items(), key=lambda e: e[1])[:3]
-    print(f"{name:22} {size / 1000:6.1f} kB  logits std {std:.2f}  margin {margin:.4f}  f32 error {error:.1e}  "
-          f"weakest: {', '.join(f'{w} {e:.3f}' for w, e in weakest)}")
-    return size
+    return common.write_expected(name, folder, common.transformers_source(), config, sequences, found, effects)
 
 
 def sensitivity(name, recipe, weights, cfg, sequences):
     """Largest change of any written logit of the 37 tokens, for each wrong treatment of a tensor."""
     tokens = sequences[0]["tokens"]
-    base = reference.forward(weights, cfg, tokens)[0]
-    effects = {what: np.abs(reference.forward(w, cfg, tokens)[0] - base) for what, w in reference.variants(weights, cfg)}
-    effects["zero-order hold for B"] = np.abs(reference.forward(weights, cfg, tokens, zoh=True)[0] - base)
-    if "eps_check" in recipe:
-        key, value = recipe["eps_check"]
-        other = copy.deepcopy(cfg)
-        setattr(other, key, value)
-        effects[f"{key} {value}"] = np.abs(reference.forward(weights, other, tokens)[0] - base)
-    effects = {what: float(e[-1].max()) for what, e in effects.items()}
-    for what, effect in effects.items():
-        assert effect > MIN_EFFECT, f"{name}: {what} moves the last logits by {effect} only"
-    return effects
 
+    def others():
+        for what, w in reference.variants(weights, cfg):
+            yield what, reference.forward(w, cfg, tokens)[0]
+        yield "zero-order hold for B", reference.forward(weights, cfg, tokens, zoh=True)[0]
+        if "eps_check" in recipe:
+            key, value = recipe["eps_check"]
+            other = copy.deepcopy(cfg)
+            setattr(other, key, value)
+            yield f"{key} {value}", reference.forward(weights, other, tokens)[0]
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="checkpoints to write (default: all)")
-    parser.add_argument("--out", type=Path, default=HERE / "checkpoints")
-    args = parser.parse_args()
-    for package in ("kernels", "mamba_ssm", "causal_conv1d", "mambapy"):
-        if importlib.util.find_spec(package):
-            raise SystemExit(f"{package} is installed: transformers would not take its own sequential path")
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    table = recipes()
-    unknown = set(args.names) - set(table)
-    if unknown:
-        raise SystemExit(f"no such checkpoint: {', '.join(sorted(unknown))}; there are {', '.join(table)}")
-    total = sum(golden(name, table[name], args.out) for name in args.names or table)
-    print(f"total {total / 1000:.0f} kB")
+    return common.largest_effects(name, reference.forward(weights, cfg, tokens)[0], others())
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__doc__, recipes(), golden, HERE / "checkpoints")

@@ -65,26 +65,39 @@ def forward(w, cfg, tokens, zoh=False):
     return out @ head.T, np.stack(conv_states), np.stack(ssm_states)
 
 
+def suffixes(w):
+    """The parameters' names, without the layer and `mixer.`."""
+    return sorted({k.split(".", 3)[3].removeprefix("mixer.") if k.startswith("backbone.layers.") else k for k in w})
+
+
+def changed(w, suffix, f):
+    """The weights with f applied to every parameter of that name, all layers at once; None where that changes nothing."""
+    new, differs = dict(w), False
+    for k, v in w.items():
+        if k == suffix or (k.startswith("backbone.layers.") and k.split(".", 3)[3].removeprefix("mixer.") == suffix):
+            new[k] = f(v)
+            differs |= not np.array_equal(new[k], v)
+    return new if differs else None
+
+
+def swap(v, start, middle, stop):
+    """The rows of v with [start, middle) and [middle, stop) in the other order."""
+    return np.concatenate([v[:start], v[middle:stop], v[start:middle], v[stop:]])
+
+
+def zero_rows(v, rows):
+    v = v.copy()
+    v[rows] = 0.0
+    return v
+
+
 def variants(w, cfg):
     """(what, weights) for each way of getting a tensor wrong: zeroed, rolled along an axis, two halves swapped.
 
     Layers are altered all at once, so that one class of tensor is one case. A change that changes nothing is left out.
     """
-    suffixes = sorted({k.split(".", 3)[3].removeprefix("mixer.") if k.startswith("backbone.layers.") else k for k in w})
     rank, n = cfg.time_step_rank, cfg.state_size
-
-    def changed(suffix, f):
-        new, differs = dict(w), False
-        for k, v in w.items():
-            if k == suffix or (k.startswith("backbone.layers.") and k.endswith("." + suffix)):
-                new[k] = f(v)
-                differs |= not np.array_equal(new[k], v)
-        return new if differs else None
-
-    def swap(v, start, middle, stop):
-        return np.concatenate([v[:start], v[middle:stop], v[start:middle], v[stop:]])
-
-    for suffix in suffixes:
+    for suffix in suffixes(w):
         if suffix == "lm_head.weight" and cfg.tie_word_embeddings:
             continue
         cases = [("zeroed", lambda v: np.zeros_like(v)), ("rolled along axis 0", lambda v: np.roll(v, 1, 0))]
@@ -98,16 +111,10 @@ def variants(w, cfg):
         if suffix == "x_proj.weight":
             cases.append(("B and C swapped", lambda v: swap(v, rank, rank + n, rank + 2 * n)))
             for part, rows in (("dt", slice(0, rank)), ("B", slice(rank, rank + n)), ("C", slice(rank + n, None))):
-
-                def zero_rows(v, rows=rows):
-                    v = v.copy()
-                    v[rows] = 0.0
-                    return v
-
-                cases.append((f"rows of {part} zeroed", zero_rows))
+                cases.append((f"rows of {part} zeroed", lambda v, rows=rows: zero_rows(v, rows)))
         if suffix == "conv1d.weight":
             cases.append(("reversed in time", lambda v: v[:, :, ::-1].copy()))
         for what, f in cases:
-            new = changed(suffix, f)
+            new = changed(w, suffix, f)
             if new is not None:
                 yield f"{suffix} {what}", new
