@@ -11,11 +11,12 @@ pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
+pub mod ssd;
 pub mod step;
 
 use super::shader::{NumberFormat, WeightFormat};
 use super::{Gpu, GpuError};
-use crate::kernels::{RmsNorm, StepShape};
+use crate::kernels::{GatedNorm, RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use explain::ExplainCase;
@@ -23,6 +24,7 @@ use linear::LinearCase;
 use sampling::Logits;
 use scan::{Rung, ScanCase};
 use serde::Serialize;
+use ssd::{SsdCase, SsdRung};
 use std::fmt;
 
 /// A kernel variant that something plainer can stand in for.
@@ -45,6 +47,10 @@ pub enum Variant {
     BlellochScan,
     /// The fused scan. Instead: the sequential one.
     FusedScan,
+    /// Mamba-2's recurrence in chunks. Instead: the sequential one.
+    ChunkedSsd,
+    /// ssd_state_update for one token. Instead: the kernels for texts with a length of one.
+    SsdStep,
     /// The kernels that explain. Instead: their twins, from tensors read back.
     Explain,
     /// Activations in f16. Instead: in f32.
@@ -60,7 +66,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 14] = [
+    pub const ALL: [Variant; 16] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -69,6 +75,8 @@ impl Variant {
         Variant::Step,
         Variant::BlellochScan,
         Variant::FusedScan,
+        Variant::ChunkedSsd,
+        Variant::SsdStep,
         Variant::Explain,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
@@ -93,8 +101,8 @@ impl Variant {
             Variant::F16Weights | Variant::Q8Weights | Variant::Q4Weights => "weights as f32",
             Variant::Matvec => "matmul",
             Variant::FusedStep => "kernel by kernel",
-            Variant::Step => "the parallel kernels",
-            Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+            Variant::Step | Variant::SsdStep => "the parallel kernels",
+            Variant::BlellochScan | Variant::FusedScan | Variant::ChunkedSsd => "the sequential scan",
             Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
@@ -115,6 +123,8 @@ impl fmt::Display for Variant {
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
+            Variant::ChunkedSsd => "chunked SSD",
+            Variant::SsdStep => "SSD step",
             Variant::Explain => "explaining",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",
@@ -180,6 +190,10 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Blelloch),
         Check::Scan(Rung::Fused),
         Check::Scan(Rung::Update),
+        Check::Ssd(SsdRung::Sequential),
+        Check::Ssd(SsdRung::Chunked),
+        Check::Ssd(SsdRung::Update),
+        Check::GatedNorm,
         Check::FusedStep(F32),
         Check::FusedStep(F16),
         Check::FusedStep(Q8),
@@ -227,6 +241,8 @@ enum Check {
     Conv1d,
     Conv1dUpdate,
     Scan(Rung),
+    Ssd(SsdRung),
+    GatedNorm,
     FusedStep(WeightFormat),
     Rows,
     Sample,
@@ -273,6 +289,12 @@ impl Check {
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
+            Check::Ssd(SsdRung::Sequential) => "ssd_delta, ssd_sequential".into(),
+            Check::Ssd(SsdRung::Chunked) => {
+                "ssd_chunk_cumsum, ssd_bmm_chunk, ssd_chunk_state, ssd_state_passing, ssd_chunk_scan".into()
+            }
+            Check::Ssd(SsdRung::Update) => "ssd_state_update".into(),
+            Check::GatedNorm => "gated_rms_norm".into(),
             Check::FusedStep(f) => match f.quant() {
                 // step_mixer reads dt_proj, which is never quantised.
                 Some(_) => format!("matvec {} NORM, CONV, ADD", f.tag()),
@@ -301,6 +323,8 @@ impl Check {
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            Check::Ssd(SsdRung::Chunked) => Some(Variant::ChunkedSsd),
+            Check::Ssd(SsdRung::Update) => Some(Variant::SsdStep),
             Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
@@ -340,6 +364,20 @@ impl Check {
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
                     let case = ScanCase::random((length, d_inner, d_state), (1e-4, 5.0), random);
                     scan::scan(gpu, rung, &case, &case.expected()).await?;
+                }
+                Ok(())
+            }
+            Check::Ssd(rung) => {
+                let length = if rung == SsdRung::Update { 1 } else { 600 };
+                for sizes in [(4, 36, 40, 2), (3, 5, 7, 1)] {
+                    let case = SsdCase::random(length, sizes, (1e-4, 5.0), random);
+                    ssd::ssd(gpu, rung, &case, &case.expected(false)).await?;
+                }
+                Ok(())
+            }
+            Check::GatedNorm => {
+                for kind in [GatedNorm::GateFirst, GatedNorm::NormFirst, GatedNorm::GateOnly] {
+                    ssd::gated_norm(gpu, kind, (3, 514, 2), (true, false), PLAIN, random).await?;
                 }
                 Ok(())
             }
