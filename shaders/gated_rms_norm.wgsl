@@ -1,4 +1,5 @@
-// Mamba-2's norm before out_proj, with the gate z (mamba-ssm's layernorm_gated.py); means are taken over groups of channels:
+// Mamba-2's norm before out_proj, with the gate z (mamba-ssm's layernorm_gated.py); means are taken over groups of
+// channels:
 //   NORM, GATE_FIRST   u = y silu(z),  out = u weight / sqrt(mean(u^2) + eps)
 //   NORM               out = y weight / sqrt(mean(y^2) + eps) silu(z)
 //   neither            out = y silu(z) weight

@@ -1,5 +1,6 @@
 // Mamba-2, rung (b): C[t] . B[s] within each chunk, once a group (mamba-ssm's ssd_bmm.py, _bmm_chunk_fwd, causal).
-// Grid: x over the tiles of a chunk's (CHUNK, CHUNK), y over chunks and groups. Tiles above the diagonal are left as they are.
+// Grid: x over the tiles of a chunk's (CHUNK, CHUNK), y over chunks and groups. Tiles above the diagonal are left as
+// they are.
 #include "shared/ssd.wgsl"
 #include "shared/ssd_rows.wgsl"
 #include "shared/ssd_tile.wgsl"

@@ -1,5 +1,6 @@
-// Mamba-2, rung (b), first kernel: step sizes and the sums of delta A within each chunk (mamba-ssm's ssd_chunk_state.py,
-// _chunk_cumsum_fwd). Tokens past the last have a delta of zero: they change nothing, and a chunk's last sum is its whole decay.
+// Mamba-2, rung (b), first kernel: step sizes and the sums of delta A within each chunk (mamba-ssm's
+// ssd_chunk_state.py, _chunk_cumsum_fwd). Tokens past the last have a delta of zero: they change nothing, and a chunk's
+// last sum is its whole decay.
 // Grid: x over groups of HEADS heads, y over chunks.
 #include "shared/ssd.wgsl"
 #include "shared/ssd_delta.wgsl"
@@ -8,7 +9,7 @@
 @group(0) @binding(2) var<storage, read> dt_bias: array<f32>;      // (heads)
 @group(0) @binding(3) var<storage, read> A: array<f32>;            // (heads)
 @group(0) @binding(4) var<storage, read_write> delta: array<f32>;  // (n_chunks, heads, CHUNK)
-@group(0) @binding(5) var<storage, read_write> cumsum: array<Log>; // (n_chunks, heads, CHUNK)
+@group(0) @binding(5) var<storage, read_write> cumsum: array<vec2i>; // (n_chunks, heads, CHUNK)
 
 const HEADS: u32 = 256u / CHUNK;
 
@@ -33,6 +34,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     if head < p.heads {
         let at = (wid.y * p.heads + head) * CHUNK + t;
         delta[at] = dt;
-        cumsum[at] = sum;
+        cumsum[at] = packed(sum);
     }
 }

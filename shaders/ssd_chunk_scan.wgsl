@@ -1,5 +1,5 @@
-// Mamba-2, rung (b), last kernel: outputs from each chunk's initial state and its own tokens (arXiv 2405.21060, section 6;
-// mamba-ssm's ssd_chunk_scan.py, _chunk_scan_fwd):
+// Mamba-2, rung (b), last kernel: outputs from each chunk's initial state and its own tokens (arXiv 2405.21060, section
+// 6; mamba-ssm's ssd_chunk_scan.py, _chunk_scan_fwd):
 //   y[t] = exp(c_t) S_in C_t + sum_{s <= t} (C_t . B_s) exp(c_t - c_s) delta_s x_s + D x_t
 // One product for both: k goes over the states first, then over the chunk's tokens.
 // Grid: x over the tiles of a head's channels, y over chunks and heads.
@@ -9,7 +9,7 @@
 #include "shared/ssd_columns.wgsl"
 #include "shared/ssd_tile.wgsl"
 @group(0) @binding(3) var<storage, read> delta: array<f32>;     // (n_chunks, heads, CHUNK)
-@group(0) @binding(4) var<storage, read> cumsum: array<Log>;    // (n_chunks, heads, CHUNK)
+@group(0) @binding(4) var<storage, read> cumsum: array<vec2i>;  // (n_chunks, heads, CHUNK)
 #if QUADS
 @group(0) @binding(5) var<storage, read> states: array<vec4f>;  // (n_chunks, heads, head_dim, d_state)
 #else
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     let state_slices = (p.d_state + 15u) / 16u;
     state_quads = state_slices * SLICE;
     for (var i = lid; i < CHUNK; i += WG) {
-        let sum = cumsum[wid.y * CHUNK + i];
+        let sum = unpacked(cumsum[wid.y * CHUNK + i]);
         logs[i] = sum;
         decays[i] = exp(log_value(sum));
         deltas[i] = delta[wid.y * CHUNK + i];

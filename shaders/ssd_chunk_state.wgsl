@@ -1,5 +1,5 @@
-// Mamba-2, rung (b): the state that each chunk alone leaves, sum_s exp(c_end - c_s) delta_s x_s B_s^T (arXiv 2405.21060, section 6;
-// mamba-ssm's ssd_chunk_state.py, _chunk_state_fwd).
+// Mamba-2, rung (b): the state that each chunk alone leaves, sum_s exp(c_end - c_s) delta_s x_s B_s^T (arXiv
+// 2405.21060, section 6; mamba-ssm's ssd_chunk_state.py, _chunk_state_fwd).
 // Grid: x over the tiles of a head's (head_dim, d_state), y over chunks and heads.
 #include "shared/ssd.wgsl"
 #include "shared/ssd_log.wgsl"
@@ -7,7 +7,7 @@
 #include "shared/ssd_columns.wgsl"
 #include "shared/ssd_tile.wgsl"
 @group(0) @binding(3) var<storage, read> delta: array<f32>;        // (n_chunks, heads, CHUNK)
-@group(0) @binding(4) var<storage, read> cumsum: array<Log>;       // (n_chunks, heads, CHUNK)
+@group(0) @binding(4) var<storage, read> cumsum: array<vec2i>;     // (n_chunks, heads, CHUNK)
 @group(0) @binding(5) var<storage, read_write> states: array<f32>; // (n_chunks, heads, head_dim, d_state)
 
 var<workgroup> weights: array<f32, CHUNK>; // of the chunk's tokens
@@ -38,7 +38,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     columns = vec2u(p.x_offset + h * p.head_dim, p.b_offset + h / p.group_heads * p.d_state);
     let at = wid.y * CHUNK;
     for (var i = lid; i < CHUNK; i += WG) {
-        weights[i] = delta[at + i] * exp(log_span(cumsum[at + CHUNK - 1u], cumsum[at + i]));
+        let kept = exp(log_span(unpacked(cumsum[at + CHUNK - 1u]), unpacked(cumsum[at + i])));
+        weights[i] = delta[at + i] * kept;
     }
     workgroupBarrier();
     var acc: array<vec4f, 8>;

@@ -1,6 +1,6 @@
-// Mamba-2, rung (a): the recurrence, token by token (arXiv 2405.21060, section 3.1; shared/ssd.wgsl).
-// An invocation takes one channel; its states go through registers 16 at a time, so that there may be any number, and y gathers
-// what each 16 add.
+// Mamba-2, rung (a): the recurrence, token by token (arXiv 2405.21060, section 3.1; shared/ssd.wgsl). An invocation
+// takes one channel; its states go through registers 16 at a time, so that there may be any number, and y gathers what
+// each 16 add.
 // Grid: an invocation a channel of a head.
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"

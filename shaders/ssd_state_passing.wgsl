@@ -1,14 +1,14 @@
-// Mamba-2, rung (b): carries the states over the chunks, by the operator and the tree of Mamba-1's fused scan (shared/carry.wgsl;
-// mamba-ssm's ssd_state_passing.py). What each chunk adds is replaced by its initial state; what is left at the end is the final one.
-// A chunk's decay is one number a head, exp(c_end).
-// Grid: a workgroup for WIDTH neighbouring states; its SEGMENTS rows of invocations each take a run of chunks, reduce it, scan the
-// runs' totals, and go through their run again.
+// Mamba-2, rung (b): carries the states over the chunks, by the operator and the tree of Mamba-1's fused scan
+// (shared/carry.wgsl; mamba-ssm's ssd_state_passing.py). What each chunk adds is replaced by its initial state; what is
+// left at the end is the final one. A chunk's decay is one number a head, exp(c_end).
+// Grid: a workgroup for WIDTH neighbouring states; its SEGMENTS rows of invocations each take a run of chunks, reduce
+// it, scan the runs' totals, and go through their run again.
 #include "shared/math.wgsl"
 #include "shared/ssd.wgsl"
 #include "shared/ssd_log.wgsl"
 #include "shared/carry.wgsl"
-@group(0) @binding(1) var<storage, read> cumsum: array<Log>;          // (n_chunks, heads, CHUNK)
-@group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>; // (heads, head_dim, d_state): initial in, final out
+@group(0) @binding(1) var<storage, read> cumsum: array<vec2i>;        // (n_chunks, heads, CHUNK)
+@group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>; // (heads, head_dim, d_state): initial, final
 @group(0) @binding(3) var<storage, read_write> states: array<f32>;    // (n_chunks, heads, head_dim, d_state)
 
 // Chunks whose states are read before the first is used.
@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         for (var i = 0u; i < AHEAD; i++) {
             let chunk = min(c + i, c1 - 1u);
             own[i] = states[chunk * lanes + lane];
-            sum[i] = log_value(cumsum[(chunk * p.heads + h + 1u) * CHUNK - 1u]);
+            sum[i] = log_value(unpacked(cumsum[(chunk * p.heads + h + 1u) * CHUNK - 1u]));
         }
         for (var i = 0u; i < AHEAD; i++) {
             if c + i < c1 {
@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         for (var i = 0u; i < AHEAD; i++) {
             let chunk = min(c + i, c1 - 1u);
             own[i] = states[chunk * lanes + lane];
-            sum[i] = log_value(cumsum[(chunk * p.heads + h + 1u) * CHUNK - 1u]);
+            sum[i] = log_value(unpacked(cumsum[(chunk * p.heads + h + 1u) * CHUNK - 1u]));
         }
         for (var i = 0u; i < AHEAD; i++) {
             if c + i < c1 {

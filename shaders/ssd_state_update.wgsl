@@ -1,7 +1,7 @@
 // One token of Mamba-2 after its convolution, for decoding (mamba-ssm's selective_state_update with one A a head):
-//   delta = softplus(dt + dt_bias) within limits,  S = exp(delta A) S + delta x B^T,  y = S C + D x; with GATE y silu(z)
-// Grid: LANES neighbouring invocations a channel, which share its states and meet in workgroup memory. With QUADS they take four
-// states at a time: d_state and the columns where B and C begin are multiples of four.
+//   delta = softplus(dt + dt_bias) within limits,  S = exp(delta A) S + delta x B^T,  y = S C + D x; GATE: y silu(z)
+// Grid: LANES neighbouring invocations a channel, which share its states and meet in workgroup memory. With QUADS they
+// take four states at a time: d_state and the columns where B and C begin are multiples of four.
 #include "shared/ssd.wgsl"
 #include "shared/ssd_delta.wgsl"
 #if QUADS

@@ -1,4 +1,5 @@
-// The work-efficient scan over the totals of SEGMENTS runs (Blelloch 1990, section 1.4), for WIDTH lanes beside each other.
+// The work-efficient scan over the totals of SEGMENTS runs (Blelloch 1990, section 1.4), for WIDTH lanes beside each
+// other.
 #include "shared/scan_op.wgsl"
 
 var<workgroup> tree: array<ScanElement, SEGMENTS * WIDTH>; // (SEGMENTS, WIDTH)

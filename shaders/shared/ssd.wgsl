@@ -1,5 +1,6 @@
-// The shapes that Mamba-2's kernels share (state space duality, SSD: Dao and Gu 2024, arXiv 2405.21060). A head has head_dim
-// channels x_h, a state S (head_dim, d_state), one A and one delta a token; group_heads neighbouring heads share B and C.
+// The shapes that Mamba-2's kernels share (state space duality, SSD: Dao and Gu 2024, arXiv 2405.21060). A head has
+// head_dim channels x_h, a state S (head_dim, d_state), one A and one delta a token; group_heads neighbouring heads
+// share B and C.
 //   S[t] = exp(delta A) S[t-1] + delta x_h B^T,   y_h = S C + D x_h
 struct Params {
     l: u32,             // tokens of this dispatch

@@ -1,4 +1,5 @@
-// One channel of xbc (of x or B) at four tokens from `token` on; zero past the last token and where there is no such channel.
+// One channel of xbc (of x or B) at four tokens from `token` on; zero past the last token and where there is no such
+// channel.
 fn tokens4(token: u32, column: u32, inside: bool) -> vec4f {
     let left = select(0u, p.l - min(token, p.l), inside);
     return vec4f(

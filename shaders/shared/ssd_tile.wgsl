@@ -1,6 +1,7 @@
-// A tile of a product, A (ROWS, k) B (COLS, k)^T, by a workgroup of COLS / 4 x ROWS / 8 invocations, each of which keeps eight rows
-// and four columns in registers: as matmul.wgsl, k in slices of 16 through workgroup memory, as quads along k, the next slice read
-// before the barrier so that it arrives while this one is multiplied. What A and B are, a kernel says by two functions:
+// A tile of a product, A (ROWS, k) B (COLS, k)^T, by a workgroup of COLS / 4 x ROWS / 8 invocations, each of which
+// keeps eight rows and four columns in registers: as matmul.wgsl, k in slices of 16 through workgroup memory, as quads
+// along k, the next slice read before the barrier so that it arrives while this one is multiplied. What A and B are, a
+// kernel says by two functions:
 //   operand_a(row, quad), operand_b(row, quad): elements 4 quad to 4 quad + 3 along k, zero where there are none
 //   along_a(slice), along_b(slice): whether neighbours in memory are neighbours along k (else along the rows)
 const SLICE: u32 = 4u;         // quads along k
@@ -19,7 +20,8 @@ fn load_at(i: u32, rows: u32, along: bool) -> vec2u {
     return select(vec2u(i % rows, i / rows), vec2u(i / SLICE, i % SLICE), along);
 }
 
-// Adds to acc the products over `slices` slices: acc[r][c] belongs to row_of(r) and column_of(c). Every invocation must call it.
+// Adds to acc the products over `slices` slices: acc[r][c] belongs to row_of(r) and column_of(c). Every invocation must
+// call it.
 fn multiply(acc: ptr<function, array<vec4f, 8>>, slices: u32, lid: u32) {
     var next_a: array<vec4f, LOADS_A>;
     var next_b: array<vec4f, LOADS_B>;

@@ -44,8 +44,8 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
     specs
 }
 
-/// y and its gate z, rows of which may be parts of wider ones, into `out` (f32 or f16, watched or not); without one, in place in y.
-/// `weight` (d_inner) or ones.
+/// y and its gate z, rows of which may be parts of wider ones, into `out` (f32 or f16, watched or not); without one, in
+/// place in y. `weight` (d_inner) or ones.
 pub fn gated_rms_norm(
     plan: &mut PlanBuilder<'_>,
     (y, z): (&Tensor, &Tensor),

@@ -35,11 +35,12 @@ pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
 pub use ssd::{
-    ssd, ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_sequential,
-    ssd_state_passing, ssd_state_update, Ssd, SsdBuffers, SsdWorkspace, SSD_CHUNK,
+    ssd, ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_in_proj,
+    ssd_sequential, ssd_state_passing, ssd_state_update, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, SSD_CHUNK,
 };
 pub use step::{
-    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, step_mixer, StepBuffers, StepShape,
+    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer, StepBuffers,
+    StepShape,
 };
 
 pub use crate::reference::{ConvShape, GatedNorm, GatedShape, ScanShape, SsdShape};

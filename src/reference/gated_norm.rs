@@ -1,6 +1,7 @@
 //! Twin of `shaders/gated_rms_norm.wgsl`: Mamba-2's norm before out_proj, and the gate.
 //!
-//! mamba-ssm's `ops/triton/layernorm_gated.py` (norm_before_gate, group_size); without a norm `modules/mamba2.py` with rmsnorm=False.
+//! mamba-ssm's `ops/triton/layernorm_gated.py` (norm_before_gate, group_size); without a norm `modules/mamba2.py` with
+//! rmsnorm=False.
 
 use super::{norm::inverse_rms, silu, Real};
 

@@ -12,6 +12,7 @@ pub mod pointwise;
 pub mod sampling;
 pub mod scan;
 pub mod ssd;
+pub mod ssd_step;
 pub mod step;
 
 use super::shader::{NumberFormat, WeightFormat};
@@ -293,7 +294,7 @@ impl Check {
             Check::Ssd(SsdRung::Chunked) => {
                 "ssd_chunk_cumsum, ssd_bmm_chunk, ssd_chunk_state, ssd_state_passing, ssd_chunk_scan".into()
             }
-            Check::Ssd(SsdRung::Update) => "ssd_state_update".into(),
+            Check::Ssd(SsdRung::Update) => "matvec f32 NORM, CONV, ssd_state_update".into(),
             Check::GatedNorm => "gated_rms_norm".into(),
             Check::FusedStep(f) => match f.quant() {
                 // step_mixer reads dt_proj, which is never quantised.
@@ -336,6 +337,7 @@ impl Check {
     }
 
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
+        use WeightFormat::F32;
         const PLAIN: (NumberFormat, NumberFormat) = (NumberFormat::F32, NumberFormat::F32);
         let random = &mut Random(0x6d_616d_6261);
         match self {
@@ -372,6 +374,9 @@ impl Check {
                 for sizes in [(4, 36, 40, 2), (3, 5, 7, 1)] {
                     let case = SsdCase::random(length, sizes, (1e-4, 5.0), random);
                     ssd::ssd(gpu, rung, &case, &case.expected(false)).await?;
+                }
+                if rung == SsdRung::Update {
+                    ssd_step::ssd_step(gpu, (4, 36, 40, 2), (0, 68), (F32, true), random).await?;
                 }
                 Ok(())
             }

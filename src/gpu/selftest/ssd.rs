@@ -1,5 +1,5 @@
-//! Mamba-2's kernels: the rungs of its recurrence and the single step, against the sequential twin in f64; what goes between the
-//! chunked rung's kernels and gated_rms_norm, against their own twins.
+//! Mamba-2's kernels: the rungs of its recurrence and the single step, against the sequential twin in f64; what goes
+//! between the chunked rung's kernels and gated_rms_norm, against their own twins.
 
 use super::data::{activations, close, equal, f64s, poisoned, poisoned_activations, read_activations, rounding, run};
 use super::data::{tensor, CheckError, Random};
@@ -70,7 +70,8 @@ impl SsdCase {
         }
     }
 
-    /// The same with D a channel, and rows that have columns in front of each piece and between them: nothing lies on whole quads.
+    /// The same with D a channel, and rows that have columns in front of each piece and between them: nothing lies on
+    /// whole quads.
     pub fn wide(self, random: &mut Random) -> Self {
         let s = self.shape;
         let (bc, i) = (s.groups * s.d_state, s.d_inner());

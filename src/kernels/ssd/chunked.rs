@@ -1,4 +1,5 @@
-//! ssd_chunk_cumsum.wgsl, ssd_bmm_chunk.wgsl, ssd_chunk_state.wgsl, ssd_state_passing.wgsl, ssd_chunk_scan.wgsl: rung (b).
+//! ssd_chunk_cumsum.wgsl, ssd_bmm_chunk.wgsl, ssd_chunk_state.wgsl, ssd_state_passing.wgsl, ssd_chunk_scan.wgsl: rung
+//! (b).
 
 use super::{Params, SsdBuffers, SsdShape};
 use crate::gpu::plan::grid;

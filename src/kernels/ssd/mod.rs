@@ -1,12 +1,15 @@
-//! Mamba-2's recurrence (state space duality, SSD): ssd_delta.wgsl, ssd_sequential.wgsl, ssd_state_update.wgsl; in `chunked`,
-//! the kernels of the rung that works in chunks.
+//! Mamba-2's recurrence (state space duality, SSD): ssd_delta.wgsl, ssd_sequential.wgsl, ssd_state_update.wgsl; in
+//! `chunked`, the kernels of the rung that works in chunks, in `step` the first of the decode step.
 
 mod chunked;
+mod step;
 
 pub use chunked::{
     ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_state_passing, SsdWorkspace,
     SSD_CHUNK,
 };
+
+pub use step::{ssd_in_proj, SsdInProj};
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -153,7 +156,8 @@ pub fn ssd_sequential(
     Ok(())
 }
 
-/// One token (`shape.l` is 1), all in f32: delta, the state's step, y; with `gate` times silu(z), for models without a norm.
+/// One token (`shape.l` is 1), all in f32: delta, the state's step, y; with `gate` times silu(z), for models without a
+/// norm.
 pub fn ssd_state_update(
     plan: &mut PlanBuilder<'_>,
     b: &SsdBuffers<'_>,

@@ -1,8 +1,9 @@
-//! Twins of the kernels of the chunked rung, named as mamba-ssm's (`ops/triton/ssd_*.py`): `shaders/ssd_chunk_cumsum.wgsl`,
+//! Twins of the kernels of the chunked rung, named as mamba-ssm's (`ops/triton/ssd_*.py`):
+//! `shaders/ssd_chunk_cumsum.wgsl`,
 //! `ssd_bmm_chunk.wgsl`, `ssd_chunk_state.wgsl`, `ssd_state_passing.wgsl` and `ssd_chunk_scan.wgsl`.
 //!
-//! The block decomposition of the state space dual form (arXiv 2405.21060, section 6 and listing 1): time is cut into chunks,
-//! and with c_t the sum of delta A from the chunk's begin to t
+//! The block decomposition of the state space dual form (arXiv 2405.21060, section 6 and listing 1): time is cut into
+//! chunks, and with c_t the sum of delta A from the chunk's begin to t
 //!
 //! ```text
 //! y[t] = exp(c_t) S_in C[t] + sum_{s <= t} (C[t] . B[s]) exp(c_t - c_s) delta[s] x[s] + D x[t]
@@ -25,7 +26,8 @@ pub struct SsdChunks<T> {
     pub cumsum: Vec<T>,
     /// (n_chunks, groups, chunk, chunk), C[t] . B[s] for s <= t.
     pub cb: Vec<T>,
-    /// (n_chunks, heads, head_dim, d_state), what each chunk adds to the state; after [`ssd_state_passing`], its initial state.
+    /// (n_chunks, heads, head_dim, d_state), what each chunk adds to the state; after [`ssd_state_passing`], its
+    /// initial state.
     pub states: Vec<T>,
 }
 
@@ -54,8 +56,8 @@ impl<T: Real> SsdChunks<T> {
 
 /// delta, as [`super::ssd_delta`] has it, and the sums of delta A within each chunk.
 ///
-/// `zxbcdt` (L, zxbcdt_stride), `dt_bias` and `a` (heads). The kernel keeps such a sum as a whole multiple of 16 and what is left,
-/// so that differences of large sums are as good as those of small ones.
+/// `zxbcdt` (L, zxbcdt_stride), `dt_bias` and `a` (heads). The kernel keeps such a sum as a whole multiple of 16 and
+/// what is left, so that differences of large sums are as good as those of small ones.
 pub fn ssd_chunk_cumsum<T: Real>(chunks: &mut SsdChunks<T>, zxbcdt: &[T], dt_bias: &[T], a: &[T], s: &SsdShape) {
     for i in 0..chunks.count(s) {
         for h in 0..s.heads {
@@ -114,8 +116,9 @@ pub fn ssd_chunk_state<T: Real>(chunks: &mut SsdChunks<T>, input: &SsdInput<T>, 
     }
 }
 
-/// Carries the states over the chunks: each chunk's own becomes its initial one, `ssm_state` (heads, head_dim, d_state) goes from
-/// the initial to the final state. Every state is a scan of pairs (exp(c_end), state) by the same operator as Mamba-1's.
+/// Carries the states over the chunks: each chunk's own becomes its initial one, `ssm_state` (heads, head_dim, d_state)
+/// goes from the initial to the final state. Every state is a scan of pairs (exp(c_end), state) by the same operator as
+/// Mamba-1's.
 pub fn ssd_state_passing<T: Real>(chunks: &mut SsdChunks<T>, ssm_state: &mut [T], s: &SsdShape) {
     /// Chunks that are scanned as one block.
     const BLOCK: usize = 256;

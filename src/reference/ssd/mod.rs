@@ -1,8 +1,9 @@
-//! Twins of Mamba-2's kernels: `shaders/ssd_delta.wgsl`, `shaders/ssd_sequential.wgsl`, `shaders/ssd_state_update.wgsl`; in
-//! `chunked`, those that work in chunks.
+//! Twins of Mamba-2's kernels: `shaders/ssd_delta.wgsl`, `shaders/ssd_sequential.wgsl`,
+//! `shaders/ssd_state_update.wgsl`; in `chunked`, those that work in chunks.
 //!
 //! Mamba-2 (Dao and Gu 2024, arXiv 2405.21060, sections 3.1 and 7.1; mamba-ssm's `modules/mamba2.py`): each head h has
-//! head_dim channels x_h and a state S of (head_dim, d_state); A is one number a head, B and C belong to a group of heads:
+//! head_dim channels x_h and a state S of (head_dim, d_state); A is one number a head, B and C belong to a group of
+//! heads:
 //!
 //! ```text
 //! S[t] = exp(delta[t, h] A[h]) S[t-1] + delta[t, h] x_h[t] B_g[t]^T
@@ -71,6 +72,19 @@ impl SsdShape {
             dt_offset: d_inner + channels,
             dt_limit: (0.0, f32::INFINITY),
             d_has_hdim: false,
+        }
+    }
+
+    /// The same for one token whose x, B and C lie in its row of zxbcdt, at `offset`: what is left there by an in_proj
+    /// that the convolution is part of.
+    pub fn in_row(self, offset: usize) -> Self {
+        Self {
+            l: 1,
+            xbc_stride: self.zxbcdt_stride,
+            x_offset: offset,
+            b_offset: offset + self.d_inner(),
+            c_offset: offset + self.d_inner() + self.groups * self.d_state,
+            ..self
         }
     }
 
@@ -152,8 +166,8 @@ fn limited<T: Real>(delta: T, s: &SsdShape) -> T {
 
 /// The first rung and the oracle: one position after the other.
 ///
-/// `y` (L, heads, head_dim), `ssm_state` (heads, head_dim, d_state) the initial state and, after, the final one; `delta`
-/// (L, heads). With L = 0 the state stays.
+/// `y` (L, heads, head_dim), `ssm_state` (heads, head_dim, d_state) the initial state and, after, the final one;
+/// `delta` (L, heads). With L = 0 the state stays.
 pub fn ssd_sequential<T: Real>(y: &mut [T], ssm_state: &mut [T], delta: &[T], input: &SsdInput<T>, s: &SsdShape) {
     input.check(y, ssm_state, delta, s);
     let d_inner = s.d_inner();
@@ -177,7 +191,8 @@ pub fn ssd_sequential<T: Real>(y: &mut [T], ssm_state: &mut [T], delta: &[T], in
     });
 }
 
-/// One token: [`ssd_delta`] and [`ssd_sequential`] for rows of one position; with `gate`, y times silu(z) (models without a norm).
+/// One token: [`ssd_delta`] and [`ssd_sequential`] for rows of one position; with `gate`, y times silu(z) (models
+/// without a norm).
 ///
 /// `y` (heads, head_dim), `zxbcdt` and `input.xbc` one row, `dt_bias` (heads); `s.l` is 1.
 pub fn ssd_state_update<T: Real>(

@@ -85,7 +85,8 @@ fn by_hand() {
     let input = SsdInput { xbc: &xbc, a: &[0.0, -f64::ln(2.0) / 2.0], d: &[100.0, 0.0] };
     let (mut y, mut state) = ([0.0; 4], [0.0, 0.0, 8.0, 0.0]);
     ssd_sequential(&mut y, &mut state, &delta, &input, &s);
-    // Head 0 keeps all: S = 0.5 [1, 2], then + 2 [1, 0]. Head 1 keeps half: S = [4, 0] + 20 [1, 2], then half of it + 40 [1, 0].
+    // Head 0 keeps all: S = 0.5 [1, 2], then + 2 [1, 0]. Head 1 keeps half: S = [4, 0] + 20 [1, 2], then half of it +
+    // 40 [1, 0].
     let close = |got: &[f64], want: &[f64]| assert!(near(got, want), "{got:?} {want:?}");
     close(&y, &[0.5 + 100.0, 24.0, 3.5 + 400.0, 52.0 + 20.0]);
     close(&state, &[2.5, 1.0, 52.0, 20.0]);
