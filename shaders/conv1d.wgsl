@@ -1,6 +1,6 @@
 // Causal depthwise convolution over time, bias and SiLU (Mamba paper, figure 3):
 //   u[t, d] = silu(bias[d] + sum_j weight[d, j] x[t - (d_conv - 1) + j, d])
-// x is the first d_inner columns of xz; inputs before the chunk come from conv_state, whose last row is time -1.
+// x is d_inner columns of xz (Mamba-2: x, B and C); inputs before the chunk come from conv_state, whose last row is time -1.
 // Grid: an invocation TOKENS tokens of a channel of a sequence. The state is left as it is: conv1d_state follows.
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"
@@ -24,6 +24,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let t0 = i / p.d_inner % runs * TOKENS;
     let first = sequence * p.l;
     let d = i % p.d_inner;
+    let column = p.x_offset + d;
     var sum: array<f32, TOKENS>;
 #if BIAS
     for (var k = 0u; k < TOKENS; k++) { sum[k] = bias[d]; }
@@ -35,7 +36,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             let t = min(t0 + k, p.l - 1u);
             var x: f32;
             if t >= back {
-                x = f32(xz[(first + t - back) * p.x_stride + d]);
+                x = f32(xz[(first + t - back) * p.x_stride + column]);
             } else {
                 x = conv_state[(sequence * p.d_conv + p.d_conv + t - back) * p.d_inner + d];
             }

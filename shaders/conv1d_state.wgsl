@@ -12,10 +12,12 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let sequence = i / p.d_inner;
     if sequence >= p.batch { return; }
     let d = i % p.d_inner;
+    let column = p.x_offset + d;
     let row0 = sequence * p.d_conv;
     for (var j = 0u; j < p.d_conv; j++) {
         if p.l + j >= p.d_conv {
-            conv_state[(row0 + j) * p.d_inner + d] = f32(xz[(sequence * p.l + p.l + j - p.d_conv) * p.x_stride + d]);
+            let t = p.l + j - p.d_conv;
+            conv_state[(row0 + j) * p.d_inner + d] = f32(xz[(sequence * p.l + t) * p.x_stride + column]);
         } else {
             conv_state[(row0 + j) * p.d_inner + d] = conv_state[(row0 + p.l + j) * p.d_inner + d];
         }

@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         if j + 1u < p.d_conv {
             x = conv_state[(j + 1u) * p.d_inner + d];
         } else {
-            x = f32(xz[d]);
+            x = f32(xz[p.x_offset + d]);
         }
         conv_state[j * p.d_inner + d] = x;
         sum = fma(weight[d * p.d_conv + j], x, sum);

@@ -5,7 +5,7 @@
 //           1 / sqrt(mean + eps) to the sum, so that nobody waits for it
 // and what it does with the sum, besides the epilogue:
 //   ADD     y += instead of y =
-//   CONV    in_proj: the upper half of the rows (x) goes through the layer's convolution, whose state moves on
+//   CONV    in_proj: some of the rows (x; of Mamba-2 x, B and C) go through the layer's convolution, whose state moves on
 // Grid: a workgroup of WG invocations is WG / SPAN groups; the SPAN invocations of a group stride over ROWS rows of w in
 // units of 16 bytes, UNROLL of each row in flight, since what counts is how many bytes are on their way at once. Sums meet
 // in workgroup memory, eight to a row and then one.
@@ -23,8 +23,8 @@
 @group(0) @binding(5) var<storage, read> norm: array<vec4f>; // (k / 4)
 #endif
 #if CONV
-@group(0) @binding(6) var<storage, read> channels: array<f32>;         // (D_CONV + 3, d_inner): taps, bias, ...
-@group(0) @binding(8) var<storage, read_write> conv_state: array<f32>; // (D_CONV, d_inner), oldest first
+@group(0) @binding(6) var<storage, read> channels: array<f32>;         // (D_CONV + 1 or more, conv_count): taps, bias, ...
+@group(0) @binding(8) var<storage, read_write> conv_state: array<f32>; // (D_CONV, conv_count), oldest first
 #endif
 
 const GROUPS: u32 = WG / SPAN;
@@ -55,18 +55,17 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let ends = lid < ROWS * GROUPS && mine < p.n;
 #if CONV
     // Read now, used at the end.
-    let d_inner = p.y_stride / 2u;
-    let d = p.y_offset + mine;
-    let convolves = ends && d < d_inner;
+    let d = p.y_offset + mine - p.conv_first; // a large number for rows before the first
+    let convolves = ends && d < p.conv_count;
     var taps: array<f32, D_CONV>;
     var before: array<f32, D_CONV>;
     var conv_bias = 0.0;
     if convolves {
         for (var j = 0u; j < D_CONV; j++) {
-            taps[j] = channels[j * d_inner + d];
-            before[j] = conv_state[j * d_inner + d];
+            taps[j] = channels[j * p.conv_count + d];
+            before[j] = conv_state[j * p.conv_count + d];
         }
-        conv_bias = channels[D_CONV * d_inner + d];
+        conv_bias = channels[D_CONV * p.conv_count + d];
     }
 #endif
     let units = p.k4 / QUADS; // a row's
@@ -126,9 +125,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             var c = conv_bias;
             for (var j = 0u; j + 1u < D_CONV; j++) {
                 c = fma(taps[j], before[j + 1u], c);
-                conv_state[j * d_inner + d] = before[j + 1u];
+                conv_state[j * p.conv_count + d] = before[j + 1u];
             }
-            conv_state[(D_CONV - 1u) * d_inner + d] = v;
+            conv_state[(D_CONV - 1u) * p.conv_count + d] = v;
             v = silu(fma(taps[D_CONV - 1u], v, c));
         }
 #endif

@@ -3,7 +3,7 @@
 // Grid: a workgroup for WIDTH pairs of state and channel of a sequence; its SEGMENTS rows of invocations each take a run of chunks, reduce it,
 // scan the runs' totals as a tree in workgroup memory, and go through their run again.
 #include "shared/math.wgsl"
-#include "shared/scan_op.wgsl"
+#include "shared/carry.wgsl"
 #include "shared/scan_fused.wgsl"
 @group(0) @binding(1) var<storage, read> A: array<f32>;                // (d_inner, d_state)
 @group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>;  // (batch, d_inner, d_state): initial in, final out
@@ -13,8 +13,6 @@ const WIDTH: u32 = 32u;
 const SEGMENTS: u32 = 8u;
 // Chunks whose aggregates are read before the first is used.
 const AHEAD: u32 = 4u;
-
-var<workgroup> tree: array<ScanElement, 256>; // (SEGMENTS, WIDTH)
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
@@ -50,26 +48,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             }
         }
     }
-    tree[lid] = ScanElement(decay(a * total), h);
-    // Up-sweep: each node becomes the composition of what is below it.
-    for (var step = 1u; step < SEGMENTS; step <<= 1u) {
-        workgroupBarrier();
-        if segment % (2u * step) == 2u * step - 1u { tree[lid] = combine(tree[lid - step * WIDTH], tree[lid]); }
-    }
-    workgroupBarrier();
-    if segment == SEGMENTS - 1u { tree[lid] = ScanElement(1.0, 0.0); }
-    // Down-sweep: each node hands its prefix to the left, and that with the left's total to the right.
-    for (var step = SEGMENTS / 2u; step > 0u; step >>= 1u) {
-        workgroupBarrier();
-        if segment % (2u * step) == 2u * step - 1u {
-            let left = tree[lid - step * WIDTH];
-            let prefix = tree[lid];
-            tree[lid - step * WIDTH] = prefix;
-            tree[lid] = combine(prefix, left);
-        }
-    }
-    workgroupBarrier();
-    h = fma(tree[lid].a, h0, tree[lid].b);
+    let before = carry_before(lid, ScanElement(decay(a * total), h));
+    h = fma(before.a, h0, before.b);
     for (var c = c0; c < c1; c += AHEAD) {
         var last: array<f32, AHEAD>;
         var sum: array<f32, AHEAD>;

@@ -31,6 +31,12 @@ fn a_spoilt_variant_is_found_and_done_without() {
         ("scan_fused_apply", Variant::FusedScan),
         ("scan_fused_reduce", Variant::FusedScan),
         ("discretise", Variant::BlellochScan),
+        ("ssd_chunk_cumsum", Variant::ChunkedSsd),
+        ("ssd_bmm_chunk", Variant::ChunkedSsd),
+        ("ssd_chunk_state", Variant::ChunkedSsd),
+        ("ssd_state_passing", Variant::ChunkedSsd),
+        ("ssd_chunk_scan", Variant::ChunkedSsd),
+        ("ssd_state_update", Variant::SsdStep),
         ("channel_stats", Variant::Explain),
         ("hidden_attention", Variant::Explain),
         ("embedding f16", Variant::F16Weights),
@@ -44,10 +50,10 @@ fn a_spoilt_variant_is_found_and_done_without() {
             assert!(!report.passed(), "{kernel} spoilt and not found");
             assert!(report.usable(), "{kernel}: {report:?}");
             let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
-            // The fused step's matvec is the same file as the plain one, and quantised weights go through it; f16 activations
+            // The fused step's matvec is the same file as the plain one, and quantised weights go through it, as does Mamba-2's step; f16 activations
             // and training go through the fused scan.
             let also: &[Variant] = match kernel {
-                "matvec" => &[Variant::FusedStep, Variant::Q8Weights, Variant::Q4Weights],
+                "matvec" => &[Variant::FusedStep, Variant::SsdStep, Variant::Q8Weights, Variant::Q4Weights],
                 "scan_fused_apply" | "scan_fused_reduce" => &[Variant::F16Activations, Variant::Training],
                 _ => &[],
             };
@@ -62,12 +68,12 @@ fn a_spoilt_variant_is_found_and_done_without() {
 /// What nothing can stand in for leaves the device unusable, and the model's expected values show it too.
 #[test]
 fn a_spoilt_kernel_without_a_fallback_is_found() {
-    for kernel in ["rms_norm", "matmul", "conv1d", "scan_sequential"] {
+    for kernel in ["rms_norm", "matmul", "conv1d", "scan_sequential", "ssd_sequential", "ssd_delta", "gated_rms_norm"] {
         pollster::block_on(async {
             let gpu = gpu(Some(kernel)).await;
             let report = checks::run(&gpu, &mut |_, _| {}).await.unwrap();
             assert!(!report.passed() && !report.usable(), "{kernel}: {report:?}");
-            if kernel != "scan_sequential" {
+            if ["rms_norm", "matmul", "conv1d"].contains(&kernel) {
                 assert!(golden::check(&Backend::Gpu(gpu)).await.unwrap().is_some(), "{kernel}");
             }
         });

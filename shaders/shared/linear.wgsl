@@ -2,15 +2,17 @@
 #include "shared/math.wgsl"
 
 struct Params {
-    l: u32,        // rows of x and y (tokens)
-    k: u32,        // columns of x and w
-    n: u32,        // rows of this part of w
-    k4: u32,       // quads a row of w takes; of those that are quantised more than hold values
+    l: u32,          // rows of x and y (tokens)
+    k: u32,          // columns of x and w
+    n: u32,          // rows of this part of w
+    k4: u32,         // quads a row of w takes; of those that are quantised more than hold values
     x_stride: u32,
     y_stride: u32,
-    y_offset: u32, // column of y where this part of w begins
+    y_offset: u32,   // column of y where this part of w begins
     bias_offset: u32,
-    eps: f32,      // NORM
+    eps: f32,        // NORM
+    conv_first: u32, // CONV: the first row of the whole w that the convolution takes,
+    conv_count: u32, //   and how many it does
 }
 @group(0) @binding(0) var<uniform> p: Params;
 #if BIAS

@@ -11,11 +11,13 @@ pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
+pub mod ssd;
+pub mod ssd_step;
 pub mod step;
 
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, GpuError, Variant};
-use crate::kernels::{RmsNorm, StepShape};
+use crate::kernels::{GatedNorm, RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use explain::ExplainCase;
@@ -79,6 +81,10 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Blelloch),
         Check::Scan(Rung::Fused),
         Check::Scan(Rung::Update),
+        Check::Ssd(SsdRung::Sequential),
+        Check::Ssd(SsdRung::Chunked),
+        Check::Ssd(SsdRung::Update),
+        Check::GatedNorm,
         Check::FusedStep(F32),
         Check::FusedStep(F16),
         Check::FusedStep(Q8),
@@ -126,6 +132,8 @@ enum Check {
     Conv1d,
     Conv1dUpdate,
     Scan(Rung),
+    Ssd(SsdRung),
+    GatedNorm,
     FusedStep(WeightFormat),
     Rows,
     Sample,
@@ -172,6 +180,12 @@ impl Check {
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
+            Check::Ssd(SsdRung::Sequential) => "ssd_delta, ssd_sequential".into(),
+            Check::Ssd(SsdRung::Chunked) => {
+                "ssd_chunk_cumsum, ssd_bmm_chunk, ssd_chunk_state, ssd_state_passing, ssd_chunk_scan".into()
+            }
+            Check::Ssd(SsdRung::Update) => "matvec f32 NORM, CONV, ssd_state_update".into(),
+            Check::GatedNorm => "gated_rms_norm".into(),
             Check::FusedStep(f) => match f.quant() {
                 // step_mixer reads dt_proj, which is never quantised.
                 Some(_) => format!("matvec {} NORM, CONV, ADD", f.tag()),
@@ -200,6 +214,8 @@ impl Check {
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            Check::Ssd(SsdRung::Chunked) => Some(Variant::ChunkedSsd),
+            Check::Ssd(SsdRung::Update) => Some(Variant::SsdStep),
             Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
@@ -211,6 +227,7 @@ impl Check {
     }
 
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
+        use WeightFormat::F32;
         const PLAIN: (NumberFormat, NumberFormat) = (NumberFormat::F32, NumberFormat::F32);
         let random = &mut Random(0x6d_616d_6261);
         match self {
@@ -239,6 +256,23 @@ impl Check {
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
                     let case = ScanCase::random((length, d_inner, d_state), (1e-4, 5.0), random);
                     scan::scan(gpu, rung, &case, &case.expected()).await?;
+                }
+                Ok(())
+            }
+            Check::Ssd(rung) => {
+                let length = if rung == SsdRung::Update { 1 } else { 600 };
+                for sizes in [(4, 36, 40, 2), (3, 5, 7, 1)] {
+                    let case = SsdCase::random(length, sizes, (1e-4, 5.0), random);
+                    ssd::ssd(gpu, rung, &case, &case.expected(false)).await?;
+                }
+                if rung == SsdRung::Update {
+                    ssd_step::ssd_step(gpu, (4, 36, 40, 2), (0, 68), (F32, true), random).await?;
+                }
+                Ok(())
+            }
+            Check::GatedNorm => {
+                for kind in [GatedNorm::GateFirst, GatedNorm::NormFirst, GatedNorm::GateOnly] {
+                    ssd::gated_norm(gpu, kind, (3, 514, 2), (true, false), PLAIN, random).await?;
                 }
                 Ok(())
             }

@@ -65,24 +65,37 @@ pub async fn x_dbl_norm(
 /// and state.
 pub async fn conv1d(
     gpu: &Gpu,
+    sizes: (usize, usize, usize),
+    numbers: (bool, NumberFormat),
+    by_tokens: bool,
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    conv1d_at(gpu, sizes, 0, numbers, by_tokens, random).await
+}
+
+/// The same with x in the columns from `x_offset` on.
+pub async fn conv1d_at(
+    gpu: &Gpu,
     (l, d_inner, d_conv): (usize, usize, usize),
+    x_offset: usize,
     (bias, act): (bool, NumberFormat),
     by_tokens: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    let x_stride = 2 * d_inner;
+    let x_stride = 2 * d_inner + x_offset;
     let (all_xz, xz) = activations(gpu, &random.vec(l * x_stride, -2.0, 2.0), act)?;
     let state = random.vec(d_conv * d_inner, -2.0, 2.0);
     let weight = random.vec(d_inner * d_conv, -1.0, 1.0);
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
     let shape = ConvShape { l, d_inner, d_conv, x_stride };
     let (x64, w64, b64) = (f64s(&xz), f64s(&weight), b.as_deref().map(f64s));
+    let x64 = &x64[x_offset.min(x64.len())..];
     let (mut want, mut want_state) = (vec![0.0; l * d_inner], f64s(&state));
-    reference::conv1d(&mut want, &x64, &want_state, &w64, b64.as_deref(), &shape);
-    reference::conv1d_state(&mut want_state, &x64, &shape);
+    reference::conv1d(&mut want, x64, &want_state, &w64, b64.as_deref(), &shape);
+    reference::conv1d_state(&mut want_state, x64, &shape);
 
     let name = if by_tokens { "conv1d_update" } else { "conv1d" };
-    let what = format!("{name} l {l} d_inner {d_inner} d_conv {d_conv} bias {bias} {act:?}");
+    let what = format!("{name} l {l} d_inner {d_inner} d_conv {d_conv} x at {x_offset} bias {bias} {act:?}");
     let rows = if by_tokens { 1 } else { l };
     let shape = ConvShape { l: rows, d_inner, d_conv, x_stride };
     let txz = if by_tokens { poisoned(gpu, x_stride)? } else { all_xz };
@@ -95,10 +108,10 @@ pub async fn conv1d(
         }
         run(gpu, |plan| {
             if by_tokens {
-                return kernels::conv1d_update(plan, &conv, shape);
+                return kernels::conv1d_update_at(plan, &conv, x_offset, shape);
             }
-            kernels::conv1d(plan, &conv, shape)?;
-            kernels::conv1d_state(plan, &conv, shape)
+            kernels::conv1d_at(plan, &conv, x_offset, shape)?;
+            kernels::conv1d_state_at(plan, &conv, x_offset, shape)
         })
         .await?;
         let want = &want[t * d_inner..(t + rows) * d_inner];

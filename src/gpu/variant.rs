@@ -24,6 +24,10 @@ pub enum Variant {
     BlellochScan,
     /// The fused scan. Instead: the sequential one.
     FusedScan,
+    /// Mamba-2's recurrence in chunks. Instead: the sequential one.
+    ChunkedSsd,
+    /// ssd_state_update for one token. Instead: the kernels for texts with a length of one.
+    SsdStep,
     /// The kernels that explain. Instead: their twins, from tensors read back.
     Explain,
     /// Activations in f16. Instead: in f32.
@@ -39,7 +43,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 14] = [
+    pub const ALL: [Variant; 16] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -48,6 +52,8 @@ impl Variant {
         Variant::Step,
         Variant::BlellochScan,
         Variant::FusedScan,
+        Variant::ChunkedSsd,
+        Variant::SsdStep,
         Variant::Explain,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
@@ -72,8 +78,8 @@ impl Variant {
             Variant::F16Weights | Variant::Q8Weights | Variant::Q4Weights => "weights as f32",
             Variant::Matvec => "matmul",
             Variant::FusedStep => "kernel by kernel",
-            Variant::Step => "the parallel kernels",
-            Variant::BlellochScan | Variant::FusedScan => "the sequential scan",
+            Variant::Step | Variant::SsdStep => "the parallel kernels",
+            Variant::BlellochScan | Variant::FusedScan | Variant::ChunkedSsd => "the sequential scan",
             Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
@@ -94,6 +100,8 @@ impl fmt::Display for Variant {
             Variant::Step => "recurrent step",
             Variant::BlellochScan => "blelloch scan",
             Variant::FusedScan => "fused scan",
+            Variant::ChunkedSsd => "chunked SSD",
+            Variant::SsdStep => "SSD step",
             Variant::Explain => "explaining",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",

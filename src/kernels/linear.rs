@@ -243,6 +243,8 @@ struct Params {
     y_offset: u32,
     bias_offset: u32,
     eps: f32,
+    conv_first: u32,
+    conv_count: u32,
 }
 
 /// What matvec reads.
@@ -262,11 +264,13 @@ pub(super) enum Input<'a> {
 pub(super) enum Output<'a> {
     Set,
     Add,
-    /// in_proj: x goes through the convolution, whose state moves on.
+    /// in_proj: rows `first` to `first + count` go through the convolution, whose state moves on.
     Conv {
         conv_state: &'a Tensor,
         channels: &'a Tensor,
         d_conv: usize,
+        first: usize,
+        count: usize,
     },
 }
 
@@ -365,7 +369,7 @@ fn record(
     plan: &mut PlanBuilder<'_>,
     spec: ShaderSpec,
     (bindings, w, y): (Vec<(u32, &Tensor)>, &WeightMatrix, &Tensor),
-    (shape, eps): (Linear, f32),
+    (shape, eps, conv): (Linear, f32, (usize, usize)),
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
     for part in &w.parts {
@@ -379,6 +383,8 @@ fn record(
             y_offset: part.row_start as u32,
             bias_offset: part.row_start as u32,
             eps,
+            conv_first: conv.0 as u32,
+            conv_count: conv.1 as u32,
         };
         let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).chain([(3, y)]).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
@@ -403,16 +409,18 @@ pub(super) fn any_matvec(
     };
     let mut spec = matvec_spec(w.format, flag, (bias.is_some(), shape.softplus), layout);
     bindings.extend(bias.map(|b| (4, b)));
+    let mut conv = (0, 0);
     match output {
         Output::Set => {}
         Output::Add => spec = spec.flag("ADD", true),
-        Output::Conv { conv_state, channels, d_conv } => {
+        Output::Conv { conv_state, channels, d_conv, first, count } => {
+            conv = (first, count);
             spec = spec.flag("CONV", true).constant("D_CONV", d_conv as u32);
             bindings.extend([(6, channels), (8, conv_state)]);
         }
     }
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    record(plan, spec, (bindings, w, y), (shape, eps), |part| grid(part.rows, layout.group_rows(), limit))
+    record(plan, spec, (bindings, w, y), (shape, eps, conv), |part| grid(part.rows, layout.group_rows(), limit))
 }
 
 /// matmul_coop.wgsl: tokens and outputs of a tile. Where y has rows for whole tiles, what is past the last token is overwritten.
@@ -466,7 +474,7 @@ pub fn matmul(
     let mut bindings = vec![(2, x)];
     bindings.extend(bias.map(|b| (4, b)));
     bindings.extend(beyond.map(|flag| (WATCH, flag)));
-    record(plan, spec, (bindings, w, y), (shape, 0.0), |part| {
+    record(plan, spec, (bindings, w, y), (shape, 0.0, (0, 0)), |part| {
         [part.rows.div_ceil(tile) as u64, shape.l.div_ceil(tile) as u64]
     })
 }

@@ -9,6 +9,7 @@ mod conv1d;
 mod embedding;
 mod explain;
 mod fill;
+mod gated_norm;
 mod linear;
 mod norm;
 mod optimiser;
@@ -16,13 +17,16 @@ mod sampling;
 mod scan_blelloch;
 mod scan_fused;
 mod scan_sequential;
+mod ssd;
 mod step;
 
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
-pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d};
+pub use conv1d::{conv1d, conv1d_at, conv1d_batch, conv1d_state, conv1d_state_at, conv1d_state_batch};
+pub use conv1d::{conv1d_update, conv1d_update_at, Conv1d};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use fill::{fill, fill_matrix, Values};
+pub use gated_norm::gated_rms_norm;
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
@@ -30,11 +34,16 @@ pub use sampling::{argmax, sample, token_nll, SampleBuffers};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update};
+pub use ssd::{
+    ssd, ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_in_proj,
+    ssd_sequential, ssd_state_passing, ssd_state_update, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, SSD_CHUNK,
+};
 pub use step::{
-    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, step_mixer, StepBuffers, StepShape,
+    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer, StepBuffers,
+    StepShape,
 };
 
-pub use crate::reference::{ConvShape, ScanShape};
+pub use crate::reference::{ConvShape, GatedNorm, GatedShape, ScanShape, SsdShape};
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, Tensor};
@@ -198,6 +207,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(ceilings::specs());
     specs.push(fill::spec());
     specs.extend(backward::specs());
+    specs.extend(ssd::specs());
+    specs.extend(gated_norm::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }

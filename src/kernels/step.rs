@@ -5,7 +5,7 @@ use super::linear::{any_matvec, Input, Linear, Output, WeightMatrix};
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 
-fn one_token(w: &WeightMatrix) -> Linear {
+pub(super) fn one_token(w: &WeightMatrix) -> Linear {
     Linear { l: 1, x_stride: w.k(), y_stride: w.n(), softplus: false }
 }
 
@@ -67,18 +67,23 @@ pub struct StepShape {
 /// What belongs to a channel, each kind a row of d_inner: the convolution's taps (from (d_inner, d_conv)) and bias,
 /// dt_proj's bias, D.
 pub fn pack_channels(conv1d: &[f32], conv1d_bias: Option<&[f32]>, dt_proj_bias: &[f32], d: &[f32]) -> Vec<f32> {
-    let d_inner = d.len();
-    let d_conv = conv1d.len() / d_inner.max(1);
-    let mut out = Vec::with_capacity((d_conv + 3) * d_inner);
+    let mut out = pack_taps(conv1d, conv1d_bias, d.len());
+    out.extend(dt_proj_bias);
+    out.extend(d);
+    out
+}
+
+/// The convolution's part of that, (d_conv + 1, channels): taps and bias.
+pub fn pack_taps(conv1d: &[f32], bias: Option<&[f32]>, channels: usize) -> Vec<f32> {
+    let d_conv = conv1d.len() / channels.max(1);
+    let mut out = Vec::with_capacity((d_conv + 3) * channels);
     for j in 0..d_conv {
         out.extend(conv1d.iter().skip(j).step_by(d_conv));
     }
-    match conv1d_bias {
+    match bias {
         Some(bias) => out.extend(bias),
-        None => out.resize(out.len() + d_inner, 0.0),
+        None => out.resize(out.len() + channels, 0.0),
     }
-    out.extend(dt_proj_bias);
-    out.extend(d);
     out
 }
 
@@ -92,7 +97,13 @@ pub fn matvec_norm_conv(
     b: &StepBuffers<'_>,
     shape: StepShape,
 ) -> Result<(), GpuError> {
-    let output = Output::Conv { conv_state: b.conv_state, channels: b.channels, d_conv: shape.d_conv };
+    let output = Output::Conv {
+        conv_state: b.conv_state,
+        channels: b.channels,
+        d_conv: shape.d_conv,
+        first: 0,
+        count: shape.d_inner,
+    };
     any_matvec(plan, Input::Norm { residual, weight: norm, eps }, w, bias, (b.uz, output), one_token(w))
 }
 

@@ -18,6 +18,7 @@ mod dots;
 mod embedding;
 mod explain;
 mod fill;
+mod gated_norm;
 mod linear;
 mod norm;
 mod optimiser;
@@ -26,6 +27,7 @@ mod quant;
 mod real;
 mod sampling;
 mod scan;
+mod ssd;
 mod threefry;
 mod update;
 
@@ -34,12 +36,17 @@ pub use discretise::{decay_rate, discretise, silu, softplus};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput};
 pub use fill::{fill, Fill, FillKind};
+pub use gated_norm::{gated_rms_norm, GatedNorm, GatedShape};
 pub use linear::{matmul, matvec, Epilogue, Linear, Weights};
 pub use norm::{rms_norm, x_dbl_norm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, AdamStep, AdamWeights};
 pub use quant::{dequantise, quantise, Quant, Quantised, BLOCK};
 pub use sampling::{argmax, sample, sample_at, token_nll};
 pub use scan::{blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput, ScanShape};
+pub use ssd::{
+    ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_sequential,
+    ssd_state_passing, ssd_state_update, SsdChunks, SsdInput, SsdShape,
+};
 pub use threefry::{threefry2x32, uniform};
 pub use update::{selective_state_update, step_mixer, StepWeights};
 

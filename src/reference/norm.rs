@@ -5,7 +5,7 @@
 use super::{linear::dot, Real};
 
 /// 1 / sqrt(mean(x^2) + eps).
-fn inverse_rms<T: Real>(x: &[T], eps: T) -> T {
+pub(super) fn inverse_rms<T: Real>(x: &[T], eps: T) -> T {
     let mean = dot(x, x) / T::from_f64(x.len() as f64);
     (mean + eps).sqrt().recip()
 }

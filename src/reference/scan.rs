@@ -360,7 +360,7 @@ fn step<T: Real>(h: &mut [T], a: &[T], b: &[T], delta: T, u: T) {
 
 /// sum_n C[n] h[n].
 #[inline(always)]
-fn product<T: Real>(c: &[T], h: &[T]) -> T {
+pub(super) fn product<T: Real>(c: &[T], h: &[T]) -> T {
     let mut sums = [T::zero(); LANES];
     let (mut c, mut h) = (c.chunks_exact(LANES), h.chunks_exact(LANES));
     for (c, h) in (&mut c).zip(&mut h) {

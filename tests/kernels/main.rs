@@ -11,4 +11,5 @@ mod pipelines;
 mod pointwise;
 mod sampling;
 mod scan;
+mod ssd;
 mod step;
