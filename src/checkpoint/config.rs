@@ -6,28 +6,71 @@
 //! of several keys for one dimension, the first in the order of precedence must agree; those after it only cause a warning.
 
 use super::LoadError;
-use crate::model::blocks::{mamba1, Shape, MIXER_RMS_EPS, STATES};
+use crate::model::blocks::{Shape, STATES};
 use serde_json::Value;
 
+mod mamba1;
+mod mamba2;
 mod raw;
 
 pub(super) use raw::{shown, RawConfig};
 
-/// Mamba-1 with or without Falcon's norms in the mixer.
+/// The families of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arch {
     /// Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023).
     Mamba1,
     /// Mamba-1 with RMSNorms without weights on dt, B and C (Zuo et al., "Falcon Mamba", 2024).
     FalconMamba,
+    /// Dao and Gu, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality" (2024).
+    Mamba2,
 }
 
 impl Arch {
+    /// The family's layers, as the first one's tensors and the config say.
+    pub(super) fn layer(
+        self,
+        d_model: usize,
+        first: &impl FirstLayer,
+        raw: Option<&RawConfig>,
+    ) -> Result<(Shape, Vec<Check>), LoadError> {
+        match self {
+            Arch::Mamba1 | Arch::FalconMamba => mamba1::layer(self, d_model, first, raw),
+            Arch::Mamba2 => mamba2::layer(d_model, first, raw),
+        }
+    }
+
+    /// What transformers takes where a config does not say which token ends a text, and which begins it.
+    fn eos(self) -> u32 {
+        if self == Arch::Mamba2 {
+            2
+        } else {
+            0
+        }
+    }
+    fn bos(self) -> u32 {
+        if self == Arch::Mamba2 {
+            1
+        } else {
+            0
+        }
+    }
+
+    /// Its name in a sentence.
+    pub fn title(self) -> &'static str {
+        match self {
+            Arch::Mamba1 => "Mamba-1",
+            Arch::FalconMamba => "Falcon-Mamba",
+            Arch::Mamba2 => "Mamba-2",
+        }
+    }
+
     /// transformers' class of such models.
     pub fn class(self) -> &'static str {
         match self {
             Arch::Mamba1 => "MambaForCausalLM",
             Arch::FalconMamba => "FalconMambaForCausalLM",
+            Arch::Mamba2 => "Mamba2ForCausalLM",
         }
     }
 }
@@ -37,6 +80,7 @@ impl std::fmt::Display for Arch {
         f.pad(match self {
             Arch::Mamba1 => "mamba",
             Arch::FalconMamba => "falcon_mamba",
+            Arch::Mamba2 => "mamba2",
         })
     }
 }
@@ -87,21 +131,43 @@ impl ModelConfig {
     }
 }
 
-/// Dimensions read from tensor shapes, and the tensors they were read from (`name [shape]`), for messages.
+/// What tensor shapes say, and the tensors that said it (`name [shape]`), for messages.
 pub(super) struct Dims {
     pub d_model: usize,
     pub n_layer: usize,
     pub vocab_size: usize,
-    pub d_inner: usize,
-    pub d_state: usize,
-    pub d_conv: usize,
-    pub dt_rank: usize,
+    pub layer: Shape,
     pub embedding: String,
-    pub a_log: String,
-    pub conv1d: String,
-    pub dt_proj: String,
     /// The last layer's prefix.
     pub last_layer: String,
+    /// What a config may say of the layers.
+    pub checks: Vec<Check>,
+}
+
+/// A dimension that a config may state.
+pub(super) struct Check {
+    /// Keys in order of precedence; those from `free` on are read by no library.
+    pub keys: &'static [&'static str],
+    pub free: usize,
+    pub stored: usize,
+    /// What the tensors have, and which of them, for the message.
+    pub found: String,
+}
+
+impl Check {
+    pub fn new(keys: &'static [&'static str], free: usize, (name, stored): (&str, usize), tensor: &str) -> Self {
+        Self { keys, free, stored, found: format!("the tensors have {name} {stored} (`{tensor}`)") }
+    }
+}
+
+/// The first layer's tensors, by their names without what stands before them.
+pub(super) trait FirstLayer {
+    /// The shape of a tensor that must be there, of so many dimensions.
+    fn dimensions<const N: usize>(&self, name: &str, symbols: &'static str) -> Result<[usize; N], LoadError>;
+    fn has(&self, name: &str) -> bool;
+    /// `name [shape]`, for messages.
+    fn described(&self, name: &str) -> String;
+    fn file(&self) -> String;
 }
 
 pub(super) const NORM_EPS: f32 = 1e-5;
@@ -113,29 +179,25 @@ impl RawConfig {
             key,
             value: value.chars().take(60).collect(),
         };
-        let mamba2 = |key: &str, value: &str| LoadError::Mamba2 {
-            file: self.file.clone(),
-            evidence: format!("`{key}` is \"{value}\""),
-        };
         if let Some(layer) = self.string("ssm_cfg.layer")? {
-            match layer {
-                "Mamba1" => {}
-                "Mamba2" => return Err(mamba2("ssm_cfg.layer", layer)),
-                other => return Err(unknown("ssm_cfg.layer", other)),
-            }
+            return match layer {
+                "Mamba1" => Ok(Arch::Mamba1),
+                "Mamba2" => Ok(Arch::Mamba2),
+                other => Err(unknown("ssm_cfg.layer", other)),
+            };
         }
         if let Some(model_type) = self.string("model_type")? {
             return match model_type {
                 "mamba" => Ok(Arch::Mamba1),
                 "falcon_mamba" => Ok(Arch::FalconMamba),
-                "mamba2" => Err(mamba2("model_type", model_type)),
+                "mamba2" => Ok(Arch::Mamba2),
                 other => Err(unknown("model_type", other)),
             };
         }
         if let Some(class) = self.get("architectures").and_then(|list| list.get(0)) {
             let class = class.as_str().unwrap_or_default();
             return match class {
-                _ if class.starts_with("Mamba2") => Err(mamba2("architectures", class)),
+                _ if class.starts_with("Mamba2") => Ok(Arch::Mamba2),
                 _ if class.starts_with("FalconMamba") => Ok(Arch::FalconMamba),
                 _ if class.starts_with("Mamba") => Ok(Arch::Mamba1),
                 _ => Err(unknown("architectures", class)),
@@ -193,11 +255,11 @@ impl RawConfig {
         Err(LoadError::UnsupportedOption { file: self.file.clone(), key: (*key).into(), value: method, reason })
     }
 
-    /// Whether the config ties the head to the embedding: both libraries do where it does not say.
-    pub fn ties(&self) -> Result<bool, LoadError> {
+    /// Whether the config ties the head to the embedding. Both libraries do where it does not say, but for transformers' Mamba-2.
+    pub fn ties(&self, arch: Arch) -> Result<bool, LoadError> {
         Ok(match self.flag("tie_word_embeddings")? {
             Some(tied) => tied,
-            None => self.flag("tie_embeddings")?.unwrap_or(true),
+            None => self.flag("tie_embeddings")?.unwrap_or(arch != Arch::Mamba2 || !self.is_hugging_face()),
         })
     }
 
@@ -232,29 +294,22 @@ impl RawConfig {
     ) -> Result<ModelConfig, LoadError> {
         self.check_dimensions(dims, warnings)?;
         self.check_vocabulary(dims, warnings)?;
-        let mixer_rms_eps = self.epsilon("mixer_rms_eps", MIXER_RMS_EPS)?;
         Ok(ModelConfig {
             norm_eps: self.epsilon("layer_norm_epsilon", NORM_EPS)?,
-            eos_token_id: self.tokens("eos_token_id")?,
-            bos_token_id: self.tokens("bos_token_id")?.first().copied(),
-            ..dims.model(arch, tied, mixer_rms_eps)
+            eos_token_id: self.tokens("eos_token_id", arch.eos())?,
+            bos_token_id: self.tokens("bos_token_id", arch.bos())?.first().copied(),
+            ..dims.model(arch, tied)
         })
     }
 
     fn check_dimensions(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
-        let has = |dimension: &str, n: usize, tensor: &str| format!("the tensors have {dimension} {n} (`{tensor}`)");
         let layers = format!("the last of the {} layers stored is `{}`", dims.n_layer, dims.last_layer);
-        let inner = has("d_inner", dims.d_inner, &dims.a_log);
-        // Keys in order of precedence; those from `free` on are read by no library.
-        let checks: [(&[&str], usize, usize, String); 6] = [
-            (&["hidden_size", "d_model"], 2, dims.d_model, has("d_model", dims.d_model, &dims.embedding)),
-            (&["num_hidden_layers", "n_layer"], 2, dims.n_layer, layers),
-            (&["state_size", "ssm_cfg.d_state"], 2, dims.d_state, has("d_state", dims.d_state, &dims.a_log)),
-            (&["conv_kernel", "ssm_cfg.d_conv"], 2, dims.d_conv, has("d_conv", dims.d_conv, &dims.conv1d)),
-            (&["intermediate_size", "expand", "ssm_cfg.expand", "d_inner"], 3, dims.d_inner, inner),
-            (&["time_step_rank", "ssm_cfg.dt_rank"], 2, dims.dt_rank, has("dt_rank", dims.dt_rank, &dims.dt_proj)),
+        let of_all = [
+            Check::new(&["hidden_size", "d_model"], 2, ("d_model", dims.d_model), &dims.embedding),
+            Check { keys: &["num_hidden_layers", "n_layer"], free: 2, stored: dims.n_layer, found: layers },
         ];
-        for (keys, free, stored, found) in checks {
+        for Check { keys, free, stored, found } in of_all.iter().chain(&dims.checks) {
+            let (free, stored) = (*free, *stored);
             let mut decided = false;
             for (i, key) in keys.iter().enumerate() {
                 let Some(value) = self.get(key) else { continue };
@@ -273,7 +328,7 @@ impl RawConfig {
                     None if strict => return Err(self.bad_value(key, value, "it must be a number")),
                     Some(false) if strict => {
                         let (file, key, value) = (self.file.clone(), key.to_string(), shown(value));
-                        return Err(LoadError::Contradiction { file, key, value, found });
+                        return Err(LoadError::Contradiction { file, key, value, found: found.clone() });
                     }
                     _ => warnings.push(format!("{}: `{key}` is {}, but {found}: ignored", self.file, shown(value))),
                 }
@@ -304,20 +359,13 @@ impl RawConfig {
 }
 
 impl Dims {
-    /// The layers' dimensions.
-    pub fn layer(&self, arch: Arch, mixer_rms_eps: f32) -> Shape {
-        let &Dims { d_model, d_inner, d_state, d_conv, dt_rank, .. } = self;
-        let mixer_rms_eps = (arch == Arch::FalconMamba).then_some(mixer_rms_eps);
-        Shape::Mamba1(mamba1::Shape { d_model, d_inner, d_state, d_conv, dt_rank, mixer_rms_eps })
-    }
-
     /// The config that the tensors alone imply.
-    pub fn model(&self, arch: Arch, tied: bool, mixer_rms_eps: f32) -> ModelConfig {
+    pub fn model(&self, arch: Arch, tied: bool) -> ModelConfig {
         ModelConfig {
             arch,
             d_model: self.d_model,
             vocab_size: self.vocab_size,
-            layers: vec![self.layer(arch, mixer_rms_eps); self.n_layer],
+            layers: vec![self.layer; self.n_layer],
             norm_eps: NORM_EPS,
             tie_embeddings: tied,
             eos_token_id: Vec::new(),
@@ -346,7 +394,7 @@ mod tests {
             r#"{"ssm_cfg": {"layer": "Mamba2"}}"#,
             r#"{"architectures": ["Mamba2ForCausalLM"]}"#,
         ] {
-            assert!(matches!(arch(mamba2), Err(LoadError::Mamba2 { .. })), "{mamba2}");
+            assert_eq!(arch(mamba2).unwrap(), Arch::Mamba2, "{mamba2}");
         }
         for unknown in
             [r#"{"model_type": "llama"}"#, r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"{"architectures": [3]}"#]
@@ -358,15 +406,16 @@ mod tests {
 
     #[test]
     fn tokens_and_ties() {
-        let eos = |json| parse(json).tokens("eos_token_id");
+        let eos = |json| parse(json).tokens("eos_token_id", 0);
         assert_eq!(eos(r#"{"eos_token_id": [1, 2]}"#).unwrap(), [1, 2]);
         assert_eq!(eos(r#"{"model_type": "mamba"}"#).unwrap(), [0]);
         assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#).unwrap().is_empty());
         assert!(eos(r#"{"eos_token_id": -1}"#).unwrap().is_empty());
         assert!(eos(r#"{"eos_token_id": "x"}"#).is_err());
         assert!(eos(r#"{"eos_token_id": 4294967296}"#).is_err());
-        assert!(parse("{}").ties().unwrap());
-        assert!(!parse(r#"{"tie_embeddings": false}"#).ties().unwrap());
-        assert!(!parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#).ties().unwrap());
+        assert!(parse("{}").ties(Arch::Mamba1).unwrap() && parse("{}").ties(Arch::Mamba2).unwrap());
+        assert!(!parse(r#"{"model_type": "mamba2"}"#).ties(Arch::Mamba2).unwrap());
+        assert!(!parse(r#"{"tie_embeddings": false}"#).ties(Arch::Mamba1).unwrap());
+        assert!(!parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#).ties(Arch::Mamba1).unwrap());
     }
 }

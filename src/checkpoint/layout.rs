@@ -1,14 +1,14 @@
 //! Which stored tensor is which weight: finds every tensor, takes the dimensions from shapes, and checks all the others.
 
 use super::{
-    config::{Arch, Dims},
+    config::{Arch, Dims, FirstLayer, RawConfig},
     names::{self, Names},
     quantised,
     shard::{Shard, Stored},
     weights::ModelWeights,
     Dtype, LoadError, TensorView,
 };
-use crate::model::blocks::{Shape, Weights, MIXER_RMS_EPS};
+use crate::model::blocks::{Shape, Weights};
 use std::collections::HashMap;
 
 /// All tensors of all shards.
@@ -185,15 +185,30 @@ impl Table {
         mlx
     }
 
-    /// An error if a tensor that only Mamba-2 has is there.
-    pub fn refuse_mamba2(&self) -> Result<(), LoadError> {
-        match self.tensors.iter().position(|(t, _)| names::is_mamba2(&t.name)) {
-            Some(i) => Err(LoadError::Mamba2 {
-                file: self.file(i).into(),
-                evidence: format!("it has a tensor `{}`", self.tensors[i].0.name),
-            }),
-            None => Ok(()),
-        }
+    /// A tensor that only Mamba-2 has.
+    pub fn mamba2_tensor(&self) -> Option<&str> {
+        self.tensors.iter().map(|(t, _)| t.name.as_str()).find(|name| names::is_mamba2(name))
+    }
+}
+
+/// The first layer, for the reader of its family.
+struct First<'a> {
+    table: &'a Table,
+    names: &'a Names,
+}
+
+impl FirstLayer for First<'_> {
+    fn dimensions<const N: usize>(&self, name: &str, symbols: &'static str) -> Result<[usize; N], LoadError> {
+        self.table.dimensions(self.table.required(&self.names.layer(0, name))?, symbols)
+    }
+    fn has(&self, name: &str) -> bool {
+        self.table.find(&self.names.layer(0, name)).is_some()
+    }
+    fn described(&self, name: &str) -> String {
+        self.table.find(&self.names.layer(0, name)).map_or_else(|| name.into(), |tensor| self.table.described(tensor))
+    }
+    fn file(&self) -> String {
+        self.table.place()
     }
 }
 
@@ -206,7 +221,7 @@ impl Layout {
         table: &mut Table,
         names: &Names,
         embedding: usize,
-        arch: Arch,
+        (arch, raw): (Arch, Option<&RawConfig>),
         notes: &mut Vec<String>,
     ) -> Result<(Self, Dims), LoadError> {
         let n_layer = names.n_layer(&table.place(), || table.summary())?;
@@ -214,32 +229,21 @@ impl Layout {
             notes.push("the convolutions are stored as MLX does, (d_inner, d_conv, 1)".into());
         }
         let table = &*table;
-        let first = |name: &str| table.required(&names.layer(0, name));
-        let (a_log, conv1d, dt_proj) =
-            (first("mixer.A_log")?, first("mixer.conv1d.weight")?, first("mixer.dt_proj.weight")?);
         let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
-        let [d_inner, d_state] = table.dimensions(a_log, "(d_inner, d_state)")?;
-        let [_, _, d_conv] = table.dimensions(conv1d, "(d_inner, 1, d_conv)")?;
-        let [_, dt_rank] = table.dimensions(dt_proj, "(d_inner, dt_rank)")?;
+        let (layer, checks) = arch.layer(d_model, &First { table, names }, raw)?;
         let dims = Dims {
             d_model,
             n_layer,
             vocab_size,
-            d_inner,
-            d_state,
-            d_conv,
-            dt_rank,
+            layer,
             embedding: table.described(embedding),
-            a_log: table.described(a_log),
-            conv1d: table.described(conv1d),
-            dt_proj: table.described(dt_proj),
             last_layer: names.layer(n_layer - 1, "*"),
+            checks,
         };
         let norm_f = table.check(table.required(&names.norm_f())?, "(d_model)", &[d_model])?;
-        let shape = dims.layer(arch, MIXER_RMS_EPS);
-        let layers = (0..n_layer).map(|i| layer(table, names, i, &shape)).collect::<Result<Vec<_>, _>>()?;
+        let layers = (0..n_layer).map(|i| places(table, names, i, &dims.layer)).collect::<Result<Vec<_>, _>>()?;
         let layout = Layout { embedding, layers, norm_f, lm_head: None };
-        layout.check_optional(table, names, &shape)?;
+        layout.check_optional(table, names, &dims.layer)?;
         Ok((layout, dims))
     }
 
@@ -309,7 +313,7 @@ impl Layout {
 }
 
 /// Where a layer's parameters are, each of the shape that its list says.
-fn layer(table: &Table, names: &Names, layer: usize, shape: &Shape) -> Result<Weights<usize>, LoadError> {
+fn places(table: &Table, names: &Names, layer: usize, shape: &Shape) -> Result<Weights<usize>, LoadError> {
     shape.build(&mut |param| table.find(&names.layer(layer, param.name)).is_some(), &mut |param| {
         table.check(table.required(&names.layer(layer, param.name))?, param.symbols, &param.shape)
     })

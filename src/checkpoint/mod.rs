@@ -34,7 +34,6 @@ mod weights;
 pub(crate) mod write;
 
 pub use crate::error::LoadError;
-use crate::model::blocks::MIXER_RMS_EPS;
 #[cfg(not(target_arch = "wasm32"))]
 use adapter::Adapters;
 #[cfg(not(target_arch = "wasm32"))]
@@ -260,11 +259,17 @@ impl Checkpoint {
         let Parts { source, config: raw, config_json, mut table, sidecars, mut warnings, .. } = parts;
         let mut notes = Vec::new();
         // What kind of model it is comes first: nothing that follows makes sense for another.
+        let mamba2 = table.mamba2_tensor();
         let arch = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
+            None if mamba2.is_some() => Arch::Mamba2,
             None => Arch::Mamba1,
         };
-        table.refuse_mamba2()?;
+        if let (Some(raw), Some(tensor), false) = (&raw, mamba2, arch == Arch::Mamba2) {
+            let found = format!("there is a tensor `{tensor}`, which only Mamba-2 has");
+            let (file, key) = (raw.file.clone(), "model_type".into());
+            return Err(LoadError::Contradiction { file, key, value: arch.to_string(), found });
+        }
         if let Some(raw) = &raw {
             raw.check_supported()?;
             raw.check_quantisation(table.is_plain(), &mut warnings)?;
@@ -273,7 +278,7 @@ impl Checkpoint {
         let names = Names::recognise(&source, table.names())?;
         let head = table.find(HEAD);
         let ties = match &raw {
-            Some(raw) => raw.ties()?,
+            Some(raw) => raw.ties(arch)?,
             None => head.is_none(),
         };
         // A tied checkpoint may store the shared matrix under the head's name only.
@@ -285,7 +290,7 @@ impl Checkpoint {
                 return Err(LoadError::MissingTensor { file, tensor, hint: table.summary() });
             }
         };
-        let (mut layout, dims) = Layout::new(&mut table, &names, embedding, arch, &mut notes)?;
+        let (mut layout, dims) = Layout::new(&mut table, &names, embedding, (arch, raw.as_ref()), &mut notes)?;
         if let Some(head) = head.filter(|&head| head != embedding) {
             layout.set_head(&table, head, &dims)?;
             if ties {
@@ -312,9 +317,11 @@ impl Checkpoint {
                 raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
             }
             None => {
-                warnings
-                    .push(format!("{source}: no config.json beside it: taken as a Mamba-1 model with epsilon 1e-5"));
-                dims.model(arch, layout.is_tied(), MIXER_RMS_EPS)
+                warnings.push(format!(
+                    "{source}: no config.json beside it: taken as a {} model with epsilon 1e-5",
+                    arch.title()
+                ));
+                dims.model(arch, layout.is_tied())
             }
         };
         let mut used = vec![false; table.tensors.len()];

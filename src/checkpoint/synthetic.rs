@@ -8,7 +8,7 @@ mod outline;
 
 use super::write::{header, place, write_quantised, Entry};
 use super::{names, Arch, Checkpoint, Dtype, LoadError};
-use crate::model::blocks::{mamba1, Init, Param, Role, Shape, MIXER_RMS_EPS};
+use crate::model::blocks::{mamba1, mamba2, Init, Role, Shape, MIXER_RMS_EPS};
 use half::{bf16, f16};
 use std::{borrow::Cow, io, ops::Range};
 
@@ -38,7 +38,20 @@ pub struct Spec {
 }
 
 /// Names that [`Spec::preset`] knows.
-pub const PRESETS: [&str; 6] = ["tiny", "130m", "370m", "790m", "1.4b", "2.8b"];
+pub const PRESETS: [&str; 12] = [
+    "tiny",
+    "130m",
+    "370m",
+    "790m",
+    "1.4b",
+    "2.8b",
+    "mamba2-tiny",
+    "mamba2-130m",
+    "mamba2-370m",
+    "mamba2-780m",
+    "mamba2-1.3b",
+    "mamba2-2.7b",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Draw {
@@ -87,6 +100,12 @@ impl Spec {
         }
     }
 
+    /// A Mamba-2 of the published proportions.
+    pub fn mamba2(n_layer: usize, d_model: usize, vocab_size: usize) -> Self {
+        let layer = Shape::Mamba2(mamba2::Shape::of(d_model));
+        Self { arch: Arch::Mamba2, layer, ..Self::new(n_layer, d_model, vocab_size) }
+    }
+
     /// The shapes of the published Mamba models, and `tiny` (odd sizes, some kilobytes).
     pub fn preset(name: &str) -> Option<Self> {
         Some(match name {
@@ -94,6 +113,22 @@ impl Spec {
                 let odd = mamba1::Shape { d_inner: 26, d_state: 5, d_conv: 3, dt_rank: 2, ..mamba1::Shape::of(13) };
                 Self { layer: Shape::Mamba1(odd), ..Self::new(2, 13, 37) }
             }
+            "mamba2-tiny" => {
+                let odd = mamba2::Shape {
+                    n_heads: 6,
+                    head_dim: 5,
+                    d_state: 7,
+                    n_groups: 3,
+                    d_conv: 3,
+                    ..mamba2::Shape::of(15)
+                };
+                Self { layer: Shape::Mamba2(odd), ..Self::mamba2(2, 15, 37) }
+            }
+            "mamba2-130m" => Self::mamba2(24, 768, 50288),
+            "mamba2-370m" => Self::mamba2(48, 1024, 50288),
+            "mamba2-780m" => Self::mamba2(48, 1536, 50288),
+            "mamba2-1.3b" => Self::mamba2(48, 2048, 50288),
+            "mamba2-2.7b" => Self::mamba2(64, 2560, 50288),
             "130m" => Self::new(24, 768, 50280),
             "370m" => Self::new(48, 1024, 50280),
             "790m" => Self::new(48, 1536, 50280),
@@ -107,16 +142,15 @@ impl Spec {
     #[must_use]
     pub fn of(mut self, arch: Arch) -> Self {
         self.arch = arch;
-        let Shape::Mamba1(layer) = &mut self.layer;
-        layer.mixer_rms_eps = (arch == Arch::FalconMamba).then_some(MIXER_RMS_EPS);
-        self
+        self.with(|layer| layer.mixer_rms_eps = (arch == Arch::FalconMamba).then_some(MIXER_RMS_EPS))
     }
 
     /// With other dimensions of Mamba's layers.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut mamba1::Shape)) -> Self {
-        let Shape::Mamba1(layer) = &mut self.layer;
-        change(layer);
+        if let Shape::Mamba1(layer) = &mut self.layer {
+            change(layer);
+        }
         self
     }
 
@@ -213,7 +247,9 @@ impl Spec {
         let mut add = |name: String, shape: Vec<usize>, draw, matrix| plans.push(Plan { name, shape, draw, matrix });
         add("backbone.embeddings.weight".into(), vec![vocab_size, d_model], Draw::Normal(0.02), true);
         for i in 0..n_layer {
-            for param in self.layer.params().into_iter().filter(|param| self.has(param)) {
+            for param in
+                self.layer.params().into_iter().filter(|param| self.layer.has(param, self.use_bias, self.use_conv_bias))
+            {
                 let uniform = |inputs: usize| Draw::Uniform(1.0 / (inputs as f32).sqrt());
                 let draw = match param.init {
                     Init::Constant(x) => Draw::Constant(x),
@@ -233,11 +269,6 @@ impl Spec {
             add("lm_head.weight".into(), vec![vocab_size, d_model], Draw::Normal(0.02), true);
         }
         plans
-    }
-
-    /// Whether the model has a parameter: those that it may lack are biases.
-    fn has(&self, param: &Param) -> bool {
-        !param.optional || if param.name.contains("conv1d") { self.use_conv_bias } else { self.use_bias }
     }
 }
 
@@ -333,7 +364,8 @@ mod tests {
                 assert_eq!(checkpoint.weights().layers[1].get("mixer.x_proj.weight").unwrap().dtype, dtype);
             }
         }
-        for (name, parameters) in PRESETS.iter().skip(1).zip([129.1e6, 371.5e6, 793.2e6, 1372e6, 2768e6]) {
+        let published = [129.1e6, 371.5e6, 793.2e6, 1372e6, 2768e6, 128.9e6, 369.6e6, 780e6, 1344e6, 2702e6];
+        for (name, parameters) in PRESETS.iter().filter(|name| !name.ends_with("tiny")).zip(published) {
             let n = Spec::preset(name).unwrap().weight_bytes() as f64 / 4.0;
             assert!((n / parameters - 1.0).abs() < 0.01, "{name}: {n}");
         }

@@ -25,6 +25,7 @@ use linear::LinearCase;
 use sampling::Logits;
 use scan::{Rung, ScanCase};
 use serde::Serialize;
+use ssd::{SsdCase, SsdRung};
 
 /// One check's outcome.
 #[derive(Debug, Clone, Serialize)]

@@ -86,11 +86,8 @@ pub enum LoadError {
     #[error("{file}: `{key}` is {value}, but {found}")]
     Contradiction { file: String, key: String, value: String, found: String },
     /// A model family this crate does not know.
-    #[error("{file}: `{key}` is \"{value}\": only \"mamba\" and \"falcon_mamba\" models can be run")]
+    #[error("{file}: `{key}` is \"{value}\": only \"mamba\", \"falcon_mamba\" and \"mamba2\" models can be run")]
     UnknownArchitecture { file: String, key: &'static str, value: String },
-    /// A Mamba-2 checkpoint.
-    #[error("{file}: {evidence}: a Mamba-2 model, which is not supported (Mamba-2); Mamba-1 and Falcon-Mamba checkpoints are")]
-    Mamba2 { file: String, evidence: String },
     /// A config option whose effect is not implemented, so that running would give wrong output.
     #[error("{file}: `{key}` is {value}: not supported ({reason})")]
     UnsupportedOption { file: String, key: String, value: String, reason: &'static str },

@@ -55,6 +55,9 @@ pub async fn explain(
         Some(&value) => Err(InputError::OutOfRange { what, value, count }),
         None => Ok(()),
     };
+    if c.layers.iter().any(|layer| layer.mamba1().is_none()) {
+        return Err(InputError::NotExplained { arch: c.arch.title() }.into());
+    }
     let (channels, states) = c.first().map_or((0, 0), Shape::channels);
     below("layer", options.layers.as_deref().unwrap_or_default(), c.n_layer())?;
     below("channel", &options.channels, channels)?;

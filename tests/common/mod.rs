@@ -76,9 +76,21 @@ pub struct Dimensions {
     pub n_layer: usize,
     pub vocab_size: usize,
     pub d_inner: usize,
-    pub d_state: usize,
-    pub d_conv: usize,
-    pub dt_rank: usize,
+    /// The family's own.
+    #[serde(flatten)]
+    pub others: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+impl Dimensions {
+    /// What the golden says of a dimension of the layers.
+    pub fn of_layers(&self, name: &str) -> Option<usize> {
+        let other = || self.others.get(name)?.as_u64().map(|n| n as usize);
+        if name == "d_inner" {
+            Some(self.d_inner)
+        } else {
+            other()
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,7 +123,11 @@ pub struct Golden {
 
 impl Golden {
     pub fn named(name: &str) -> Self {
-        let folder = repository("tests/golden/checkpoints").join(name);
+        Self::of("tests/golden/checkpoints", name)
+    }
+
+    fn of(place: &str, name: &str) -> Self {
+        let folder = repository(place).join(name);
         let text = std::fs::read(folder.join("expected.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected = serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         Self { name: name.into(), folder, expected }
@@ -119,12 +135,21 @@ impl Golden {
 
     /// Every folder of tests/golden/checkpoints, by name.
     pub fn all() -> Vec<Self> {
-        let folder = repository("tests/golden/checkpoints");
+        Self::all_of("tests/golden/checkpoints", 15)
+    }
+
+    /// Every folder of tests/golden/mamba2.
+    pub fn mamba2() -> Vec<Self> {
+        Self::all_of("tests/golden/mamba2", 20)
+    }
+
+    fn all_of(place: &str, least: usize) -> Vec<Self> {
+        let folder = repository(place);
         let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert!(names.len() >= 15, "only {} golden checkpoints in {}", names.len(), folder.display());
-        names.iter().map(|n| Self::named(n)).collect()
+        assert!(names.len() >= least, "only {} golden checkpoints in {}", names.len(), folder.display());
+        names.iter().map(|n| Self::of(place, n)).collect()
     }
 
     pub fn checkpoint(&self) -> Checkpoint {

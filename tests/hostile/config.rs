@@ -1,7 +1,7 @@
 //! Configs that are damaged, foreign, or contradict the tensors.
 
 use crate::{good, make::Model, with_config};
-use mamba_wgpu::model::{Checkpoint, LoadError};
+use mamba_wgpu::model::{synthetic::Spec, Checkpoint, LoadError};
 use serde_json::{json, Value};
 use std::fs;
 
@@ -116,17 +116,39 @@ fn another_architecture() {
 
 #[test]
 fn mamba2() {
-    refused!(
-        Model::tiny().config("model_type", json!("mamba2")).open(),
-        Mamba2,
-        "config.json",
-        "not supported (Mamba-2)"
-    );
+    // A config that says Mamba-2 of Mamba-1's tensors, and the reverse.
+    refused!(Model::tiny().config("model_type", json!("mamba2")).open(), MissingTensor, "mixer.dt_bias");
     let m = Model::tiny().without("dt_proj").without("x_proj").add("backbone.layers.0.mixer.dt_bias", &[4], 0.0);
-    refused!(m.open(), Mamba2, "`backbone.layers.0.mixer.dt_bias`", "not supported (Mamba-2)");
+    refused!(m.open(), Contradiction, "`model_type`", "`backbone.layers.0.mixer.dt_bias`", "only Mamba-2");
     let mut m = Model::tiny().original();
     m.config["ssm_cfg"]["layer"] = json!("Mamba2");
-    refused!(m.open(), Mamba2, "config.json", "ssm_cfg.layer");
+    refused!(m.open(), MissingTensor, "mixer.dt_bias");
+}
+
+/// What can be wrong with a Mamba-2 of which all tensors are there.
+#[test]
+fn mamba2_contradictions() {
+    let model = || Model::new(&Spec::preset("mamba2-tiny").unwrap());
+    assert_eq!(model().open().unwrap().config().dimension("n_groups"), Some(3));
+    for (key, value, found) in [
+        ("n_groups", json!(4), "6 heads"),
+        ("n_groups", json!(0), "6 heads"),
+        ("state_size", json!(8), "d_state 7"),
+        ("num_heads", json!(5), "n_heads 6"),
+        ("head_dim", json!(6), "head_dim 5"),
+        ("conv_kernel", json!(4), "d_conv 3"),
+        ("expand", json!(3), "d_inner 30"),
+    ] {
+        refused!(model().config(key, value).open(), Contradiction, key, found);
+    }
+    for limits in [json!([1.0, 0.5]), json!([0.0]), json!("Infinity"), json!([0.0, "x"]), json!([null, 1.0])] {
+        refused!(model().config("time_step_limit", limits).open(), ConfigValue, "time_step_limit", "two numbers");
+    }
+    refused!(model().without("mixer.norm").open(), MissingTensor, "mixer.norm.weight");
+    // Rows that no sizes explain.
+    let m = model().without("in_proj").add("backbone.layers.0.mixer.in_proj.weight", &[40, 15], 0.0);
+    let m = m.add("backbone.layers.1.mixer.in_proj.weight", &[40, 15], 0.0);
+    refused!(m.open(), Rank, "mixer.in_proj.weight", "[40, 15]");
 }
 
 #[test]

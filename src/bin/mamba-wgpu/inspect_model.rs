@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::model::{Arch, Checkpoint, Contents, FileInfo, Listed};
+use mamba_wgpu::model::{Checkpoint, Contents, FileInfo, Listed};
 use serde_json::json;
 
 use crate::common::ModelArgs;
@@ -51,10 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_json::Value {
     let config = checkpoint.config();
-    let arch = match config.arch {
-        Arch::Mamba1 => "mamba",
-        Arch::FalconMamba => "falcon_mamba",
-    };
+    let arch = config.arch.to_string();
     let mut tensors = Vec::new();
     let (mut parameters, mut bytes) = (0, 0);
     for tensor in checkpoint.tensors() {

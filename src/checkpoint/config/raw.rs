@@ -69,22 +69,22 @@ impl RawConfig {
     }
 
     /// Token ids of a key that holds none, one or a list. Negative ones mean "none" in some configs.
-    pub fn tokens(&self, key: &str) -> Result<Vec<u32>, LoadError> {
+    pub fn tokens(&self, key: &str, default: u32) -> Result<Vec<u32>, LoadError> {
         let one = |v: &Value| match v.as_i64() {
             Some(id) if id < 0 => Ok(None),
             Some(id) => u32::try_from(id).map(Some).map_err(|_| self.bad_value(key, v, "too large for a token id")),
             None => Err(self.bad_value(key, v, "it must be a token id or a list of them")),
         };
         match self.map.get(key) {
-            // Hugging Face's configuration classes default to 0; mamba-ssm's config has no such key.
-            None if self.is_hugging_face() => Ok(vec![0]),
+            // Hugging Face's configuration classes have a default; mamba-ssm's config has no such key.
+            None if self.is_hugging_face() => Ok(vec![default]),
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(list)) => list.iter().filter_map(|v| one(v).transpose()).collect(),
             Some(value) => Ok(one(value)?.into_iter().collect()),
         }
     }
 
-    fn is_hugging_face(&self) -> bool {
+    pub fn is_hugging_face(&self) -> bool {
         self.map.contains_key("model_type")
     }
 }

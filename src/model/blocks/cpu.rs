@@ -1,6 +1,6 @@
 //! Layers of any kind by the twins: what all kinds share, and which of them is asked.
 
-use super::{mamba1, Shape, Weights};
+use super::{mamba1, mamba2, Shape, Weights};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 use crate::reference::{matmul, matvec, Epilogue, Linear, Quantised, Weights as Rows};
 use crate::settings::Scan;
@@ -67,7 +67,8 @@ pub(crate) struct LayerState<'a> {
 /// The activations inside layers. Grown to the largest chunk and kept, so that decoding allocates nothing.
 #[derive(Default)]
 pub(crate) struct Workspaces {
-    pub mamba1: mamba1::cpu::Workspace,
+    mamba1: mamba1::cpu::Workspace,
+    mamba2: mamba2::cpu::Workspace,
 }
 
 /// y = x w^T (+ bias), by the kernel of the mode.
@@ -91,13 +92,16 @@ impl Layer {
     pub fn forward(&self, work: &mut Workspaces, stream: &mut Stream<'_>, state: LayerState<'_>) {
         match (&self.shape, &self.w) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => mamba1::cpu::forward(w, s, &mut work.mamba1, stream, state),
+            (Shape::Mamba2(s), Weights::Mamba2(w)) => mamba2::cpu::forward(w, s, &mut work.mamba2, stream, state),
+            _ => debug_assert!(false, "shape and weights are made together"),
         }
     }
 
     /// What the layer, the i-th of the model, has seen in the chunk that has just gone through.
-    pub fn explain(&self, work: &Workspaces, i: usize, l: usize, options: &ExplainOptions) -> LayerExplanation {
+    pub fn explain(&self, work: &Workspaces, i: usize, l: usize, options: &ExplainOptions) -> Option<LayerExplanation> {
         match (&self.shape, &self.w) {
-            (Shape::Mamba1(s), Weights::Mamba1(w)) => mamba1::cpu::explain(w, s, &work.mamba1, i, l, options),
+            (Shape::Mamba1(s), Weights::Mamba1(w)) => Some(mamba1::cpu::explain(w, s, &work.mamba1, i, l, options)),
+            _ => None,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Layers of any kind by the kernels: what all kinds share, and which of them is asked.
 
-use super::mamba1;
+use super::{mamba1, mamba2};
 use super::{Shape, Weights};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
-use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
 use crate::kernels::{WeightMatrix, COOP_TILE};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 use crate::settings::Scan;
@@ -80,15 +80,22 @@ impl Numbers {
     }
 }
 
+/// Of things that are made together: a fault of this crate.
+fn other_kind(what: &'static str) -> GpuError {
+    GpuError::Validation { message: format!("{what} are of different kinds") }
+}
+
 /// A layer on a device.
 pub(crate) enum Layer {
     Mamba1(mamba1::gpu::Layer),
+    Mamba2(mamba2::gpu::Layer),
 }
 
 /// The activations inside layers, of the kinds that a model has.
 #[derive(Default)]
 pub(crate) struct Workspaces {
-    pub mamba1: Option<mamba1::gpu::Workspace>,
+    mamba1: Option<mamba1::gpu::Workspace>,
+    mamba2: Option<mamba2::gpu::Workspace>,
 }
 
 impl Workspaces {
@@ -106,7 +113,10 @@ impl Workspaces {
                 Layer::Mamba1(layer) if all.mamba1.is_none() => {
                     all.mamba1 = Some(mamba1::gpu::Workspace::new(gpu, &layer.shape, l, scan, numbers)?);
                 }
-                Layer::Mamba1(_) => {}
+                Layer::Mamba2(layer) if all.mamba2.is_none() => {
+                    all.mamba2 = Some(mamba2::gpu::Workspace::new(gpu, &layer.shape, l, scan, numbers)?);
+                }
+                Layer::Mamba1(_) | Layer::Mamba2(_) => {}
             }
         }
         numbers.end(gpu)?;
@@ -124,6 +134,8 @@ impl Layer {
     ) -> Result<Self, E> {
         Ok(match (shape, weights) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Layer::Mamba1(mamba1::gpu::Layer::new(gpu, *s, w, host)?),
+            (Shape::Mamba2(s), Weights::Mamba2(w)) => Layer::Mamba2(mamba2::gpu::Layer::new(gpu, *s, w, host)?),
+            _ => return Err(other_kind("shapes and weights").into()),
         })
     }
 
@@ -138,14 +150,16 @@ impl Layer {
     ) -> Result<(), GpuError> {
         match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.forward(plan, w, stream, state, chunk),
-            _ => Ok(()), // a workspace is made of every kind there is
+            (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.forward(plan, w, stream, state, chunk),
+            _ => Err(other_kind("a layer and the workspaces")),
         }
     }
 
     /// Whether [`Layer::fused_step`] can run for its sizes.
-    pub fn fuses_the_step(&self) -> bool {
+    pub fn fuses_the_step(&self, gpu: &Gpu) -> bool {
         match self {
             Layer::Mamba1(layer) => layer.fuses_the_step(),
+            Layer::Mamba2(layer) => layer.fuses_the_step() && gpu.allows(Variant::SsdStep),
         }
     }
 
@@ -159,7 +173,16 @@ impl Layer {
     ) -> Result<(), GpuError> {
         match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.fused_step(plan, w, stream, state),
-            _ => Ok(()),
+            (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.fused_step(plan, w, stream, state),
+            _ => Err(other_kind("a layer and the workspaces")),
+        }
+    }
+
+    /// Whether its recurrent kernels are right on the device.
+    pub fn steps(&self, gpu: &Gpu) -> bool {
+        match self {
+            Layer::Mamba1(_) => gpu.allows(Variant::Step),
+            Layer::Mamba2(_) => gpu.allows(Variant::Step) && gpu.allows(Variant::SsdStep),
         }
     }
 
@@ -167,6 +190,7 @@ impl Layer {
     pub fn format(&self) -> WeightFormat {
         match self {
             Layer::Mamba1(layer) => layer.w.in_proj.format(),
+            Layer::Mamba2(layer) => layer.w.in_proj.format(),
         }
     }
 

@@ -7,20 +7,24 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 pub mod mamba1;
+pub mod mamba2;
 pub(crate) mod parameters;
 
+use crate::reference::GatedNorm;
 pub use parameters::{Init, Param, Role};
 
 /// A layer's kind and dimensions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Shape {
     Mamba1(mamba1::Shape),
+    Mamba2(mamba2::Shape),
 }
 
 /// A layer's parameters, each of them a `T`: a place in a table, a view of a file, a tensor on a host or on a device.
 #[derive(Debug, Clone)]
 pub enum Weights<T> {
     Mamba1(mamba1::Weights<T>),
+    Mamba2(mamba2::Weights<T>),
 }
 
 /// A tensor that a layer keeps of a text, besides what it makes of the next token.
@@ -48,6 +52,7 @@ impl Shape {
     pub fn params(&self) -> Vec<Param> {
         match self {
             Shape::Mamba1(s) => s.params(),
+            Shape::Mamba2(s) => s.params(),
         }
     }
 
@@ -55,6 +60,7 @@ impl Shape {
     pub fn state(&self) -> Vec<Field> {
         match self {
             Shape::Mamba1(s) => s.state(),
+            Shape::Mamba2(s) => s.state(),
         }
     }
 
@@ -63,10 +69,21 @@ impl Shape {
         self.state().iter().find(|field| field.name == name).map_or(0, Field::elements)
     }
 
+    /// Whether models of this shape have a parameter, where they may have biases in linear layers and on the convolution.
+    pub(crate) fn has(&self, param: &Param, use_bias: bool, use_conv_bias: bool) -> bool {
+        match (self, param.name) {
+            _ if !param.optional => true,
+            (_, "mixer.conv1d.bias") => use_conv_bias,
+            (Shape::Mamba2(s), "mixer.norm.weight") => s.norm != GatedNorm::GateOnly,
+            _ => use_bias,
+        }
+    }
+
     /// The widest row of activations, which limits how many tokens fit into a binding.
     pub fn widest(&self) -> usize {
         match self {
             Shape::Mamba1(s) => s.widest(),
+            Shape::Mamba2(s) => s.widest(),
         }
     }
 
@@ -74,6 +91,7 @@ impl Shape {
     pub(crate) fn config(&self) -> Vec<(&'static str, serde_json::Value)> {
         match self {
             Shape::Mamba1(s) => s.config(),
+            Shape::Mamba2(s) => s.config(),
         }
     }
 
@@ -81,6 +99,7 @@ impl Shape {
     pub fn dimensions(&self) -> Vec<(&'static str, usize)> {
         match self {
             Shape::Mamba1(s) => s.dimensions(),
+            Shape::Mamba2(s) => s.dimensions(),
         }
     }
 
@@ -88,6 +107,7 @@ impl Shape {
     pub fn channels(&self) -> (usize, usize) {
         match self {
             Shape::Mamba1(s) => (s.d_inner, s.d_state),
+            Shape::Mamba2(s) => (s.n_heads, s.d_state),
         }
     }
 
@@ -101,6 +121,7 @@ impl Shape {
     pub fn mamba1(&self) -> Option<&mamba1::Shape> {
         match self {
             Shape::Mamba1(s) => Some(s),
+            Shape::Mamba2(_) => None,
         }
     }
 
@@ -108,6 +129,7 @@ impl Shape {
     pub(crate) fn constants(&self) -> Vec<f32> {
         match self {
             Shape::Mamba1(s) => vec![s.mixer_rms_eps.unwrap_or(MIXER_RMS_EPS)],
+            Shape::Mamba2(s) => s.constants(),
         }
     }
 
@@ -119,6 +141,7 @@ impl Shape {
     ) -> Result<Weights<T>, E> {
         Ok(match self {
             Shape::Mamba1(s) => Weights::Mamba1(mamba1::Weights::build(s, has, take)?),
+            Shape::Mamba2(s) => Weights::Mamba2(mamba2::Weights::build(s, has, take)?),
         })
     }
 }
@@ -128,6 +151,7 @@ impl<T> Weights<T> {
     pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'static str, &'a T)) {
         match self {
             Weights::Mamba1(w) => w.for_each(f),
+            Weights::Mamba2(w) => w.for_each(f),
         }
     }
 
@@ -152,6 +176,7 @@ impl<T> Weights<T> {
     pub fn map<U, E>(&self, f: &mut dyn FnMut(&'static str, &T) -> Result<U, E>) -> Result<Weights<U>, E> {
         Ok(match self {
             Weights::Mamba1(w) => Weights::Mamba1(w.map(f)?),
+            Weights::Mamba2(w) => Weights::Mamba2(w.map(f)?),
         })
     }
 }

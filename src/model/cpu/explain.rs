@@ -26,7 +26,7 @@ impl CpuSession {
         for (i, (layer, state)) in weights.layers.iter().zip(states).enumerate().take(depth) {
             layer.forward(inside, &mut stream, state);
             if options.wants(i) {
-                explained.push(layer.explain(inside, i, l, options));
+                explained.extend(layer.explain(inside, i, l, options));
             }
             progress(i + 1, depth);
         }

@@ -232,7 +232,7 @@ impl GpuModel {
 
     /// Whether the decode step can run in its few kernels a layer.
     fn fuses_the_step(&self) -> bool {
-        let fits = self.layers.iter().all(Layer::fuses_the_step);
+        let fits = self.layers.iter().all(|layer| layer.fuses_the_step(&self.gpu));
         fits && self.gpu.allows(Variant::FusedStep) && self.gpu.allows(Variant::Matvec)
     }
 

@@ -4,7 +4,6 @@ use super::buffers::{Memory, ScoreBuffers, Workspace, SCORE_ROWS};
 use super::GpuModel;
 use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::Variant;
 use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
@@ -219,7 +218,7 @@ impl GpuSession {
     fn decode(&mut self) -> Result<&(Workspace, Plan)> {
         if self.decode.is_none() {
             let gpu = &self.model.gpu;
-            let step = gpu.allows(Variant::Step);
+            let step = self.model.layers.iter().all(|layer| layer.steps(gpu));
             let scan = (!step).then(|| self.model.scan());
             let w = Workspace::new(&self.model, 1, scan, (NumberFormat::F32, false))?;
             let mut builder = PlanBuilder::new(gpu);

@@ -1,0 +1,141 @@
+//! Mamba-2, in transformers' and in mamba-ssm's configs.
+//!
+//! Of the tensors' shapes only the number of groups is not to be read: they have n_groups * d_state. transformers' class knows one
+//! form (a gated norm, the gate first); mamba-ssm's `ssm_cfg` may ask for others.
+
+use super::{shown, Check, FirstLayer, RawConfig, NORM_EPS};
+use crate::checkpoint::LoadError;
+use crate::model::blocks::{mamba2, Shape};
+use crate::reference::GatedNorm;
+use serde_json::Value;
+
+const CONV: &str = "mixer.conv1d.weight";
+const HEADS: &str = "mixer.dt_bias";
+const IN_PROJ: &str = "mixer.in_proj.weight";
+const OUT_PROJ: &str = "mixer.out_proj.weight";
+const D: &str = "mixer.D";
+const NORM: &str = "mixer.norm.weight";
+
+pub(super) fn layer(
+    d_model: usize,
+    first: &impl FirstLayer,
+    raw: Option<&RawConfig>,
+) -> Result<(Shape, Vec<Check>), LoadError> {
+    let [channels, _, d_conv] = first.dimensions(CONV, "(d_ssm + 2 n_groups d_state, 1, d_conv)")?;
+    let [n_heads] = first.dimensions(HEADS, "(n_heads)")?;
+    let [row, _] = first.dimensions(IN_PROJ, "(2 d_mlp + 2 d_ssm + 2 n_groups d_state + n_heads, d_model)")?;
+    let [_, d_inner] = first.dimensions(OUT_PROJ, "(d_model, d_mlp + d_ssm)")?;
+    let [d] = first.dimensions(D, "(n_heads) or (d_ssm)")?;
+
+    // row = 2 d_mlp + d_ssm + channels + n_heads, and d_inner = d_mlp + d_ssm.
+    let impossible = || LoadError::Rank {
+        file: first.file(),
+        tensor: IN_PROJ.into(),
+        found: vec![row, d_model],
+        expected: "(2 d_mlp + 2 d_ssm + 2 n_groups d_state + n_heads, d_model) as the others have it",
+    };
+    let passed = row.checked_sub(channels + n_heads).and_then(|both| both.checked_sub(d_inner));
+    let sizes = passed.and_then(|d_mlp| Some((d_mlp, d_inner.checked_sub(d_mlp)?)));
+    let (d_mlp, d_ssm) = sizes.ok_or_else(impossible)?;
+    let both = channels.checked_sub(d_ssm).filter(|both| both % 2 == 0 && *both > 0);
+    let grouped = both.ok_or_else(impossible)? / 2;
+    if d_ssm == 0 || d_ssm % n_heads != 0 {
+        return Err(impossible());
+    }
+
+    let n_groups = groups(raw)?;
+    if n_groups == 0 || grouped % n_groups != 0 || n_heads % n_groups != 0 {
+        let (file, key) = (raw.map_or_else(|| first.file(), |raw| raw.file.clone()), key_of_groups(raw).into());
+        let found =
+            format!("B and C have {grouped} rows together (`{}`) and there are {n_heads} heads", first.described(CONV));
+        return Err(LoadError::Contradiction { file, key, value: n_groups.to_string(), found });
+    }
+    let norm = norm(raw, first)?;
+    let shape = mamba2::Shape {
+        d_model,
+        n_heads,
+        head_dim: d_ssm / n_heads,
+        d_state: grouped / n_groups,
+        n_groups,
+        d_conv,
+        d_mlp,
+        dt_limit: dt_limit(raw)?,
+        norm,
+        norm_eps: raw.map_or(Ok(NORM_EPS), |raw| raw.epsilon("layer_norm_epsilon", NORM_EPS))?,
+        d_has_hdim: d != n_heads || raw.map_or(Ok(None), |raw| raw.flag("ssm_cfg.D_has_hdim"))? == Some(true),
+    };
+    let [conv, heads, out_proj] = [CONV, HEADS, OUT_PROJ].map(|name| first.described(name));
+    let inner = &["expand", "ssm_cfg.expand", "intermediate_size"];
+    let checks = vec![
+        Check::new(&["state_size", "ssm_cfg.d_state"], 2, ("d_state", shape.d_state), &conv),
+        Check::new(&["conv_kernel", "ssm_cfg.d_conv"], 2, ("d_conv", d_conv), &conv),
+        Check::new(inner, 2, ("d_inner", d_inner), &out_proj),
+        Check::new(&["num_heads"], 1, ("n_heads", n_heads), &heads),
+        Check::new(&["head_dim", "ssm_cfg.headdim"], 2, ("head_dim", shape.head_dim), &heads),
+        Check::new(&["ssm_cfg.d_ssm"], 1, ("d_ssm", d_ssm), &out_proj),
+    ];
+    Ok((Shape::Mamba2(shape), checks))
+}
+
+fn key_of_groups(raw: Option<&RawConfig>) -> &'static str {
+    if raw.is_some_and(RawConfig::is_hugging_face) {
+        "n_groups"
+    } else {
+        "ssm_cfg.ngroups"
+    }
+}
+
+/// transformers' class has 8 where a config does not say, mamba-ssm's 1.
+fn groups(raw: Option<&RawConfig>) -> Result<usize, LoadError> {
+    let Some(raw) = raw else { return Ok(1) };
+    let key = key_of_groups(Some(raw));
+    match raw.get(key) {
+        Some(value) => {
+            value.as_u64().map(|n| n as usize).ok_or_else(|| raw.bad_value(key, value, "it must be a whole number"))
+        }
+        None => Ok(if raw.is_hugging_face() { 8 } else { 1 }),
+    }
+}
+
+/// Published configs of transformers carry a `norm_before_gate` that no version of it reads (Mamba-Codestral's says true and means
+/// false): only mamba-ssm's is taken.
+fn norm(raw: Option<&RawConfig>, first: &impl FirstLayer) -> Result<GatedNorm, LoadError> {
+    let flag = |key| raw.filter(|raw| !raw.is_hugging_face()).map_or(Ok(None), |raw| raw.flag(key));
+    let normed = flag("ssm_cfg.rmsnorm")?.unwrap_or_else(|| raw.is_some() || first.has(NORM));
+    if normed != first.has(NORM) {
+        if !normed {
+            let (file, key) = (raw.map_or_else(String::new, |raw| raw.file.clone()), "ssm_cfg.rmsnorm".into());
+            let found = format!("there is a tensor `{}`", first.described(NORM));
+            return Err(LoadError::Contradiction { file, key, value: "false".into(), found });
+        }
+        return Err(LoadError::MissingTensor { file: first.file(), tensor: NORM.into(), hint: String::new() });
+    }
+    Ok(match (normed, flag("ssm_cfg.norm_before_gate")?) {
+        (false, _) => GatedNorm::GateOnly,
+        (true, Some(true)) => GatedNorm::NormFirst,
+        (true, _) => GatedNorm::GateFirst,
+    })
+}
+
+/// Two numbers, of which Infinity may be the bare word (quoted by the reader) or transformers' `{"__float__": "Infinity"}`.
+fn dt_limit(raw: Option<&RawConfig>) -> Result<(f32, f32), LoadError> {
+    const OPEN: (f32, f32) = (0.0, f32::INFINITY);
+    let Some(raw) = raw else { return Ok(OPEN) };
+    let key = if raw.is_hugging_face() { "time_step_limit" } else { "ssm_cfg.dt_limit" };
+    let Some(value) = raw.get(key) else { return Ok(OPEN) };
+    let number = |value: &Value| match value.get("__float__").unwrap_or(value) {
+        Value::String(word) if word == "Infinity" => Some(f32::INFINITY),
+        Value::String(word) if word == "-Infinity" => Some(f32::NEG_INFINITY),
+        other => other.as_f64().map(|x| x as f32),
+    };
+    let limits: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
+    match limits.as_deref() {
+        Some(&[low, high]) if low <= high => Ok((low, high)),
+        _ => Err(LoadError::ConfigValue {
+            file: raw.file.clone(),
+            key: key.into(),
+            value: shown(value),
+            expected: "it must be two numbers, the smaller first",
+        }),
+    }
+}

@@ -1,0 +1,90 @@
+//! A Mamba-2 layer by the twins.
+
+use super::{Shape, Weights};
+use crate::model::blocks::cpu::{linear, HostTensor, LayerState, Mode, Stream};
+use crate::reference::{
+    conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, ssd_chunked, ssd_delta, ssd_sequential,
+    ssd_state_update, ConvShape, Epilogue, GatedNorm, Linear, SsdInput,
+};
+use crate::settings::Scan;
+
+/// Positions of a chunk of the chunked form.
+const CHUNK: usize = 64;
+
+/// The activations of up to so many positions.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    rows: usize,
+    zxbcdt: Vec<f32>, // (rows, row)
+    xbc: Vec<f32>,    // (rows, channels)
+    delta: Vec<f32>,  // (rows, n_heads)
+    y: Vec<f32>,      // (rows, d_ssm)
+    gated: Vec<f32>,  // (rows, d_inner)
+}
+
+impl Workspace {
+    fn grow(&mut self, rows: usize, s: &Shape) {
+        if rows <= self.rows {
+            return;
+        }
+        self.rows = rows;
+        self.zxbcdt.resize(rows * s.row(), 0.0);
+        self.xbc.resize(rows * s.channels(), 0.0);
+        self.delta.resize(rows * s.n_heads, 0.0);
+        self.y.resize(rows * s.d_ssm(), 0.0);
+        self.gated.resize(rows * s.d_inner(), 0.0);
+    }
+}
+
+/// residual += mixer(rms_norm(residual)); both states advance.
+pub(crate) fn forward(
+    w: &Weights<HostTensor>,
+    s: &Shape,
+    work: &mut Workspace,
+    stream: &mut Stream<'_>,
+    state: LayerState<'_>,
+) {
+    let (l, mode, d_model) = (stream.l, stream.mode, s.d_model);
+    work.grow(l, s);
+    let zxbcdt = &mut work.zxbcdt[..l * s.row()];
+    let xbc = &mut work.xbc[..l * s.channels()];
+    let y = &mut work.y[..l * s.d_ssm()];
+    let gated = &mut work.gated[..l * s.d_inner()];
+
+    rms_norm(stream.hidden, stream.residual, None, Some(w.norm.values()), stream.norm_eps, d_model);
+    let in_proj = (&w.in_proj, w.in_proj_bias.as_ref());
+    linear(mode, zxbcdt, stream.hidden, in_proj, &Linear::dense(l, d_model, s.row()), Epilogue::None);
+    let zxbcdt = &*zxbcdt;
+
+    let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
+    let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
+    let x = &zxbcdt[s.conv_offset()..];
+    match mode {
+        Mode::Prefill => {
+            conv1d(xbc, x, state.conv, conv, bias, &shape);
+            conv1d_state(state.conv, x, &shape);
+        }
+        Mode::Decode => conv1d_update(xbc, state.conv, x, conv, bias, &shape),
+    }
+
+    let (shape, dt_bias) = (s.ssd(l), w.dt_bias.values());
+    let input = SsdInput { xbc, a: w.a_log.values(), d: w.d.values() };
+    match (mode, stream.scan) {
+        (Mode::Decode, _) => ssd_state_update(y, state.ssm, (zxbcdt, dt_bias), &input, false, &shape),
+        (Mode::Prefill, Scan::Sequential) => {
+            let delta = &mut work.delta[..l * s.n_heads];
+            ssd_delta(delta, zxbcdt, dt_bias, &shape);
+            ssd_sequential(y, state.ssm, delta, &input, &shape);
+        }
+        (Mode::Prefill, Scan::Blelloch | Scan::Fused) => {
+            ssd_chunked(y, state.ssm, (zxbcdt, dt_bias), &input, &shape, CHUNK);
+        }
+    }
+
+    if let Some(passed) = s.passed(l) {
+        gated_rms_norm(gated, zxbcdt, zxbcdt, None, GatedNorm::GateOnly, &passed);
+    }
+    gated_rms_norm(gated, y, zxbcdt, w.mixer_norm.as_ref().map(HostTensor::values), s.norm, &s.gated(l));
+    let out_proj = (&w.out_proj, w.out_proj_bias.as_ref());
+    linear(mode, stream.residual, gated, out_proj, &Linear::dense(l, s.d_inner(), d_model), Epilogue::Add);
+}

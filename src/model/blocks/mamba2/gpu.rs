@@ -1,0 +1,156 @@
+//! A Mamba-2 layer by the kernels.
+
+use super::{Shape, Weights};
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
+use crate::kernels::{self, Conv1d, ConvShape, RmsNorm, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
+use crate::model::blocks::gpu::{Chunk, LayerState, Numbers, Stream};
+use crate::reference::GatedNorm;
+use crate::settings::Scan;
+
+/// A layer's weights on a device.
+pub(crate) struct Layer {
+    pub shape: Shape,
+    /// `a_log` holds A: the loader has put it through `decay_rate`.
+    pub w: Weights<WeightMatrix>,
+    taps: Tensor, // (d_conv + 1, channels), see kernels::pack_taps
+}
+
+/// The activations of a chunk of up to L tokens; all layers share them. Those marked act are in the format that the chunk's are.
+pub(crate) struct Workspace {
+    zxbcdt: Tensor, // (L, row), L up to whole COOP_TILEs where cooperative matrices write it
+    xbc: Tensor,    // (L, channels)
+    y: Tensor,      // (L, d_ssm)
+    gated: Tensor,  // (L, d_inner), act
+    ssd: SsdWorkspace,
+    rung: Ssd,
+}
+
+impl Workspace {
+    /// `scan`: the rung; `None` where one token goes through `ssd_state_update`.
+    pub fn new(gpu: &Gpu, s: &Shape, l: usize, scan: Option<Scan>, numbers: &mut Numbers) -> Result<Self, GpuError> {
+        let rung = match scan {
+            None => Ssd::Sequential,
+            Some(Scan::Blelloch | Scan::Fused) if gpu.allows(Variant::ChunkedSsd) => Ssd::Chunked,
+            Some(_) => Ssd::Sequential,
+        };
+        numbers.end(gpu)?;
+        Ok(Self {
+            zxbcdt: Tensor::zeros(gpu, "zxbcdt", numbers.tall(gpu, l) * s.row())?,
+            xbc: Tensor::zeros(gpu, "xbc", l * s.channels())?,
+            y: Tensor::zeros(gpu, "y", l * s.d_ssm())?,
+            gated: numbers.factor(Tensor::activations(gpu, "gated", l * s.d_inner(), numbers.format)?),
+            ssd: SsdWorkspace::new(gpu, rung, &s.ssd(l))?,
+            rung,
+        })
+    }
+}
+
+impl Layer {
+    /// `host`: a parameter's values as they are stored.
+    pub fn new<E: From<GpuError>>(
+        gpu: &Gpu,
+        shape: Shape,
+        w: Weights<WeightMatrix>,
+        host: &mut dyn FnMut(&str) -> Result<Option<Vec<f32>>, E>,
+    ) -> Result<Self, E> {
+        let conv1d = host("mixer.conv1d.weight")?.unwrap_or_default();
+        let bias = host("mixer.conv1d.bias")?;
+        let taps = kernels::pack_taps(&conv1d, bias.as_deref(), shape.channels());
+        Ok(Self { shape, w, taps: Tensor::new(gpu, "taps", &taps)? })
+    }
+
+    fn buffers<'a>(&'a self, w: &'a Workspace, state: &'a LayerState) -> SsdBuffers<'a> {
+        SsdBuffers {
+            zxbcdt: &w.zxbcdt,
+            xbc: &w.xbc,
+            dt_bias: self.w.dt_bias.tensor(),
+            a: self.w.a_log.tensor(),
+            d: self.w.d.tensor(),
+            ssm_state: &state.ssm,
+            y: &w.y,
+        }
+    }
+
+    /// What out_proj reads: y through its gate and norm, and what goes past the recurrence.
+    fn gate(&self, plan: &mut PlanBuilder<'_>, w: &Workspace, l: usize) -> Result<(), GpuError> {
+        let s = &self.shape;
+        if let Some(passed) = s.passed(l) {
+            let pair = (&w.zxbcdt, &w.zxbcdt);
+            kernels::gated_rms_norm(plan, pair, None, Some(&w.gated), GatedNorm::GateOnly, &passed)?;
+        }
+        let weight = self.w.mixer_norm.as_ref().map(WeightMatrix::tensor);
+        kernels::gated_rms_norm(plan, (&w.y, &w.zxbcdt), weight, Some(&w.gated), s.norm, &s.gated(l))
+    }
+
+    /// A chunk of l tokens from the stream's `residual` and `hidden` to `hidden`.
+    pub fn forward(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        w: &Workspace,
+        stream: &Stream<'_>,
+        state: &LayerState,
+        chunk: Chunk,
+    ) -> Result<(), GpuError> {
+        let (s, p, l) = (&self.shape, &self.w, chunk.l);
+        let norm = RmsNorm { rows: l, row0: 0, d: s.d_model, eps: stream.norm_eps };
+        let hidden = (!chunk.first).then_some(stream.hidden);
+        kernels::rms_norm(plan, stream.residual, hidden, p.norm.tensor(), stream.normed, norm)?;
+        let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, y_stride, softplus: false };
+        let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
+        kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.zxbcdt, linear(s.d_model, s.row()))?;
+
+        let conv = Conv1d {
+            xz: &w.zxbcdt,
+            conv_state: &state.conv,
+            weight: p.conv1d.tensor(),
+            bias: p.conv1d_bias.as_ref().map(WeightMatrix::tensor),
+            u: &w.xbc,
+        };
+        let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
+        let buffers = self.buffers(w, state);
+        if chunk.step {
+            kernels::conv1d_update_at(plan, &conv, s.conv_offset(), shape)?;
+            kernels::ssd_state_update(plan, &buffers, false, &s.ssd(l))?;
+        } else {
+            kernels::conv1d_at(plan, &conv, s.conv_offset(), shape)?;
+            kernels::conv1d_state_at(plan, &conv, s.conv_offset(), shape)?;
+            kernels::ssd(plan, w.rung, &w.ssd, &buffers, &s.ssd(l))?;
+        }
+        self.gate(plan, w, l)?;
+        let out_bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
+        kernels::linear(plan, &w.gated, &p.out_proj, out_bias, stream.hidden, linear(s.d_inner(), s.d_model))
+    }
+
+    /// Whether the fused step can run, which reads rows in whole quads.
+    pub fn fuses_the_step(&self) -> bool {
+        self.shape.d_model.is_multiple_of(4) && self.shape.d_inner().is_multiple_of(4)
+    }
+
+    /// One token in four dispatches, the residual stream added to in place.
+    pub fn fused_step(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        w: &Workspace,
+        stream: &Stream<'_>,
+        state: &LayerState,
+    ) -> Result<(), GpuError> {
+        let (s, p) = (&self.shape, &self.w);
+        let shape = s.ssd(1);
+        let in_proj = SsdInProj {
+            residual: stream.residual,
+            norm: p.norm.tensor(),
+            eps: stream.norm_eps,
+            in_proj: &p.in_proj,
+            bias: p.in_proj_bias.as_ref().map(WeightMatrix::tensor),
+            taps: &self.taps,
+            conv_state: &state.conv,
+            zxbcdt: &w.zxbcdt,
+        };
+        kernels::ssd_in_proj(plan, &in_proj, (s.conv_offset(), s.d_conv), &shape)?;
+        let buffers = SsdBuffers { xbc: &w.zxbcdt, ..self.buffers(w, state) };
+        kernels::ssd_state_update(plan, &buffers, false, &shape.in_row(s.conv_offset()))?;
+        self.gate(plan, w, 1)?;
+        let bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
+        kernels::matvec_add(plan, &w.gated, &p.out_proj, bias, stream.residual)
+    }
+}
