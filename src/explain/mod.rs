@@ -23,6 +23,9 @@ pub use pack::{Packed, PackedChannel, PackedLayer, PackedMap};
 pub use page::{is_page, page};
 use serde::{Deserialize, Serialize};
 
+/// Numbers of all maps together: of 4 bytes each on the way, and some more as text or a page.
+const MAX_NUMBERS: usize = 1 << 29;
+
 /// What is to be explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainOptions {
@@ -30,7 +33,8 @@ pub struct ExplainOptions {
     pub layers: Option<Vec<usize>>,
     /// The channels (below d_inner) that are wanted by themselves too.
     pub channels: Vec<usize>,
-    /// The longest text that is taken. A map has the square of its tokens in numbers, and there are two a layer and one a channel.
+    /// The longest text that is taken. A map has the square of its tokens in numbers, and there are two a layer and one a channel:
+    /// what would take gigabytes is refused whatever this says.
     pub max_tokens: usize,
 }
 
@@ -105,8 +109,9 @@ pub async fn explain(
 ) -> Result<Explanation> {
     let c = model.config();
     check_tokens(tokens, c.vocab_size)?;
-    if tokens.len() > options.max_tokens {
-        return Err(InputError::TooManyTokens { tokens: tokens.len(), limit: options.max_tokens }.into());
+    let limit = options.max_tokens.min(options.room(c.n_layer));
+    if tokens.len() > limit {
+        return Err(InputError::TooManyTokens { tokens: tokens.len(), limit }.into());
     }
     let below = |what, wanted: &[usize], count: usize| match wanted.iter().find(|&&value| value >= count) {
         Some(&value) => Err(InputError::OutOfRange { what, value, count }),
@@ -119,6 +124,11 @@ pub async fn explain(
 }
 
 impl ExplainOptions {
+    /// The longest text whose maps the memory is asked for, whatever [`max_tokens`](Self::max_tokens) says.
+    fn room(&self, n_layer: usize) -> usize {
+        let layers = self.layers.as_ref().map_or(n_layer, Vec::len).max(1);
+        (MAX_NUMBERS / (layers * (2 + self.channels.len()))).isqrt()
+    }
     pub(crate) fn wants(&self, layer: usize) -> bool {
         self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     }
@@ -259,6 +269,15 @@ mod tests {
         }
         let silent = ChannelExplanation { attention: vec![0.0; 4], skip: 0.0, y: vec![0.0; 2], ..right };
         assert_eq!(silent.reproduction_error(), 0.0);
+    }
+
+    #[test]
+    fn room_is_shared_by_all_maps() {
+        let of = |layers, channels| ExplainOptions { layers, channels, max_tokens: usize::MAX };
+        assert_eq!(of(None, Vec::new()).room(64), 2048);
+        assert_eq!(of(Some(vec![3]), Vec::new()).room(64), 16384);
+        assert_eq!(of(Some(vec![3]), vec![0; 6]).room(64), 8192);
+        assert!(of(Some(Vec::new()), Vec::new()).room(0) > 0);
     }
 
     #[test]
