@@ -2,6 +2,8 @@
 
 use super::Checkpoint;
 use crate::model::Arch;
+use crate::train::TaskKind;
+use std::path::Path;
 
 /// Files of tokenizers in other formats -> what they are.
 const OTHERS: [(&str, &str); 7] = [
@@ -23,6 +25,12 @@ impl Checkpoint {
     pub fn tokenizer_advice(&self) -> String {
         let vocab_size = self.config().vocab_size;
         let folder = self.folder();
+        if let Some(task) = folder.as_deref().and_then(task_of) {
+            return format!(
+                "it was trained on the task {task}, whose tokens stand for no text; `mamba-wgpu eval` asks it that task, and \
+                 `logits --tokens` takes tokens"
+            );
+        }
         let there = |name: &str| folder.as_ref().is_some_and(|folder| exists(folder, name));
         let whole = there("merges.txt");
         let other = OTHERS.iter().find(|(name, _)| there(name) && !(whole && *name == "vocab.json"));
@@ -52,11 +60,24 @@ impl Checkpoint {
 
     /// The folder of the weights, if they come from one.
     fn folder(&self) -> Option<String> {
-        let file = std::path::Path::new(self.files().next()?);
+        let file = Path::new(self.files().next()?);
         Some(file.parent()?.display().to_string())
     }
 }
 
+/// The task of the run that a folder is a checkpoint of, unless that was a text.
+#[cfg(not(target_arch = "wasm32"))]
+fn task_of(folder: &str) -> Option<TaskKind> {
+    let settings = crate::train::read_settings(Path::new(folder)).ok()?;
+    Some(settings.task.kind()).filter(|kind| *kind != TaskKind::Text)
+}
+
+/// There are no folders.
+#[cfg(target_arch = "wasm32")]
+fn task_of(_: &str) -> Option<TaskKind> {
+    None
+}
+
 fn exists(folder: &str, name: &str) -> bool {
-    std::path::Path::new(folder).join(name).is_file()
+    Path::new(folder).join(name).is_file()
 }
