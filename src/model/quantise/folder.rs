@@ -1,7 +1,7 @@
 //! A quantised checkpoint as a folder, whole or not at all.
 
 use super::{quantise, Progress, QuantiseError, Summary};
-use crate::files::{lock, FileError, Kind, Lock, Output, Replacement};
+use crate::files::{create_folder, lock, FileError, Kind, Lock, Output, Replacement};
 use crate::model::synthetic::Spec;
 use crate::model::{Checkpoint, Sidecars};
 use crate::reference::Quant;
@@ -144,7 +144,7 @@ impl Unfinished {
     fn new(folder: &Path) -> Result<Self, QuantiseError> {
         let error = |reason| QuantiseError::Io { path: folder.display().to_string(), reason };
         let made_folder = !folder.exists();
-        fs::create_dir_all(folder).map_err(error)?;
+        create_folder(folder)?;
         let mut unfinished = Self { folder: folder.into(), made_folder, files: Vec::new(), lock: None };
         match lock(&folder.join(".lock")).map_err(error)? {
             Ok(lock) => unfinished.lock = Some(lock),
