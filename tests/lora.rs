@@ -333,9 +333,13 @@ fn the_program_merges_adapters() {
     let shown = &shown["adapters"][0];
     assert_eq!((&shown["ranks"], &shown["alpha"], &shown["scale"]), (&json!([4]), &json!(8.0), &json!(0.5)));
     assert_eq!(shown["targets"], json!(["dt_proj", "in_proj", "out_proj", "x_proj"]));
-    for (bad, code, word) in
-        [("/no/such/adapter", 1, "/no/such/adapter"), (base, 1, "no LoRA adapter"), ("=0.5", 2, "scale")]
-    {
+    for (bad, code, word) in [
+        ("/no/such/adapter", 1, "/no/such/adapter"),
+        (base, 1, "no LoRA adapter"),
+        ("=0.5", 2, "scale"),
+        ("ad=abc", 2, "\"abc\", behind the folder \"ad\", is no number"),
+        ("ad=inf", 2, "finite"),
+    ] {
         let output = program(&["logits", "--backend", "cpu", "--tokens", "1", "--model", base, "--lora", bad]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(code) && said.contains(word), "{bad}: {said}");

@@ -1,7 +1,9 @@
 //! `mamba-wgpu train` and `eval`: what a run leaves, what happens when it is killed, what is refused.
 
 use assert_cmd::Command;
+use mamba_wgpu::train::RunFolder;
 use serde_json::Value;
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -272,4 +274,34 @@ fn misuse_is_refused_before_anything_is_written() {
         let refused = mamba().args(arguments).arg(&out).assert().failure();
         assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("run"));
     }
+}
+
+#[test]
+fn a_run_without_a_checkpoint_is_not_taken_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    mamba().arg("train").args(TINY).arg("--out").arg(&out).assert().success();
+    for entry in fs::read_dir(&out).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        fs::remove_dir_all(entry.path()).unwrap();
+    }
+    let said = |arguments: &[&str]| {
+        let refused = mamba().args(arguments).arg(&out).assert().code(1);
+        String::from_utf8_lossy(&refused.get_output().stderr).into_owned()
+    };
+    let both = [&["train", "--resume", "--out"][..], &["eval", "--model"]];
+    for arguments in both {
+        let said = said(arguments);
+        assert!(said.contains("no checkpoint yet") && !said.contains("was given as --out"), "{said}");
+    }
+    let held = RunFolder::begin(&out, false).unwrap();
+    for arguments in both {
+        let said = said(arguments);
+        assert!(said.contains("at work") && said.contains(&std::process::id().to_string()), "{said}");
+    }
+    drop(held);
+    // A model of no text says which task it is for.
+    mamba().arg("train").args(TINY).arg("--out").arg(&out).assert().success();
+    let refused = mamba().args(["generate", "x", "--backend", "cpu", "--model"]).arg(&out).assert().code(1);
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(["task induction-heads", "mamba-wgpu eval", "logits --tokens"].iter().all(|w| said.contains(w)), "{said}");
 }

@@ -39,9 +39,8 @@ pub(super) struct Clock {
 
 impl Clock {
     pub fn new(limit: Duration, rows: usize, cancel: Arc<AtomicBool>) -> Self {
-        let now = Instant::now();
-        // A limit beyond what the clock can count is a day: no row takes that long.
-        let deadline = now.checked_add(limit).unwrap_or(now + Duration::from_secs(86_400));
+        // A limit may be beyond what the clock can count: nothing takes a year.
+        let deadline = Instant::now() + limit.min(Duration::from_secs(365 * 86_400));
         Self { deadline, cancel, rows_left: rows as u32, speeds: HashMap::new() }
     }
 

@@ -72,7 +72,13 @@ impl Training {
             task: Task::Text { length: self.length, vocab_size: s.vocab_size },
             shape: Shape { d_state, d_conv, expand, tied, ..Shape::new(s.n_layer, s.d_model) },
             batch: self.sequences,
-            schedule: Schedule { peak: 1e-4, warmup: 0, steps: u64::MAX, decay: Decay::Constant, floor: 0.0 },
+            schedule: Schedule {
+                peak: 1e-4,
+                warmup: 0,
+                steps: u64::from(u32::MAX),
+                decay: Decay::Constant,
+                floor: 0.0,
+            },
             ..Settings::preset(TaskKind::Text, Preset::Paper, s.seed)
         }
     }

@@ -30,7 +30,11 @@ pub struct Located {
 /// [`LoadError::NotFound`], [`LoadError::DanglingLink`], [`LoadError::SeveralModels`] and a folder that cannot be read.
 pub fn locate(path: &Path) -> Result<Located, LoadError> {
     if !is_there(path)? {
-        return Err(LoadError::NotFound { path: path.display().to_string() });
+        let name = path.display().to_string();
+        return Err(match meant(&name) {
+            Some(hint) => LoadError::NotLocal { path: name, hint },
+            None => LoadError::NotFound { path: name },
+        });
     }
     let given = || Located { path: path.into(), note: None };
     let found = match path.is_dir() {
@@ -39,6 +43,40 @@ pub fn locate(path: &Path) -> Result<Located, LoadError> {
         true => Ok(None),
     }?;
     Ok(found.map_or_else(given, |(path, what)| Located { note: Some(format!("{what}: {}", path.display())), path }))
+}
+
+/// What else than a path somebody may have meant.
+fn meant(name: &str) -> Option<String> {
+    if name == "embedded" {
+        return Some("the model built into the program is what is taken where none is named: leave it out".into());
+    }
+    let address = name.split_once("://");
+    let rest = address.map_or(name, |(_, rest)| rest);
+    let on_hub = ["huggingface.co/", "hf.co/"].iter().find_map(|host| rest.strip_prefix(host));
+    let repository = match address {
+        Some(("hf", rest)) => Some(rest),
+        Some(_) => on_hub,
+        None => on_hub.or(Some(name)),
+    };
+    let mut parts = repository.unwrap_or_default().split('/');
+    let named = parts.next().zip(parts.next()).filter(|(owner, model)| is_name(owner) && is_name(model));
+    let is_address = address.is_some() || on_hub.is_some();
+    // A path of more parts, or in a folder that is there, is no model's name.
+    let mut is_path = || parts.next().is_some() || Path::new(name).parent().is_some_and(Path::exists);
+    if !is_address && (named.is_none() || is_path()) {
+        return None;
+    }
+    let named = named.map_or("OWNER/NAME".into(), |(owner, model)| format!("{owner}/{model}"));
+    Some(format!(
+        "nothing is downloaded here: download the folder, e.g. with `hf download {named} --local-dir DIR`, and give DIR"
+    ))
+}
+
+/// Whether it may be an owner's or a model's name on Hugging Face.
+fn is_name(part: &str) -> bool {
+    let file = [".json", ".safetensors", ".bin", ".gguf", ".pt"].iter().any(|end| part.ends_with(end));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !part.is_empty() && part.chars().all(plain) && !part.starts_with('.') && !file
 }
 
 type Found = Option<(PathBuf, &'static str)>;
@@ -139,4 +177,30 @@ fn read(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::meant;
+
+    #[test]
+    fn names_and_addresses_of_models_are_told_from_paths() {
+        for (name, repository) in [
+            ("state-spaces/mamba-130m-hf", "state-spaces/mamba-130m-hf"),
+            ("https://huggingface.co/a/b", "a/b"),
+            ("https://huggingface.co/a/b/tree/main", "a/b"),
+            ("hf://a/b", "a/b"),
+            ("huggingface.co/a/b", "a/b"),
+            ("https://example.com/model.safetensors", "OWNER/NAME"),
+        ] {
+            let hint = meant(name).unwrap_or_else(|| panic!("{name}"));
+            assert!(hint.contains(&format!("`hf download {repository} ")), "{hint}");
+        }
+        assert!(meant("embedded").unwrap().contains("leave it out"));
+        for path in
+            ["mamba", "./a/b", "/a/b", "../a", "a/b/c", "a/model.safetensors", "src/nothing", "~/m", "a b/c", "a/", ""]
+        {
+            assert_eq!(meant(path), None, "{path}");
+        }
+    }
 }

@@ -47,12 +47,32 @@ impl GenerationConfig {
         &self.stated
     }
 
-    /// Of files that are in memory, whose doubtful values were told when they were opened.
+    /// Of files that are in memory, for a model of so many tokens, whose doubtful values were told when they were opened.
     ///
     /// # Errors
     /// As for [`Checkpoint::open`](super::Checkpoint).
-    pub fn of(sidecars: &Sidecars) -> Result<Self, LoadError> {
-        Self::read("memory", sidecars, &mut Vec::new())
+    pub fn of(sidecars: &Sidecars, vocab_size: usize) -> Result<Self, LoadError> {
+        let mut config = Self::read("memory", sidecars, &mut Vec::new())?;
+        config.keep_below("memory", vocab_size, &mut Vec::new());
+        Ok(config)
+    }
+
+    /// Leaves out tokens that a model of so many does not have.
+    pub(crate) fn keep_below(&mut self, folder: &str, vocab_size: usize, notes: &mut Vec<String>) {
+        let file = format!("{folder}/{GENERATION_CONFIG}");
+        let mut bos: Vec<u32> = self.bos_token_id.into_iter().collect();
+        keep_below(&file, "bos_token_id", &mut bos, vocab_size, notes);
+        self.bos_token_id = bos.first().copied();
+        if let Some(eos) = &mut self.eos_token_id {
+            keep_below(&file, "eos_token_id", eos, vocab_size, notes);
+            self.stated.insert("eos_token_id".into(), Value::from(eos.clone()));
+        }
+        self.eos_token_id.take_if(|eos| eos.is_empty());
+        for (key, none) in [("bos_token_id", bos.is_empty()), ("eos_token_id", self.eos_token_id.is_none())] {
+            if none {
+                self.stated.remove(key);
+            }
+        }
     }
 
     /// Reads the file, if there is one; `folder` is for messages. Sampling values that make no sense are left out with a warning: they
@@ -71,6 +91,16 @@ impl GenerationConfig {
         let stated = reader.stated;
         Ok(Self { eos_token_id, bos_token_id, settings, stated })
     }
+}
+
+/// Leaves out tokens beyond a vocabulary, with a note: the model never writes one.
+pub(super) fn keep_below(file: &str, key: &str, ids: &mut Vec<u32>, vocab_size: usize, notes: &mut Vec<String>) {
+    let (kept, beyond): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| (id as usize) < vocab_size);
+    if !beyond.is_empty() {
+        let list = beyond.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        notes.push(format!("{file}: `{key}` names {list}, and the vocabulary has {vocab_size} entries: ignored"));
+    }
+    *ids = kept;
 }
 
 struct Reader<'a> {
@@ -149,9 +179,11 @@ impl Reader<'_> {
     fn settings(&mut self) -> GenerationSettings {
         let most = i64::from(u32::MAX);
         let mut settings = GenerationSettings {
-            max_tokens: self.count("max_new_tokens", 1..=most, "a whole number, 1 or more").map(|n| n as usize),
+            max_tokens: self
+                .count("max_new_tokens", 1..=most, "a whole number from 1 to 4294967295")
+                .map(|n| n as usize),
             temperature: self.number("temperature", |params, x| params.temperature = x),
-            top_k: self.count("top_k", 0..=most, "a whole number, 0 (all) or more").map(|n| n as u32),
+            top_k: self.count("top_k", 0..=most, "a whole number from 0 (all) to 4294967295").map(|n| n as u32),
             top_p: self.number("top_p", |params, x| params.top_p = x),
             min_p: self.number("min_p", |params, x| params.min_p = x),
             repetition_penalty: self.number("repetition_penalty", |params, x| params.repetition_penalty = x),
@@ -229,6 +261,25 @@ mod tests {
         for none in ["{}", "{\"eos_token_id\": null}", "{\"eos_token_id\": -1}", "{\"eos_token_id\": []}"] {
             assert_eq!(read(none).0.unwrap().eos_token_id, None, "{none}");
         }
+    }
+
+    #[test]
+    fn tokens_beyond_the_vocabulary_are_noted_and_left_out() {
+        let left = |json: &str| {
+            let (config, mut notes) = (read(json).0.unwrap(), Vec::new());
+            let mut config = config;
+            config.keep_below("dir", 15, &mut notes);
+            (config.eos_token_id.clone(), config.bos_token_id, config.stated().len(), notes)
+        };
+        let (eos, bos, stated, notes) = left(r#"{"eos_token_id": [0, 15, 99], "bos_token_id": 15}"#);
+        assert_eq!((eos, bos, stated), (Some(vec![0]), None, 1));
+        assert_eq!(
+            notes[0],
+            "dir/generation_config.json: `bos_token_id` names 15, and the vocabulary has 15 entries: ignored"
+        );
+        assert!(notes.len() == 2 && notes[1].contains("names 15, 99,"), "{notes:?}");
+        assert_eq!(left(r#"{"eos_token_id": 15, "bos_token_id": 14}"#).0, None);
+        assert_eq!(left(r#"{"eos_token_id": 14, "bos_token_id": 14}"#), (Some(vec![14]), Some(14), 2, Vec::new()));
     }
 
     #[test]

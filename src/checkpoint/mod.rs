@@ -45,6 +45,7 @@ pub use contents::{Contents, FileInfo, Listed};
 #[cfg(not(target_arch = "wasm32"))]
 pub use find::{locate, Located};
 pub use fingerprint::Fingerprint;
+use generation_config::keep_below;
 pub use generation_config::GenerationConfig;
 use layout::{Layout, Table};
 use names::{Names, HEAD};
@@ -311,7 +312,7 @@ impl Checkpoint {
                 hint: ", and the config does not tie the head to the embedding".into(),
             });
         }
-        let config = match &raw {
+        let mut config = match &raw {
             Some(raw) => {
                 raw.check_biases(&|name| layout.has(name))?;
                 raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
@@ -326,7 +327,14 @@ impl Checkpoint {
         };
         let mut used = vec![false; table.tensors.len()];
         layout.used().into_iter().for_each(|tensor| used[tensor] = true);
-        let generation = GenerationConfig::read(folder_of(&source), &sidecars, &mut warnings)?;
+        let mut generation = GenerationConfig::read(folder_of(&source), &sidecars, &mut warnings)?;
+        generation.keep_below(folder_of(&source), config.vocab_size, &mut notes);
+        if let Some(raw) = &raw {
+            keep_below(&raw.file, "eos_token_id", &mut config.eos_token_id, config.vocab_size, &mut notes);
+            let mut bos: Vec<u32> = config.bos_token_id.into_iter().collect();
+            keep_below(&raw.file, "bos_token_id", &mut bos, config.vocab_size, &mut notes);
+            config.bos_token_id = bos.first().copied();
+        }
         let names_eos = raw.as_ref().is_some_and(|raw| raw.get("eos_token_id").is_some());
         let mut checkpoint = Self {
             source,

@@ -9,6 +9,10 @@ pub(crate) fn sniff(bytes: &[u8]) -> Option<(String, &'static str)> {
             return Some((what.into(), advice));
         }
     }
+    // Latin letters, without a byte order mark.
+    if start.len() >= 8 && start[..8].chunks_exact(2).all(|pair| pair[0] != 0 && pair[1] == 0) {
+        return Some(("text in UTF-16".into(), "save it as UTF-8"));
+    }
     // A whole header of zeros: a safetensors file begins with its header's length.
     if start.len() >= 16 && start.iter().all(|&b| b == 0) {
         return Some(("nothing but zeros (a download that stopped after its space was reserved)".into(), AGAIN));
@@ -50,6 +54,14 @@ pub(crate) fn sniff(bytes: &[u8]) -> Option<(String, &'static str)> {
         return Some((format!("a short text ({line:?})"), AGAIN));
     }
     None
+}
+
+/// The same as a sentence, and of a file without anything in it.
+pub(crate) fn instead(bytes: &[u8]) -> Option<String> {
+    match bytes {
+        [] => Some("the file is empty (0 bytes): download it again".into()),
+        _ => sniff(bytes).map(|(what, advice)| format!("it is {what}: {advice}")),
+    }
 }
 
 const MAGIC: [(&[u8], &str, &str); 12] = [
@@ -115,6 +127,7 @@ mod tests {
             (b"\x80\x02ccollections", "pickle"),
             (b"\x1f\x8b\x08\0", "gzip"),
             (b"\xff\xfe{\0", "UTF-16"),
+            (b"{\0\"\0a\0\"\0:\0", "UTF-16"),
             (&[0; 64], "zeros"),
             (b"\x02\0\0\0\0\0\0\0{}", "safetensors"),
         ] {
@@ -126,5 +139,6 @@ mod tests {
         {
             assert_eq!(sniff(unknown), None);
         }
+        assert!(instead(b"").unwrap().contains("empty") && instead(b"{}").is_none());
     }
 }

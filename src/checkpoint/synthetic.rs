@@ -236,6 +236,12 @@ impl Spec {
     /// [`LoadError::ZeroSize`] and the like if a dimension is 0.
     pub fn checkpoint(&self) -> Result<Checkpoint, LoadError> {
         let mut bytes = Vec::new();
+        // A model beyond the memory is refused before it is made.
+        let room = usize::try_from(self.weight_bytes()).ok().filter(|&room| bytes.try_reserve(room).is_ok());
+        room.ok_or_else(|| LoadError::Io {
+            path: "synthetic/model.safetensors".into(),
+            reason: io::ErrorKind::OutOfMemory.into(),
+        })?;
         self.write_safetensors(&mut bytes, &mut |_, _| {})
             .map_err(|reason| LoadError::Io { path: "synthetic/model.safetensors".into(), reason })?;
         Checkpoint::from_named_bytes("synthetic", self.config_json().as_bytes(), vec![Cow::Owned(bytes)], None)

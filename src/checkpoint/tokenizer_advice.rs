@@ -2,6 +2,7 @@
 
 use super::Checkpoint;
 use crate::checkpoint::Arch;
+use std::path::Path;
 
 /// Files of tokenizers in other formats -> what they are.
 const OTHERS: [(&str, &str); 7] = [
@@ -23,6 +24,12 @@ impl Checkpoint {
     pub fn tokenizer_advice(&self) -> String {
         let vocab_size = self.config().vocab_size;
         let folder = self.folder();
+        if let Some(task) = folder.as_deref().and_then(task_of) {
+            return format!(
+                "it was trained on the task {task}, whose tokens stand for no text; `mamba-wgpu eval` asks it that task, and \
+                 `logits --tokens` takes tokens"
+            );
+        }
         let there = |name: &str| folder.as_ref().is_some_and(|folder| exists(folder, name));
         let whole = there("merges.txt");
         let other = OTHERS.iter().find(|(name, _)| there(name) && !(whole && *name == "vocab.json"));
@@ -52,11 +59,20 @@ impl Checkpoint {
 
     /// The folder of the weights, if they come from one.
     fn folder(&self) -> Option<String> {
-        let file = std::path::Path::new(self.files().next()?);
+        let file = Path::new(self.files().next()?);
         Some(file.parent()?.display().to_string())
     }
 }
 
+/// The task of the run that a folder is a checkpoint of, unless that was a text: by the settings that the run keeps (train/saved.rs).
+fn task_of(folder: &str) -> Option<String> {
+    let folder = Path::new(folder);
+    let read = |folder: &Path| std::fs::read(folder.join("training.json")).ok();
+    let settings: serde_json::Value = serde_json::from_slice(&read(folder).or_else(|| read(folder.parent()?))?).ok()?;
+    let kind = settings.get("task")?.get("kind")?.as_str().filter(|kind| *kind != "text")?;
+    Some(kind.to_owned())
+}
+
 fn exists(folder: &str, name: &str) -> bool {
-    std::path::Path::new(folder).join(name).is_file()
+    Path::new(folder).join(name).is_file()
 }

@@ -10,6 +10,9 @@ pub enum LoadError {
     /// Nothing at that path.
     #[error("{path}: no such file or folder")]
     NotFound { path: String },
+    /// Nothing at that path, which reads as if something else was meant.
+    #[error("{path}: no such file or folder; {hint}")]
+    NotLocal { path: String, hint: String },
     /// The operating system refused to open, read or map a file.
     // Not called `source`: the message says the reason, and whoever prints the chain would say it again.
     #[error("{path}: {reason}")]

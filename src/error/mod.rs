@@ -76,3 +76,26 @@ pub enum InputError {
 
 /// `Result` with [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A number for a message: with an exponent where it would be all zeros.
+pub(crate) fn number<T: Copy + Into<f64> + std::fmt::Display + std::fmt::LowerExp>(value: T) -> String {
+    let size: f64 = value.into().abs();
+    match size == 0.0 || (1e-5..1e16).contains(&size) {
+        true => value.to_string(),
+        false => format!("{value:e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [number(1e-45f32), number(-2.5e30f32), number(0.1f32), number(7.0f64)],
+            ["1e-45", "-2.5e30", "0.1", "7"]
+        );
+        assert_eq!([number(0.0f64), number(1e-300f64), number(f32::NAN)], ["0", "1e-300", "NaN"]);
+    }
+}

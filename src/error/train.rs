@@ -42,6 +42,12 @@ pub enum TrainError {
     /// There is nothing to resume or to evaluate.
     #[error("{path}: no checkpoint of a run is here; give what `mamba-wgpu train` was given as --out")]
     NoCheckpoint { path: String },
+    /// A run that has left no checkpoint: it was ended before its first, or something else is wrong with its folder.
+    #[error("{path}: the run in it has no checkpoint yet; begin it once more, with the same settings")]
+    NoneYet { path: String },
+    /// A run that another process is at work on.
+    #[error("{path}: the run in it is at work{} and has no checkpoint yet", process.map_or_else(String::new, |id| format!(" (process {id})")))]
+    AtWork { path: String, process: Option<u32> },
     /// A new run in a folder that has one.
     #[error("{path} is there already: go on with that run (--resume), or begin in another folder")]
     Begun { path: String },

@@ -24,6 +24,9 @@ pub use pack::{Packed, PackedChannel, PackedLayer, PackedMap};
 pub use page::{is_page, page};
 use serde::{Deserialize, Serialize};
 
+/// Numbers of all maps together: of 4 bytes each on the way, and some more as text or a page.
+const MAX_NUMBERS: usize = 1 << 29;
+
 /// What a model sees in a text of L tokens, read from the zero state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -48,8 +51,9 @@ pub async fn explain(
 ) -> Result<Explanation> {
     let c = model.config();
     check_tokens(tokens, c.vocab_size)?;
-    if tokens.len() > options.max_tokens {
-        return Err(InputError::TooManyTokens { tokens: tokens.len(), limit: options.max_tokens }.into());
+    let limit = options.max_tokens.min(room(options, c.n_layer()));
+    if tokens.len() > limit {
+        return Err(InputError::TooManyTokens { tokens: tokens.len(), limit }.into());
     }
     let below = |what, wanted: &[usize], count: usize| match wanted.iter().find(|&&value| value >= count) {
         Some(&value) => Err(InputError::OutOfRange { what, value, count }),
@@ -63,4 +67,24 @@ pub async fn explain(
     below("channel", &options.channels, channels)?;
     let layers = model.session()?.explain(tokens, options, progress).await?;
     Ok(Explanation { tokens: tokens.to_vec(), n_layer: c.n_layer(), d_inner: channels, d_state: states, layers })
+}
+
+/// The longest text whose maps the memory is asked for, whatever [`ExplainOptions::max_tokens`] says.
+fn room(options: &ExplainOptions, n_layer: usize) -> usize {
+    let layers = options.layers.as_ref().map_or(n_layer, Vec::len).max(1);
+    (MAX_NUMBERS / (layers * (2 + options.channels.len()))).isqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_shared_by_all_maps() {
+        let of = |layers, channels, n| room(&ExplainOptions { layers, channels, max_tokens: usize::MAX }, n);
+        assert_eq!(of(None, Vec::new(), 64), 2048);
+        assert_eq!(of(Some(vec![3]), Vec::new(), 64), 16384);
+        assert_eq!(of(Some(vec![3]), vec![0; 6], 64), 8192);
+        assert!(of(Some(Vec::new()), Vec::new(), 0) > 0);
+    }
 }

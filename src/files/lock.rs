@@ -21,12 +21,12 @@ pub fn lock(path: &Path) -> io::Result<Result<Lock, Option<u32>>> {
     loop {
         let mut file = match open(path) {
             Ok(file) => file,
-            Err(e) if is_held(&e) => return Ok(Err(holder(path))),
+            Err(e) if is_held(&e) => return Ok(Err(number(path))),
             Err(e) => return Err(e),
         };
         // Where there are no locks there is nothing to be had.
         if let Ok(false) = try_lock(&file) {
-            return Ok(Err(holder(path)));
+            return Ok(Err(number(path)));
         }
         // Its last holder may have removed it meanwhile.
         if !is_at(&file, path) {
@@ -39,6 +39,15 @@ pub fn lock(path: &Path) -> io::Result<Result<Lock, Option<u32>>> {
     }
 }
 
+/// Who holds a lock that is not to be taken: the number of the process, as far as it is known; `None` if nobody does.
+pub fn holder(path: &Path) -> Option<Option<u32>> {
+    let held = match open_only(path) {
+        Ok(file) => matches!(try_lock(&file), Ok(false)),
+        Err(e) => is_held(&e),
+    };
+    held.then(|| number(path))
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         forget(&self.path);
@@ -47,7 +56,7 @@ impl Drop for Lock {
     }
 }
 
-fn holder(path: &Path) -> Option<u32> {
+fn number(path: &Path) -> Option<u32> {
     let mut text = String::new();
     File::open(path).ok()?.take(20).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
@@ -69,6 +78,14 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(not(any(unix, windows)))]
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).open(path)
+}
+
+/// The same of a file that is there.
+fn open_only(path: &Path) -> io::Result<File> {
+    match path.exists() {
+        true => open(path),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
 }
 
 fn is_held(error: &io::Error) -> bool {

@@ -15,7 +15,7 @@ mod replacement;
 mod tests;
 mod unfinished;
 
-pub use lock::{lock, Lock};
+pub use lock::{holder, lock, Lock};
 pub(crate) use place::is_standard_stream;
 pub use replacement::Replacement;
 pub(crate) use replacement::UNFINISHED;
@@ -36,6 +36,9 @@ pub enum FileError {
     /// A FIFO without a reader.
     #[error("{path}: nobody reads this FIFO: start its reader first")]
     NoReader { path: String },
+    /// Standard output whose reader has gone, as `| head` does: mostly no reason to complain.
+    #[error("{path}: standard output is closed")]
+    Closed { path: String },
     /// A folder, a place in a folder that is not there, a full disk, ... (The reason is part of the message and no source: nothing is
     /// said twice.)
     #[error("{path}: {reason}")]
@@ -105,6 +108,21 @@ impl Output {
         self.place.regular()
     }
 
+    /// Whether it is this program's standard output, unless that goes nowhere.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self.place, Place::Stdout) && !place::stdout_is_null()
+    }
+
+    /// Whether what is written to both would be mixed, or the one lost by the other.
+    pub fn collides(&self, other: &Output) -> bool {
+        match (&self.place, &other.place) {
+            (Place::Stdout, Place::Stdout) => self.is_stdout(),
+            (Place::Stream(here), Place::Stream(there)) => place::is_one_stream(here, there),
+            (Place::Stream(_), _) | (_, Place::Stream(_)) => false,
+            _ => self.place.regular().is_some_and(|here| other.is_same(here)),
+        }
+    }
+
     /// Whether both lead to one regular file.
     pub fn is_same(&self, other: &Path) -> bool {
         let target = |path: &Path| fs::canonicalize(path).ok();
@@ -141,7 +159,14 @@ impl Output {
                 new.commit()
             }),
         };
-        written.map_err(|e| FileError::io(&self.path, e))
+        written.map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, reason: io::Error) -> FileError {
+        match (&self.place, reason.kind()) {
+            (Place::Stdout, io::ErrorKind::BrokenPipe) => FileError::Closed { path: self.path.display().to_string() },
+            _ => FileError::io(&self.path, reason),
+        }
     }
 
     /// Begins a new file in its place, for what is too large to be held in memory.
@@ -164,7 +189,7 @@ impl Output {
             Place::Stream(file) => write_through(file, bytes),
             Place::File(target) | Place::Kept(target) => add(target, bytes),
         };
-        written.map_err(|e| FileError::io(&self.path, e))
+        written.map_err(|e| self.failed(e))
     }
 }
 
@@ -174,6 +199,28 @@ impl Output {
 /// [`FileError`].
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     Output::new(path, Kind::ANY, true)?.write(bytes)
+}
+
+/// Makes a folder and those around it; gives those that were not there, the innermost first.
+///
+/// # Errors
+/// [`FileError::Io`]: something else in its place, a link to nowhere among them.
+pub fn create_folder(path: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let real: Vec<&Path> = path.ancestors().filter(|path| *path != Path::new("")).collect();
+    // The system says of one that something is there, or that nothing is.
+    for link in real.iter().filter(|path| !path.exists()) {
+        if let Ok(target) = fs::read_link(link) {
+            let target = target.display();
+            let words = format!("a link to {target}, where nothing is: make that folder, or take the link away");
+            return Err(FileError::io(link, io::Error::other(words)));
+        }
+    }
+    if path.exists() && !path.is_dir() {
+        return Err(FileError::io(path, io::Error::other("it is no folder")));
+    }
+    let made = real.into_iter().take_while(|path| !path.exists()).map(Path::to_path_buf).collect();
+    fs::create_dir_all(path).map_err(|e| FileError::io(path, e))?;
+    Ok(made)
 }
 
 /// What a folder lists, on the disk when this returns (where folders can be synced: not on Windows).

@@ -107,6 +107,11 @@ fn leads_to_descriptor(path: &Path) -> bool {
     follow(path).is_ok_and(|(_, descriptor)| descriptor)
 }
 
+/// Whether standard output goes nowhere: what is mixed there harms nobody.
+pub fn stdout_is_null() -> bool {
+    fs::metadata("/dev/null").is_ok_and(|null| is_stdout(&null))
+}
+
 #[cfg(unix)]
 mod system {
     use super::*;
@@ -131,6 +136,12 @@ mod system {
     /// Whether it is what this program's standard output or error goes to.
     pub fn is_standard_stream(there: &Metadata) -> bool {
         is_stdout(there) || is_stream_of(there, io::stderr())
+    }
+
+    /// Whether both are one pipe, file or socket. (A terminal takes anything, and the null device.)
+    pub fn is_one_stream(here: &File, there: &File) -> bool {
+        let (Ok(here), Ok(there)) = (here.metadata(), there.metadata()) else { return false };
+        (here.dev(), here.ino()) == (there.dev(), there.ino()) && !here.file_type().is_char_device()
     }
 
     pub fn is_block_device(there: &Metadata) -> bool {
@@ -179,6 +190,10 @@ mod system {
         false
     }
 
+    pub fn is_one_stream(_: &File, _: &File) -> bool {
+        false
+    }
+
     pub fn is_block_device(_: &Metadata) -> bool {
         false
     }
@@ -188,5 +203,6 @@ mod system {
     }
 }
 
+pub(super) use system::is_one_stream;
 pub(crate) use system::is_standard_stream;
 use system::{is_block_device, is_stdout, open_stream};

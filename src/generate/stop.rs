@@ -11,6 +11,8 @@ pub struct StopMatcher {
     stops: Vec<String>,
     /// Received and not handed out: a proper prefix of a stop string (or empty).
     held: String,
+    /// Bytes at the begin of `held` that were handed out all the same, by an earlier part of the text.
+    given: usize,
     stopped: bool,
 }
 
@@ -22,8 +24,26 @@ impl StopMatcher {
     pub fn new(stops: Vec<String>) -> Result<Self, GenerateError> {
         match stops.iter().position(String::is_empty) {
             Some(index) => Err(GenerateError::EmptyStop { index }),
-            None => Ok(Self { stops, held: String::new(), stopped: false }),
+            None => Ok(Self { stops, held: String::new(), given: 0, stopped: false }),
         }
+    }
+
+    /// Goes on behind `text`, which was handed out to its end: a stop string may have begun in it. (One that it holds whole has done
+    /// what it was for.)
+    #[must_use]
+    pub fn after(mut self, text: &str) -> Self {
+        self.held = text.to_owned();
+        while let Some((_, end)) = self.first_match() {
+            self.held.drain(..end);
+        }
+        self.held.drain(..self.possible_start());
+        self.given = self.held.len();
+        self
+    }
+
+    /// The longest stop string's bytes.
+    pub(super) fn longest(&self) -> usize {
+        self.stops.iter().map(String::len).max().unwrap_or(0)
     }
 
     /// Whether a stop string was found; nothing more comes out after that.
@@ -37,36 +57,40 @@ impl StopMatcher {
             return String::new();
         }
         self.held.push_str(piece);
-        if let Some(start) = self.first_match() {
+        if let Some((start, _)) = self.first_match() {
             self.stopped = true;
-            let mut out = std::mem::take(&mut self.held);
-            out.truncate(start);
-            return out;
+            return self.hand_out(start, String::new());
         }
-        let keep_from = self.possible_start();
-        let rest = self.held.split_off(keep_from);
-        std::mem::replace(&mut self.held, rest)
+        let rest = self.held.split_off(self.possible_start());
+        self.hand_out(self.held.len(), rest)
+    }
+
+    /// What is held up to `end`, but for what was handed out; `rest` is held from now on.
+    fn hand_out(&mut self, end: usize, rest: String) -> String {
+        let held = std::mem::replace(&mut self.held, rest);
+        let out = held.get(self.given..end).unwrap_or_default().to_owned();
+        self.given = self.given.saturating_sub(held.len());
+        out
     }
 
     /// Ends the text: what was held back turned out to be ordinary text (empty after a stop).
     pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        self.hand_out(self.held.len(), String::new())
     }
 
-    /// Start of the match that is *complete* first (the longest of those that end at the same place). Text that comes
+    /// Start and end of the match that is *complete* first (the longest of those that end at the same place). Text that comes
     /// character by character would stop there, so text that comes in larger pieces must too.
-    fn first_match(&self) -> Option<usize> {
+    fn first_match(&self) -> Option<(usize, usize)> {
         self.stops
             .iter()
             .filter_map(|stop| self.held.find(stop.as_str()).map(|start| (start + stop.len(), start)))
             .min()
-            .map(|(_, start)| start)
+            .map(|(end, start)| (start, end))
     }
 
     /// Where the longest end of `held` that begins a stop string starts (`held.len()` if there is none).
     fn possible_start(&self) -> usize {
-        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let from = self.held.len().saturating_sub(longest);
+        let from = self.held.len().saturating_sub(self.longest());
         self.held
             .char_indices()
             .map(|(start, _)| start)
@@ -126,6 +150,24 @@ mod tests {
         assert_eq!(run(&["abc", "b"], ["xa", "b", "c"]), ("xa".into(), true));
         // Of two that end together the longer one goes.
         assert_eq!(run(&["bc", "abc"], ["xabc"]), ("x".into(), true));
+    }
+
+    #[test]
+    fn a_stop_string_may_have_begun_in_an_earlier_part() {
+        let mut begun = matcher(&["END"]).after("the EN");
+        assert_eq!((begun.push("D and more"), begun.stopped()), (String::new(), true));
+        // What turns out to be none is not handed out twice.
+        let mut none = matcher(&["END"]).after("the EN");
+        assert_eq!((none.push("T"), none.push("END"), none.stopped()), ("T".into(), String::new(), true));
+        let mut again = matcher(&["ENEND"]).after("the EN");
+        assert_eq!((again.push("E"), again.push("NT"), again.finish()), (String::new(), "ENT".into(), String::new()));
+        let mut ended = matcher(&["ENEND"]).after("the EN");
+        assert_eq!((ended.push("E"), ended.finish()), (String::new(), "E".into()));
+        // One that ended that part does not end this one.
+        let mut next = matcher(&["END"]).after("the END");
+        assert_eq!((next.push("D."), next.stopped()), ("D.".into(), false));
+        assert_eq!(matcher(&["\n\n"]).after("one\n").push("\ntwo"), "");
+        assert_eq!(matcher(&[]).after("one").push("two"), "two");
     }
 
     #[test]

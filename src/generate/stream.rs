@@ -72,6 +72,9 @@ pub struct GenerateOptions {
     /// Where the text ends within a character, its beginning is not given out (as U+FFFD) but left to who goes on from
     /// the tokens: for texts that are saved, or continued by another generator.
     pub to_be_continued: bool,
+    /// Whether the prompt's end was written by an earlier part of this text: a stop string that began there ends the text as it would
+    /// have without the break (what was handed out of it stays so).
+    pub continues: bool,
     /// The prompt is fed in pieces of so many tokens, and the cancel flag is looked at between them. The model's own
     /// chunk (or a multiple of it) costs nothing.
     pub prefill_chunk: usize,
@@ -89,6 +92,7 @@ impl Default for GenerateOptions {
             ignore_eos: false,
             history: Vec::new(),
             to_be_continued: false,
+            continues: false,
             prefill_chunk: 2048,
             cancel: Arc::default(),
         }
@@ -171,6 +175,17 @@ impl TextStream {
     /// [`GenerateError::EmptyStop`].
     pub fn new(tokenizer: &Tokenizer, context: &[u32], stop: Vec<String>) -> Result<Self, GenerateError> {
         Ok(Self { decode: tokenizer.decode_stream(context), stop: StopMatcher::new(stop)? })
+    }
+
+    /// Goes on with a text whose last tokens these are, all of it handed out: see [`StopMatcher::after`].
+    ///
+    /// # Errors
+    /// [`GenerateError::Decode`].
+    pub fn after(mut self, tokenizer: &Tokenizer, tokens: &[u32]) -> Result<Self, GenerateError> {
+        // A token has a byte at least, but for special ones; some more do no harm.
+        let last = tokens.len().saturating_sub(2 * self.stop.longest() + 8);
+        self.stop = self.stop.after(&tokenizer.decode_so_far(&tokens[last..])?);
+        Ok(self)
     }
 
     /// Text that became certain with this token.
@@ -260,10 +275,14 @@ impl<S: TokenSource> Generator<S> {
         }
         let mut context = options.history.clone();
         context.extend_from_slice(prompt);
+        let mut text = TextStream::new(tokenizer, &context, options.stop.clone())?;
+        if options.continues {
+            text = text.after(tokenizer, &context)?;
+        }
         Ok(Self {
             source,
             prompt: prompt.to_vec(),
-            text: TextStream::new(tokenizer, &context, options.stop.clone())?,
+            text,
             eos: options.eos.as_deref().unwrap_or(tokenizer.end_of_text()).iter().copied().collect(),
             options,
             pending: None,

@@ -8,14 +8,16 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper};
 
 use self::beside::TokenizerConfig;
+use self::sound::{guarded, unsound};
 use super::detokenize::decode_so_far;
 use super::{DecodeStream, GenerateError};
 use crate::checkpoint::sidecars::{MERGES, TOKENIZER, VOCAB};
-use crate::checkpoint::sniff::{sniff, trim_bom};
+use crate::checkpoint::sniff::{instead, trim_bom};
 use crate::model::{Checkpoint, Fingerprint, ModelId, Sidecars};
 
 mod beside;
 mod slow;
+mod sound;
 
 /// A model's tokenizer, checked against the model it is used with. A clone is cheap.
 #[derive(Clone)]
@@ -51,17 +53,25 @@ impl Tokenizer {
     /// # Errors
     /// [`GenerateError::BadTokenizer`] where the bytes are no such file.
     pub fn from_bytes(json: &[u8], model_vocab_size: usize) -> Result<Self, GenerateError> {
-        let inner = tokenizers::Tokenizer::from_bytes(trim_bom(json)).map_err(|error| {
+        let bad = |message| GenerateError::BadTokenizer { message };
+        if let Some(message) = unsound(trim_bom(json)) {
+            return Err(bad(message));
+        }
+        let read = guarded(|| tokenizers::Tokenizer::from_bytes(trim_bom(json))).map_err(bad)?;
+        let inner = read.map_err(|error| {
             let cut =
                 if error.to_string().starts_with("EOF") { ": the file is cut short, download it again" } else { "" };
-            let message =
-                sniff(json).map_or_else(|| format!("{error}{cut}"), |(what, advice)| format!("it is {what}: {advice}"));
-            GenerateError::BadTokenizer { message }
+            bad(instead(json).unwrap_or_else(|| format!("{error}{cut}")))
         })?;
         Self::new(inner, model_vocab_size)
     }
 
-    fn new(mut inner: tokenizers::Tokenizer, model_vocab_size: usize) -> Result<Self, GenerateError> {
+    fn new(inner: tokenizers::Tokenizer, model_vocab_size: usize) -> Result<Self, GenerateError> {
+        guarded(|| Self::prepared(inner, model_vocab_size))
+            .unwrap_or_else(|message| Err(GenerateError::BadTokenizer { message }))
+    }
+
+    fn prepared(mut inner: tokenizers::Tokenizer, model_vocab_size: usize) -> Result<Self, GenerateError> {
         // Some published files ask for padding or truncation, which are for batches: here they would change the text.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| GenerateError::BadTokenizer { message: error.to_string() })?;
@@ -74,6 +84,11 @@ impl Tokenizer {
             inner.with_model(model);
         }
         let (before, after) = around(&inner)?;
+        // What panics does so now. What it refuses to encode or to decode is a text's matter.
+        for text in PROBES {
+            let ids = inner.encode_fast(text, true).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+            let _ = inner.decode(&ids, true);
+        }
         Ok(Self {
             vocab_size: inner.get_vocab_size(true),
             model_vocab_size,
@@ -165,10 +180,8 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, text: &str, special_tokens: bool) -> Result<Vec<u32>, GenerateError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, special_tokens)
-            .map_err(|error| GenerateError::Encode { message: error.to_string() })?;
+        let encode = || self.inner.encode_fast(text, special_tokens).map_err(|error| error.to_string());
+        let encoding = guarded(encode).and_then(|done| done).map_err(|message| GenerateError::Encode { message })?;
         let ids = encoding.get_ids();
         match ids.iter().find(|&&id| id as usize >= self.model_vocab_size) {
             Some(&token) => Err(GenerateError::TokenBeyondModel {
@@ -196,7 +209,8 @@ impl Tokenizer {
     /// # Errors
     /// [`GenerateError::Decode`] where the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, GenerateError> {
-        self.inner.decode(tokens, true).map_err(|error| GenerateError::Decode { message: error.to_string() })
+        let decode = || self.inner.decode(tokens, true).map_err(|error| error.to_string());
+        guarded(decode).and_then(|done| done).map_err(|message| GenerateError::Decode { message })
     }
 
     /// The same without the beginning of a character at the end, which whoever goes on with the text gets with the rest
@@ -324,6 +338,14 @@ impl Tokenizer {
         matches!(self.inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
     }
 }
+
+/// Texts that come through most of what a tokenizer may do: cases, accents, scripts, numbers, white space, none at all.
+const PROBES: [&str; 4] = [
+    "",
+    " ",
+    "The 12,345 cats' Café\n\n\tx = \"y\"  ",
+    "\u{fb01}\u{1f600} \u{4f60}\u{597d}e\u{301}\u{ff21}\u{0}\u{feff}",
+];
 
 /// The tokens that the post-processor puts before and after a text.
 fn around(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), GenerateError> {

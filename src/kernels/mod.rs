@@ -117,7 +117,7 @@ impl ScanShape {
     }
 
     /// Kernels that keep a channel's states in registers set this much aside; beyond it they would not fit any GPU.
-    const MAX_STATES: usize = 256;
+    pub(crate) const MAX_STATES: usize = 256;
 
     fn with_states(&self, kernel: &'static str) -> Result<ShaderSpec, GpuError> {
         if self.d_state > Self::MAX_STATES {

@@ -1,6 +1,6 @@
 //! How a text is written: what tokens are drawn by, and what a caller or a model's files say of it.
 
-use crate::error::GenerateError;
+use crate::error::{number, GenerateError};
 use serde::Serialize;
 
 /// Parameters of sampling, applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
@@ -65,7 +65,7 @@ impl SamplingParams {
         ];
         for (parameter, value, ok, expected) in checks {
             if !ok {
-                return Err(GenerateError::InvalidParameter { parameter, value: value.to_string(), expected });
+                return Err(GenerateError::InvalidParameter { parameter, value: number(value), expected });
             }
         }
         Ok(())
@@ -158,7 +158,7 @@ mod tests {
         let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.5];
         let refuse = |name: &str, value: f32, params: SamplingParams| {
             let message = params.validate().unwrap_err().to_string();
-            assert!(message.contains(name) && message.contains(&value.to_string()), "{message}");
+            assert!(message.contains(name) && message.contains(&number(value)), "{message}");
         };
         for value in bad {
             refuse("temperature", value, SamplingParams { temperature: value, ..ok });

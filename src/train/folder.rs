@@ -2,7 +2,7 @@
 
 use super::saved::{read_settings, SETTINGS};
 use super::{latest_checkpoint, TrainError};
-use crate::files::{is_standard_stream, lock, Lock, UNFINISHED};
+use crate::files::{create_folder, holder, is_standard_stream, lock, Lock, UNFINISHED};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Begun`], [`TrainError::Foreign`], [`TrainError::Locked`]; a folder that cannot be written to.
     pub fn begin(path: &Path, force: bool) -> Result<Self, TrainError> {
-        if path.exists() && !path.is_dir() {
-            return Err(io_error(path, io::Error::other("it is no folder")));
-        }
-        let missing = |path: &&Path| *path != Path::new("") && !path.exists();
-        let made = path.ancestors().take_while(missing).map(Path::to_path_buf).collect();
-        fs::create_dir_all(path).map_err(|e| io_error(path, e))?;
-        let mut folder = Self { lock: None, made };
+        let mut folder = Self { lock: None, made: create_folder(path)? };
         folder.hold(path)?;
         if let Some(busy) = ["checkpoint", "best"].iter().find_map(|kind| latest_checkpoint(path, kind)) {
             return Err(TrainError::Begun { path: busy.display().to_string() });
@@ -42,14 +36,31 @@ impl RunFolder {
         }
     }
 
-    /// Takes the folder of a run to go on with it.
+    /// Takes the folder of a run to go on with it, from its newest checkpoint.
     ///
     /// # Errors
-    /// [`TrainError::Locked`]; a folder that cannot be written to.
-    pub fn go_on(path: &Path) -> Result<Self, TrainError> {
+    /// [`TrainError::NotARun`], [`TrainError::Locked`], [`TrainError::NoneYet`]; a folder that cannot be written to.
+    pub fn go_on(path: &Path) -> Result<(Self, PathBuf), TrainError> {
+        // A run that has just begun has no settings yet, and its lock.
+        if !path.join(SETTINGS).exists() && !path.join(LOCK).exists() {
+            return Err(TrainError::NotARun { path: path.display().to_string() });
+        }
         let mut folder = Self { lock: None, made: Vec::new() };
         folder.hold(path)?;
-        Ok(folder)
+        match latest_checkpoint(path, "checkpoint") {
+            Some(checkpoint) => Ok((folder, checkpoint)),
+            None => Err(TrainError::NoneYet { path: path.display().to_string() }),
+        }
+    }
+
+    /// Why there is no model of a run in a folder.
+    pub fn no_model(path: &Path) -> TrainError {
+        let name = path.display().to_string();
+        match holder(&path.join(LOCK)) {
+            Some(process) => TrainError::AtWork { path: name, process },
+            None if path.join(SETTINGS).exists() => TrainError::NoneYet { path: name },
+            None => TrainError::NoCheckpoint { path: name },
+        }
     }
 
     fn hold(&mut self, path: &Path) -> Result<(), TrainError> {
@@ -107,10 +118,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("runs/a");
         let first = RunFolder::begin(&out, false).unwrap();
-        for second in [RunFolder::begin(&out, true), RunFolder::go_on(&out)] {
+        for second in [RunFolder::begin(&out, true), RunFolder::go_on(&out).map(|(folder, _)| folder)] {
             let words = second.unwrap_err().to_string();
             assert!(words.contains(&format!("process {}", std::process::id())), "{words}");
         }
+        assert!(matches!(RunFolder::no_model(&out), TrainError::AtWork { process: Some(_), .. }));
         drop(first);
         assert!(!folder.path().join("runs").exists());
         // What a killed process leaves holds nobody up.
@@ -118,6 +130,20 @@ mod tests {
         fs::write(out.join(LOCK), "1\n").unwrap();
         drop(RunFolder::begin(&out, false).unwrap());
         assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_run_without_a_checkpoint_is_called_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let go_on = || RunFolder::go_on(folder.path()).map(drop);
+        assert!(matches!(go_on(), Err(TrainError::NotARun { .. })));
+        assert!(matches!(RunFolder::no_model(folder.path()), TrainError::NoCheckpoint { .. }));
+        fs::write(folder.path().join(SETTINGS), "{}").unwrap();
+        for error in [go_on().unwrap_err(), RunFolder::no_model(folder.path())] {
+            assert!(error.to_string().contains("no checkpoint yet"), "{error}");
+        }
+        fs::create_dir(folder.path().join("checkpoint-000001")).unwrap();
+        go_on().unwrap();
     }
 
     #[test]

@@ -16,7 +16,10 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// `sequences` of them, `length` tokens each (as [`Task::nominal_length`] counts them).
+    /// Sequences at most.
+    pub const MAX_SEQUENCES: usize = u32::MAX as usize;
+
+    /// `sequences` of them ([`MAX_SEQUENCES`](Self::MAX_SEQUENCES) at most), `length` tokens each (as [`Task::nominal_length`] counts them).
     pub fn new(task: &Task, length: usize, purpose: Purpose, seed: u64, sequences: usize) -> Self {
         Self { task: task.asked_once(length), purpose, seed, sequences }
     }
@@ -27,7 +30,7 @@ impl Questions {
     }
 
     pub fn sequences(&self) -> usize {
-        self.sequences
+        self.sequences.min(Self::MAX_SEQUENCES)
     }
 
     /// Tokens of a sequence, markers included.
@@ -38,7 +41,7 @@ impl Questions {
     /// `together` of them from the `first`-th on; what is behind the last one counts for nothing.
     pub fn batch(&self, first: usize, together: usize) -> Batch {
         let mut batch = self.task.judged_of(self.purpose, self.seed, first as u64, together);
-        let left = self.sequences.saturating_sub(first);
+        let left = self.sequences().saturating_sub(first).min(together);
         batch.targets.iter_mut().skip(left * batch.length).for_each(|target| *target = IGNORE);
         batch
     }
@@ -51,9 +54,9 @@ impl Questions {
     pub async fn ask(&self, tape: &Tape, mut progress: impl FnMut(usize) -> bool) -> Result<Option<Evaluation>> {
         let together = tape.sequences();
         let mut all = Evaluation::default();
-        for first in (0..self.sequences).step_by(together) {
+        for first in (0..self.sequences()).step_by(together) {
             all.add(&tape.evaluate(&self.batch(first, together)).await?);
-            if !progress((first + together).min(self.sequences)) {
+            if !progress(first.saturating_add(together).min(self.sequences())) {
                 return Ok(None);
             }
         }

@@ -14,6 +14,7 @@
 
 use super::trainer::TrainerState;
 use super::{NamedTensor, Settings, TrainError};
+use crate::checkpoint::sniff::instead;
 use crate::checkpoint::write::{header, Entry};
 use crate::files::{self, sync_folder, UNFINISHED};
 use crate::model::{Dtype, Sidecars};
@@ -83,7 +84,8 @@ fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, TrainError> {
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, TrainError> {
     let bytes = fs::read(path).map_err(io_error(path))?;
-    let bad = |e: serde_json::Error| TrainError::Malformed { file: path.display().to_string(), message: e.to_string() };
+    let message = |e: serde_json::Error| instead(&bytes).unwrap_or_else(|| e.to_string());
+    let bad = |e| TrainError::Malformed { file: path.display().to_string(), message: message(e) };
     serde_json::from_slice(&bytes).map_err(bad)
 }
 

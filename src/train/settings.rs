@@ -2,9 +2,15 @@
 
 use super::{Origin, Task, TextId, TrainError};
 use crate::checkpoint::synthetic::Spec;
-use crate::kernels::AdamW;
+use crate::error::number;
+use crate::kernels::{AdamW, ScanShape};
 use crate::model::blocks::{self, mamba1};
 use serde::{Deserialize, Serialize};
+
+/// Tokens of a step, which the host makes some steps of ahead.
+const MAX_STEP_TOKENS: u64 = 1 << 24;
+/// Beyond any Mamba that was published.
+const MAX_PARAMETERS: u64 = 1 << 33;
 
 /// A model's dimensions. The vocabulary is the task's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +80,16 @@ impl Shape {
     /// Rank of the projection that gives delta.
     pub fn dt_rank(&self) -> usize {
         self.dt_rank.unwrap_or_else(|| self.d_model.div_ceil(16))
+    }
+
+    /// About how many parameters such a model has; saturating, for sizes that nothing has checked.
+    fn parameters(&self, vocab_size: usize) -> u64 {
+        let [layers, d, e, n, conv, rank, vocab] =
+            [self.n_layer, self.d_model, self.d_inner(), self.d_state, self.d_conv, self.dt_rank(), vocab_size]
+                .map(|size| size as u128);
+        let layer = d + 3 * e * d + e * (conv + 1) + e * (rank + 2 * n) + e * (rank + 1) + e * (n + 1);
+        let all = layers * layer + vocab * d * if self.tied { 1 } else { 2 } + d;
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 
     /// Columns of x_dbl.
@@ -182,20 +198,47 @@ impl Settings {
         };
         self.task.check()?;
         let s = &self.shape;
-        for (what, value) in [
-            ("layers", s.n_layer),
-            ("d-model", s.d_model),
-            ("d-state", s.d_state),
-            ("d-conv", s.d_conv),
-            ("expand", s.expand),
-            ("dt-rank", s.dt_rank()),
-            ("batch", self.batch),
-            ("accumulate", self.accumulate),
-            ("steps", self.schedule.steps as usize),
+        // Bounds far beyond what is trained, within which no size that is computed from these overflows.
+        for (what, value, most) in [
+            ("layers", s.n_layer as u64, 1 << 10),
+            ("d-model", s.d_model as u64, 1 << 16),
+            ("d-state", s.d_state as u64, ScanShape::MAX_STATES as u64),
+            ("d-conv", s.d_conv as u64, 1 << 10),
+            ("expand", s.expand as u64, 1 << 4),
+            ("dt-rank", s.dt_rank() as u64, 1 << 16),
+            ("batch", self.batch as u64, MAX_STEP_TOKENS),
+            ("accumulate", self.accumulate as u64, MAX_STEP_TOKENS),
+            ("steps", self.schedule.steps, u64::from(u32::MAX)),
         ] {
-            if value == 0 {
-                return fail(what, value.to_string(), "at least 1");
+            if !(1..=most).contains(&value) {
+                return fail(what, value.to_string(), &format!("at least 1 and at most {most}"));
             }
+        }
+        let tokens = self.batch as u64 * self.task.nominal_length() as u64;
+        if tokens > MAX_STEP_TOKENS {
+            let length = self.task.nominal_length();
+            let most = MAX_STEP_TOKENS / length as u64;
+            return fail(
+                "batch",
+                self.batch.to_string(),
+                &match most {
+                    0 => format!("of shorter sequences: one of {length} is beyond the {MAX_STEP_TOKENS} tokens of a step (--length)"),
+                    _ => format!("at most {most} with a length of {length}: a step has {MAX_STEP_TOKENS} tokens at most"),
+                },
+            );
+        }
+        let parameters = s.parameters(self.task.vocab_size());
+        if parameters > MAX_PARAMETERS {
+            return fail(
+                "d-model",
+                s.d_model.to_string(),
+                &format!(
+                    "smaller, or --layers ({}) or --vocab ({}): the model would have {parameters} parameters, and at most \
+                     {MAX_PARAMETERS} are trained",
+                    s.n_layer,
+                    self.task.vocab_size()
+                ),
+            );
         }
         if !self.batch.is_multiple_of(self.accumulate) {
             return fail(
@@ -214,21 +257,20 @@ impl Settings {
             ("min-lr", self.schedule.floor as f32, f32::INFINITY),
         ] {
             if !(0.0..below).contains(&value) {
-                return fail(what, value.to_string(), &format!("at least 0 and below {below}"));
+                let below = if below == f32::INFINITY { "finite".into() } else { format!("below {below}") };
+                return fail(what, number(value), &format!("at least 0 and {below}"));
             }
         }
-        for (what, value) in [
-            ("lr", self.schedule.peak as f32),
-            ("eps", o.eps),
-            ("dt-min", s.dt_min as f32),
-            ("dt-max", s.dt_max as f32),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                return fail(what, value.to_string(), "above 0");
+        // The device has them as f32, where the smallest and the largest of f64 are 0 and infinite.
+        for (what, value) in
+            [("lr", self.schedule.peak), ("eps", o.eps.into()), ("dt-min", s.dt_min), ("dt-max", s.dt_max)]
+        {
+            if !(value as f32 > 0.0 && (value as f32).is_finite()) {
+                return fail(what, number(value), "above 0, and neither so small nor so large that f32 cannot hold it");
             }
         }
         if s.dt_min > s.dt_max {
-            return fail("dt-min", s.dt_min.to_string(), &format!("at most dt-max, {}", s.dt_max));
+            return fail("dt-min", number(s.dt_min), &format!("at most dt-max, {}", number(s.dt_max)));
         }
         Ok(())
     }
@@ -242,6 +284,54 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_beyond_all_bounds_are_refused_by_name() {
+        use crate::train::{Preset, TaskKind};
+        type Set = fn(&mut Settings, usize);
+        let sets: [(&str, Set); 9] = [
+            ("layers", |s, n| s.shape.n_layer = n),
+            ("d-model", |s, n| s.shape.d_model = n),
+            ("d-state", |s, n| s.shape.d_state = n),
+            ("d-conv", |s, n| s.shape.d_conv = n),
+            ("expand", |s, n| s.shape.expand = n),
+            ("dt-rank", |s, n| s.shape.dt_rank = Some(n)),
+            ("batch", |s, n| s.batch = n),
+            ("accumulate", |s, n| s.accumulate = n),
+            ("steps", |s, n| s.schedule.steps = n as u64),
+        ];
+        let refused = |s: &Settings| s.check().unwrap_err().to_string();
+        for (what, set) in sets {
+            for n in [0, (1 << 32) + 1, 1 << 63, usize::MAX] {
+                let mut s = Settings::preset(TaskKind::InductionHeads, Preset::Tiny, 0);
+                set(&mut s, n);
+                let error = refused(&s);
+                assert!(error.starts_with(&format!("{what} {n}: it must be at least 1 and at most ")), "{error}");
+            }
+        }
+        let mut s = Settings::preset(TaskKind::InductionHeads, Preset::Tiny, 0);
+        s.batch = 1 << 20;
+        assert!(
+            refused(&s).starts_with("batch 1048576: it must be at most 699050 with a length of 24"),
+            "{}",
+            refused(&s)
+        );
+        s.batch = 1;
+        s.task = s.task.with_length(1 << 25);
+        assert!(refused(&s).contains("--length"), "{}", refused(&s));
+        let mut s = Settings::preset(TaskKind::InductionHeads, Preset::Tiny, 0);
+        (s.shape.n_layer, s.shape.d_model) = (1024, 65536);
+        assert!(refused(&s).contains("parameters"), "{}", refused(&s));
+        let mut s = Settings::preset(TaskKind::InductionHeads, Preset::Tiny, 0);
+        s.shape.dt_min = 1e-300;
+        assert!(refused(&s).starts_with("dt-min 1e-300: "), "{}", refused(&s));
+    }
+
+    #[test]
+    fn a_models_parameters_are_counted() {
+        let shape = Shape::new(24, 768);
+        assert_eq!(shape.parameters(50280), shape.spec(50280, 0).weight_bytes() / 4);
+    }
 
     #[test]
     fn the_rate_rises_and_falls() {

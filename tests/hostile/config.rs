@@ -21,7 +21,8 @@ fn config_missing() {
 #[test]
 fn config_not_json() {
     let deep = "[".repeat(100_000);
-    for text in ["", "{", "hidden_size: 3", "[1]", "null", "{\"a\": nan}", "\u{0}", &deep, "{} {}"] {
+    refused!(Checkpoint::open(with_config("").path()), EmptyFile, "config.json");
+    for text in ["{", "hidden_size: 3", "[1]", "null", "{\"a\": nan}", "\u{0}", &deep, "{} {}"] {
         refused!(Checkpoint::open(with_config(text).path()), ConfigSyntax, "config.json");
     }
 }

@@ -121,8 +121,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await;
     drop(bar);
     let text = serde_json::to_string_pretty(&report)? + "\n";
-    let written = json.map_or(Ok(()), |json| json.write(text.as_bytes()));
-    let printed = print_line(&in_words(&report));
+    let written = json.as_ref().map_or(Ok(()), |json| json.write(text.as_bytes()));
+    // On standard output the object stands alone.
+    let printed = match json.is_some_and(|json| json.is_stdout()) {
+        true => Ok(()),
+        false => print_line(&in_words(&report)),
+    };
     written.map_err(lost("json", "the report"))?;
     printed?;
     Ok(if report.interrupted { signals::exit_code() } else { ExitCode::SUCCESS })

@@ -11,6 +11,7 @@ use mamba_wgpu::gpu::{Gpu, GpuError, GpuOptions};
 use mamba_wgpu::model::{
     ActivationDtype, Adapter, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, WeightDtype,
 };
+use mamba_wgpu::train::Questions;
 use mamba_wgpu::Error;
 
 use crate::errors::{gpu_error, in_words, misuse};
@@ -44,7 +45,13 @@ fn lora(text: &str) -> Result<(PathBuf, f32), String> {
         Some(("", _)) => Err("there is no folder before the scale".into()),
         Some((_, scale)) if !scale.is_finite() => Err("the scale must be a finite number".into()),
         Some((path, scale)) if !Path::new(text).exists() => Ok((path.into(), scale)),
-        _ => Ok((text.into(), 1.0)),
+        Some(_) => Ok((text.into(), 1.0)),
+        None => match text.rsplit_once('=') {
+            Some((folder, scale)) if !Path::new(text).exists() && !scale.contains('/') => Err(format!(
+                "{scale:?}, behind the folder {folder:?}, is no number to weigh it with, and no folder is called {text:?}"
+            )),
+            _ => Ok((text.into(), 1.0)),
+        },
     }
 }
 
@@ -155,6 +162,14 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// How many sequences a model is asked, for clap.
+pub fn sequences(text: &str) -> Result<usize, String> {
+    match at_least_one(text)? {
+        number if number <= Questions::MAX_SEQUENCES => Ok(number),
+        _ => Err(format!("it must be at most {}", Questions::MAX_SEQUENCES)),
+    }
+}
+
 impl ModelArgs {
     /// Opens the checkpoint that was asked for, or the embedded one.
     pub fn open(&self) -> anyhow::Result<Checkpoint> {
@@ -200,13 +215,13 @@ pub fn without_bom(text: &str) -> &str {
 /// Bytes that are UTF-8, with or without a byte order mark, which is no part of the text.
 pub fn utf8(name: &str, mut bytes: Vec<u8>) -> anyhow::Result<String> {
     if [&b"\xff\xfe"[..], b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
-        return Err(misuse(format!("{name}: UTF-16, save it as UTF-8")));
+        return Err(anyhow!("{name}: UTF-16, save it as UTF-8"));
     }
     if bytes.starts_with("\u{feff}".as_bytes()) {
         bytes.drain(.."\u{feff}".len());
     }
     String::from_utf8(bytes)
-        .map_err(|error| misuse(format!("{name}: not UTF-8 text (at byte {})", error.utf8_error().valid_up_to())))
+        .map_err(|error| anyhow!("{name}: not UTF-8 text (at byte {})", error.utf8_error().valid_up_to()))
 }
 
 /// The checkpoint's tokenizer.

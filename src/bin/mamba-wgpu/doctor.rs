@@ -21,7 +21,7 @@ pub struct Args {
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]
     adapter: Option<String>,
-    /// Print one JSON object: passed, adapters, adapter, kernels, embedded_model
+    /// Print one JSON object: passed, adapters, auto, adapter, kernels, embedded_model
     #[arg(long)]
     json: bool,
     /// Spoil this kernel's arithmetic by one per cent, to see that it is found

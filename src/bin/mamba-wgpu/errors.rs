@@ -4,12 +4,14 @@ use std::io;
 use std::num::{ParseFloatError, ParseIntError};
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use mamba_wgpu::error::InputError;
+use mamba_wgpu::files::FileError;
 use mamba_wgpu::generate::GenerateError;
 use mamba_wgpu::gpu::GpuError;
 use mamba_wgpu::Error;
 
-/// The user asked for something that makes no sense; names the flag or the argument.
+/// The command line is at fault, not what is in a file or on the machine; names the flag or the argument.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misuse(pub String);
@@ -41,6 +43,9 @@ pub fn gpu_error(error: GpuError) -> anyhow::Error {
 /// Token ids that the library refused; `name` says where they come from.
 pub fn tokens_error(name: &str, error: Error) -> anyhow::Error {
     match error {
+        Error::Input(InputError::TokenOutOfRange { .. }) if name.starts_with("--tokens-file") => {
+            anyhow!("{name}: {error}")
+        }
         Error::Input(InputError::TokenOutOfRange { .. }) => misuse(format!("{name}: {error}")),
         other => other.into(),
     }
@@ -79,7 +84,7 @@ pub fn plain_words(error: clap::Error) -> clap::Error {
 /// Says what went wrong on stderr and gives the exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     // `mamba-wgpu ... | head` closed stdout: nobody is left to complain to.
-    if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe)) {
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken_pipe) || is_closed(cause)) {
         return ExitCode::SUCCESS;
     }
     eprintln!("error: {}", in_words(error));
@@ -91,6 +96,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 
 fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// The same of what a flag writes to standard output.
+fn is_closed(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(FileError::Closed { .. }))
 }
 
 fn is_misuse(cause: &(dyn std::error::Error + 'static)) -> bool {

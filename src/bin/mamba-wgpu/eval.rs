@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::anyhow;
 use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::model::{locate, Backend, Checkpoint, LanguageModel, ModelOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
-    read_settings, Batch, Evaluation, Parameters, Questions, Saved, Settings, Tape, Task, TrainError,
+    read_settings, Batch, Evaluation, Parameters, Questions, RunFolder, Saved, Settings, Tape, Task, TrainError,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, GpuArgs};
+use crate::common::{at_least_one, describe, sequences, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::signals;
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     length: Vec<usize>,
     /// Sequences of each length
-    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = sequences)]
     sequences: usize,
     /// How many tokens go through the model together at most: of short sequences several side by side, of a longer one a piece
     #[arg(long, value_name = "N", default_value = "65536", value_parser = at_least_one)]
@@ -61,12 +62,14 @@ pub struct Args {
 
 /// Of a long sequence, more tokens at once are no faster.
 const CHUNK: usize = 1 << 14;
+/// Nor are more of short ones, which the host holds all at once.
+const MAX_ROWS: usize = 1 << 18;
 
 /// "4096" or "2^12".
 fn length(text: &str) -> Result<usize, String> {
     let power = text.strip_prefix("2^").map(|power| match power.parse::<u32>() {
-        Ok(power @ 0..=31) => Ok(1 << power),
-        _ => Err("it must be a power of two up to 2^31".to_string()),
+        Ok(power) if power <= Task::MAX_LENGTH.ilog2() => Ok(1 << power),
+        _ => Err(format!("it must be a power of two up to 2^{}", Task::MAX_LENGTH.ilog2())),
     });
     power.unwrap_or_else(|| at_least_one(text))
 }
@@ -88,7 +91,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     located.note.iter().for_each(|note| eprintln!("mamba-wgpu: {note}"));
     let path = located.path;
     if !path.join("model.safetensors").exists() {
-        return Err(Error::from(TrainError::NoCheckpoint { path: args.model.display().to_string() }).into());
+        return Err(Error::from(RunFolder::no_model(&args.model)).into());
     }
     let settings = read_settings(&path).map_err(Error::from)?;
     let kind = settings.task.kind();
@@ -97,9 +100,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if matches!(settings.task, Task::Text { .. }) {
         let path = path.display();
-        return Err(misuse(format!(
-            "{path} is a text model: `mamba-wgpu score --model {path} --text FILE` evaluates it"
-        )));
+        return Err(anyhow!("{path} is a text model: `mamba-wgpu score --model {path} --text FILE` evaluates it"));
     }
     let lengths = match args.length.is_empty() {
         true => vec![settings.task.nominal_length()],
@@ -160,10 +161,10 @@ struct Judge {
 impl Judge {
     /// `None` after a signal.
     async fn ask(&self, asked: &Questions) -> anyhow::Result<Option<Evaluation>> {
-        if asked.length() > self.chunk && !self.settings.shape.lti {
+        if asked.length() > self.chunk.min(MAX_ROWS) && !self.settings.shape.lti {
             return self.ask_long(asked).await;
         }
-        let together = (self.chunk / asked.length()).clamp(1, asked.sequences());
+        let together = (self.chunk.min(MAX_ROWS) / asked.length()).clamp(1, asked.sequences());
         let tape = Tape::evaluation(&self.gpu, &self.parameters, (together, asked.length()))?;
         let bar = Progress::count("sequences");
         let progress = |done| {
@@ -184,15 +185,16 @@ impl Judge {
         let mut all = Evaluation::default();
         let prompt = asked.task().prompt();
         for sequence in 0..asked.sequences() {
-            if self.cancel.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
             let Batch { tokens, targets, length, .. } = asked.batch(sequence, 1);
-            let mut progress = |done: usize, _: usize| {
-                bar.set((sequence * length + done) as u64, (asked.sequences() * length) as u64);
-            };
+            let total = (asked.sequences() * length) as u64;
             session.reset();
-            session.prefill(&tokens[..prompt], &mut progress).await?;
+            for (i, part) in tokens[..prompt].chunks(options.chunk).enumerate() {
+                if self.cancel.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                session.prefill(part, &mut |_, _| {}).await?;
+                bar.set((sequence * length + i * options.chunk + part.len()) as u64, total);
+            }
             let targets = &targets[prompt..];
             let scores = session.score(&tokens[prompt..], Some(targets), &mut |_, _| {}).await?;
             for ((argmax, nll), target) in scores.argmax.iter().zip(&scores.nll).zip(targets) {
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn lengths_are_numbers_or_powers() {
         assert_eq!((length("256"), length("2^20")), (Ok(256), Ok(1 << 20)));
-        for bad in ["0", "2^", "2^40", "x", "-1", ""] {
+        for bad in ["0", "2^", "2^40", "2^4294967296", "x", "-1", ""] {
             assert!(length(bad).is_err(), "{bad}");
         }
     }

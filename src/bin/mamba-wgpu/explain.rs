@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use anyhow::anyhow;
 use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, is_page, page, ExplainOptions, Explanation, LayerExplanation, Packed};
 use mamba_wgpu::files::Kind;
 
 use crate::common::{at_least_one, backend_name, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::misuse;
-use crate::output::{lost, place, print_json, print_line, Progress};
+use crate::output::{apart, lost, place, print_json, print_line, Progress};
 use crate::signals;
 use crate::special_tokens::SpecialTokens;
 
@@ -77,11 +78,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         (None, None) => return Err(misuse("--text or --file is needed")),
     };
     let html = args.html.as_deref().map(|path| place("html", path, PAGE, args.force)).transpose()?;
+    apart(args.json, html.iter().map(|output| ("html", output)))?;
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let tokens = args.special.encode(&tokenizer, &text)?;
     if tokens.is_empty() {
-        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, so there is nothing to explain")));
+        let words = format!("{name}: the tokenizer makes no tokens of it, so there is nothing to explain");
+        return Err(if args.text.is_some() { misuse(words) } else { anyhow!(words) });
     }
     let model = args.backend.load(&checkpoint).await?;
     let (layers, channels, max_tokens) = (args.layer, args.channel, args.max_tokens);
@@ -90,7 +93,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let explained = explain(&model, &tokens, &options, &mut |done, all| bar.set(done as u64, all as u64)).await;
     drop(bar);
     let explanation = explained.map_err(|error| match error {
-        Error::Input(error @ InputError::TooManyTokens { .. }) => misuse(format!("{name}: {error} (--max-tokens)")),
+        Error::Input(error @ InputError::TooManyTokens { limit, .. }) => {
+            let way = if limit == max_tokens { "--max-tokens" } else { "of fewer layers and channels, longer texts" };
+            misuse(format!("{name}: {error} ({way})"))
+        }
         Error::Input(error @ InputError::OutOfRange { .. }) => misuse(format!("--{error}")),
         other => other.into(),
     })?;

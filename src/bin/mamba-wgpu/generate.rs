@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::common::{backend_name, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
-use crate::output::{lost, place, print_json, short, stdout_error, Progress};
+use crate::output::{apart, lost, place, print_json, short, stdout_error, Progress};
 use crate::sampling_args::SamplingArgs;
 use crate::signals;
 use crate::special_tokens::SpecialTokens;
@@ -71,6 +71,9 @@ pub struct Args {
     json: bool,
 }
 
+/// Tokens of a prompt between two looks for a signal, where they are slow to compute.
+const SLOW_CHUNK: usize = 256;
+
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Everything that can be refused is refused before the model is loaded.
     let seed = args.seed.unwrap_or_else(random_seed);
@@ -78,6 +81,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let prompt = args.prompt()?;
     let state_out = args.state_out.as_deref();
     let state_out = state_out.map(|path| place("state-out", path, SavedState::KIND, args.force)).transpose()?;
+    apart(args.json, state_out.iter().map(|output| ("state-out", output)))?;
     let checkpoint = args.model.open()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let mut options = args.options(checkpoint.generation_config(), seed);
@@ -95,6 +99,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(misuse("the prompt has no tokens: the model needs at least one to continue from"));
     }
     let model = args.backend.load(&checkpoint).await?;
+    // A signal is looked for between the pieces of a prompt: without a GPU in hardware a chunk of them takes seconds.
+    if model.gpu().is_none_or(|gpu| gpu.adapter_summary().software()) {
+        options.prefill_chunk = options.prefill_chunk.min(SLOW_CHUNK);
+    }
     // Until here a signal ends the program as it does any other.
     signals::ask(&options.cancel);
 
@@ -204,6 +212,7 @@ impl Args {
         GenerateOptions {
             ignore_eos: self.ignore_eos,
             to_be_continued: self.state_out.is_some(),
+            continues: self.state_in.is_some() && self.prompt.is_none(),
             prefill_chunk: self.backend.chunk,
             ..self.sampling.options(model, seed)
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::Error;
 
@@ -98,16 +99,24 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn parse_tokens(text: &str, name: &str) -> anyhow::Result<Vec<u32>> {
     let text = text.trim().trim_start_matches('\u{feff}');
     let tokens = if text.starts_with('[') {
-        serde_json::from_str(text).map_err(|error| misuse(format!("{name}: not a list of token ids: {error}")))?
+        serde_json::from_str(text).map_err(|error| wrong(name, &format!("not a list of token ids: {error}")))?
     } else {
         text.split(|c: char| c == ',' || c.is_whitespace())
             .filter(|part| !part.is_empty())
-            .map(|part| part.parse().map_err(|_| misuse(format!("{name}: {part:?} is not a token id, a whole number"))))
+            .map(|part| part.parse().map_err(|_| wrong(name, &format!("{part:?} is not a token id, a whole number"))))
             .collect::<anyhow::Result<Vec<u32>>>()?
     };
     match tokens.is_empty() {
-        true => Err(misuse(format!("{name}: no tokens given: the model needs at least one"))),
+        true => Err(wrong(name, "no tokens given: the model needs at least one")),
         false => Ok(tokens),
+    }
+}
+
+/// What is wrong with a list: the flag itself, or its file.
+fn wrong(name: &str, what: &str) -> anyhow::Error {
+    match name {
+        "--tokens" => misuse(format!("{name}: {what}")),
+        _ => anyhow!("{name}: {what}"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line. Each subcommand has a file of its own; `main` only picks one and turns its outcome into an exit
-//! code: 0 done, 1 failed, 2 asked for something that makes no sense; ended from outside 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP).
+//! code: 0 done; 2 where the command line itself is at fault: a flag or argument that is missing (`--force` among them), conflicts with
+//! another, or has a value that cannot be; 1 for all else: files, devices, other processes; ended from outside 130 (Ctrl-C), 143
+//! (SIGTERM), 129 (SIGHUP).
 
 /// The standard library's panics where stderr is closed: a terminal that is gone is no reason to lose a run.
 macro_rules! eprintln {
@@ -32,7 +34,9 @@ mod score;
 mod signals;
 mod special_tokens;
 mod train;
+mod train_args;
 mod train_log;
+mod train_material;
 mod train_recipe;
 mod verify;
 #[cfg(test)]

@@ -40,15 +40,31 @@ pub fn stdout_error(error: io::Error) -> io::Error {
 pub fn place(flag: &str, path: &Path, kind: Kind, force: bool) -> anyhow::Result<Output> {
     Output::new(path, kind, force).map_err(|error| match error {
         FileError::Taken { .. } => misuse(format!("--{flag} {error} (--force writes there all the same)")),
-        FileError::NoReader { .. } => misuse(format!("--{flag} {error}")),
         error => anyhow!("--{flag} {error}"),
     })
+}
+
+/// Refuses outputs, each with its flag, that would be mixed: two in one place, or one on standard output, where `--json` prints its
+/// object.
+pub fn apart<'a>(json: bool, outputs: impl IntoIterator<Item = (&'a str, &'a Output)>) -> anyhow::Result<()> {
+    let mut before: Vec<(&str, &Output)> = Vec::new();
+    for (flag, output) in outputs {
+        let path = output.path().display();
+        if json && output.is_stdout() {
+            return Err(misuse(format!("--{flag} {path}: --json prints its object there: give --{flag} a file")));
+        }
+        if let Some((other, _)) = before.iter().find(|(_, other)| other.collides(output)) {
+            return Err(misuse(format!("--{other} and --{flag}: both would write to {path}")));
+        }
+        before.push((flag, output));
+    }
+    Ok(())
 }
 
 /// What to say of something that was made and could not be written.
 pub fn lost(flag: &str, what: &str) -> impl FnOnce(FileError) -> anyhow::Error {
     let what = format!("--{flag}: {what} is lost");
-    move |error| anyhow!("{what}: {error}")
+    move |error| anyhow::Error::new(error).context(what)
 }
 
 /// Bytes for people.

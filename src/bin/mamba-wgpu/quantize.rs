@@ -79,11 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error @ QuantiseError::Exists { .. }) if !args.force => {
             return Err(misuse(format!("{error} (--force replaces it)")));
         }
-        Err(
-            error @ (QuantiseError::Source { .. } | QuantiseError::NotAFolder { .. } | QuantiseError::Locked { .. }),
-        ) => {
-            return Err(misuse(error.to_string()));
-        }
+        Err(error @ QuantiseError::Source { .. }) => return Err(misuse(error.to_string())),
         Err(error) => return Err(Error::from(error).into()),
     };
     for tensor in summary.tensors.iter() {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use mamba_wgpu::generate::{GenerateError, Tokenizer};
 use mamba_wgpu::model::LanguageModel;
 use mamba_wgpu::Error;
@@ -45,12 +46,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = format!("--text {}", args.text.display());
     let text = read_text(&name, &args.text)?;
     if text.is_empty() {
-        return Err(misuse(format!("{name}: the file is empty, so there is nothing to score")));
+        return Err(anyhow!("{name}: the file is empty, so there is nothing to score"));
     }
     let checkpoint = args.model.open()?;
     let stream = args.stream(&tokenizer(&checkpoint)?, &text)?;
     let Some(tokens) = stream.len().checked_sub(1).filter(|&tokens| tokens > 0) else {
-        return Err(misuse(format!("{name}: the tokenizer makes no tokens of it, so there is nothing to score")));
+        return Err(anyhow!("{name}: the tokenizer makes no tokens of it, so there is nothing to score"));
     };
     let model = args.backend.load(&checkpoint).await?;
     let nll_sum = nll_sum(&model, &stream, args.window).await?;

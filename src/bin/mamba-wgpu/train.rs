@@ -1,6 +1,6 @@
 //! `mamba-wgpu train`: a model from nothing or from another's weights, on a task of the paper or on a text.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver};
@@ -8,113 +8,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context};
-use mamba_wgpu::files::{Kind, Output};
-use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::model::{locate, Checkpoint, GenerationConfig, LoadError, Sidecars};
+use mamba_wgpu::files::Output;
+use mamba_wgpu::model::{locate, Checkpoint};
 use mamba_wgpu::train::random::Purpose;
-use mamba_wgpu::train::tasks::{train_tokenizer, TextData};
 use mamba_wgpu::train::{
-    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Origin, Pretrained, Questions, RunFolder,
-    Saved, Settings, Tape, Task, TextId, TrainError, Trainer, TrainerState,
+    latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Questions, RunFolder, Saved,
+    Settings, Tape, Task, TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::bench_report::charts::PICTURE;
-use crate::common::{at_least_one, describe, open_model, read_text, GpuArgs, LoraArgs};
+use crate::common::{describe, open_model, LoraArgs};
 use crate::errors::misuse;
-use crate::output::{lost, place, print_json, print_line, Progress};
+use crate::output::{lost, print_json, print_line, Progress};
 use crate::signals;
+pub use crate::train_args::Args;
 use crate::train_log::{plot, Log};
-use crate::train_recipe::{setting_error, Recipe, TaskName};
-
-/// Train a model
-///
-/// Everything goes into --out: checkpoints, each a folder that `generate --model` runs, the settings, a log (a JSON object a line)
-/// and the loss curve. Ctrl-C writes a checkpoint and ends; `train --resume --out DIR` goes on from there as if nothing had
-/// happened.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// What to train on
-    #[arg(long, value_enum, required_unless_present = "resume", conflicts_with = "resume")]
-    task: Option<TaskName>,
-    /// Folder of the run
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Go on from the newest checkpoint in --out
-    #[arg(long)]
-    resume: bool,
-    /// Begin with the weights, the shape, the vocabulary and the tokenizer of a model, not from nothing: a Hugging Face or mamba-ssm
-    /// folder, a .safetensors file, or the folder of a run (its best checkpoint is taken, and with the same task its length, batch,
-    /// steps and all else that flags may change)
-    #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
-    from: Option<PathBuf>,
-    #[command(flatten)]
-    recipe: Recipe,
-    /// The text to train on, in UTF-8 (task text)
-    #[arg(long, value_name = "FILE")]
-    text: Option<PathBuf>,
-    /// The text to validate on, in UTF-8 (task text)
-    #[arg(long, value_name = "FILE")]
-    validation_text: Option<PathBuf>,
-    /// A tokenizer.json [default: that of --from; otherwise one is trained on --text, with --vocab entries]
-    #[arg(long, value_name = "FILE")]
-    tokenizer: Option<PathBuf>,
-    /// Steps between lines of the log
-    #[arg(long, value_name = "N", default_value = "10", value_parser = some_steps)]
-    log_every: u64,
-    /// Steps between validations; 0 for none but at the end [default: a twentieth of the steps]
-    #[arg(long, value_name = "N")]
-    validate_every: Option<u64>,
-    /// Sequences of a synthetic task to validate on, each asked once, at its end, as `eval` asks
-    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one)]
-    validation_sequences: usize,
-    /// Steps between checkpoints; 0 for none but at the end [default: a tenth of the steps]
-    #[arg(long, value_name = "N")]
-    checkpoint_every: Option<u64>,
-    /// How many of the newest checkpoints to keep; the best is always kept
-    #[arg(long, value_name = "N", default_value = "2", value_parser = at_least_one)]
-    keep: usize,
-    /// End after the first validation with this part of the answers right (of a text: of its tokens), e.g. 0.999
-    #[arg(long, value_name = "PART", value_parser = part)]
-    stop_at_accuracy: Option<f64>,
-    /// Where the log goes; lines are added to what is there [default: log.jsonl in --out]
-    #[arg(long, value_name = "FILE")]
-    json_log: Option<PathBuf>,
-    /// Where the loss curve goes, as PNG if its name ends so and as SVG otherwise [default: loss.svg in --out]
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
-    /// Begin in a folder that is no run's, replace a file at --plot that is no picture of this program's
-    #[arg(long)]
-    force: bool,
-    #[command(flatten)]
-    gpu: GpuArgs,
-    /// Print one JSON object at the end: task, steps, loss, validation, validation_loss, accuracy, best (of a text the lowest
-    /// validation loss, of a task the smallest part of wrong answers), seconds, cancelled, out
-    #[arg(long)]
-    json: bool,
-}
-
-/// A number of steps that is not 0, for clap.
-fn some_steps(text: &str) -> Result<u64, String> {
-    Ok(at_least_one(text)? as u64)
-}
-
-/// Between 0 and 1, for clap.
-fn part(text: &str) -> Result<f64, String> {
-    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
-    part.ok_or_else(|| "it must be a number between 0 and 1".into())
-}
-
-/// What a run learns from and is validated on.
-struct Material {
-    data: Arc<dyn Data>,
-    validation: Option<TextData>,
-    /// What goes along with the model: the tokenizer, and with --from all that was beside it.
-    sidecars: Sidecars,
-    /// The token before a text that is validated on.
-    beginning: u32,
-}
+use crate::train_material::Material;
+use crate::train_recipe::{setting_error, TaskName};
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("training needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
@@ -133,11 +44,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             (args.recipe.settings(task.kind(), pretrained, run.as_ref()), None, folder)
         }
         _ => {
-            let settings = read_settings(&args.out).map_err(Error::from)?;
-            let checkpoint = latest_checkpoint(&args.out, "checkpoint")
-                .ok_or_else(|| TrainError::NoCheckpoint { path: args.out.display().to_string() })
-                .map_err(Error::from)?;
-            (settings, Some(checkpoint), RunFolder::go_on(&args.out).map_err(folder_error)?)
+            let (folder, checkpoint) = RunFolder::go_on(&args.out).map_err(folder_error)?;
+            (read_settings(&args.out).map_err(Error::from)?, Some(checkpoint), folder)
         }
     };
     settings.check().map_err(setting_error)?;
@@ -211,155 +119,10 @@ fn run_of(from: &Path, task: TaskName) -> Option<Settings> {
 fn folder_error(error: TrainError) -> anyhow::Error {
     match error {
         TrainError::Foreign { .. } => misuse(format!("--out {error} (--force begins there all the same)")),
-        TrainError::Begun { .. } | TrainError::Locked { .. } => misuse(format!("--out {error}")),
+        TrainError::Begun { .. } => misuse(format!("--out {error}")),
+        TrainError::Locked { .. } => anyhow!("--out {error}"),
         error => Error::from(error).into(),
     }
-}
-
-impl Args {
-    /// Where the log and the curve go, both tried. In the run's own folder what is there is the run's.
-    fn places(&self, resumed: bool) -> anyhow::Result<(Output, Output)> {
-        let own = |name| self.out.join(name);
-        let (log, curve) = (own("log.jsonl"), own("loss.svg"));
-        let log = place("json-log", self.json_log.as_ref().unwrap_or(&log), Kind::TEXT, self.force)?;
-        let force = self.force || resumed && self.plot.is_none();
-        let curve = place("plot", self.plot.as_ref().unwrap_or(&curve), PICTURE, force)?;
-        let read = [("text", &self.text), ("validation-text", &self.validation_text), ("tokenizer", &self.tokenizer)];
-        for (flag, path) in read.iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))) {
-            if log.is_same(path) {
-                return Err(misuse(format!("--json-log {}: it is the file of --{flag}", path.display())));
-            }
-        }
-        if curve.file().is_some_and(|curve| log.is_same(curve)) {
-            return Err(misuse("--plot and --json-log: they are one file"));
-        }
-        Ok((log, curve))
-    }
-
-    /// Reads the texts; trains a tokenizer where none is given. The vocabulary's size becomes the tokenizer's, unless there is a
-    /// model to begin with, `from`, whose tokenizer is taken.
-    fn material(
-        &self,
-        settings: &mut Settings,
-        resumed: Option<&Path>,
-        from: Option<&Checkpoint>,
-    ) -> anyhow::Result<Material> {
-        let Task::Text { length, vocab_size } = &mut settings.task else {
-            for (flag, given) in
-                [("text", &self.text), ("validation-text", &self.validation_text), ("tokenizer", &self.tokenizer)]
-            {
-                if given.is_some() {
-                    return Err(misuse(format!("--{flag}: it goes with --task text only")));
-                }
-            }
-            let (data, sidecars) = (Arc::new(settings.task.clone()), self.sidecars(resumed, from)?);
-            return Ok(Material { data, validation: None, sidecars, beginning: 0 });
-        };
-        let read = |flag: &str, path: &Path| -> anyhow::Result<String> {
-            read_text(&format!("--{flag} {}", path.display()), path)
-        };
-        if self.stop_at_accuracy.is_some() && self.validation_text.is_none() {
-            return Err(misuse("--stop-at-accuracy: the task text needs --validation-text for it"));
-        }
-        let path =
-            self.text.as_deref().ok_or_else(|| misuse("--text is needed: the task text is trained on a file"))?;
-        let text = read("text", path)?;
-        let validation_text = match &self.validation_text {
-            Some(path) => Some((path, read("validation-text", path)?)),
-            None => None,
-        };
-        let known = |path: &Path, text: &str| TextId::of(&path.display().to_string(), text);
-        let now = (known(path, &text), validation_text.as_ref().map(|(path, text)| known(path, text)));
-        if resumed.is_none() {
-            (settings.text, settings.validation_text) = (Some(now.0), now.1);
-        } else {
-            let other = |error: TrainError| misuse(error.to_string());
-            match &settings.text {
-                Some(began) => began.check("--text", &now.0).map_err(other)?,
-                None => {
-                    eprintln!("warning: --text: the run does not say which text it began with, so this may be another")
-                }
-            }
-            match (&settings.validation_text, &now.1) {
-                (Some(began), Some(now)) => began.check("--validation-text", now).map_err(other)?,
-                (Some(began), None) => {
-                    eprintln!("warning: nothing is validated: this run began with --validation-text {began}");
-                }
-                (None, _) => {}
-            }
-        }
-        let mut sidecars = self.sidecars(resumed, from)?;
-        match (&self.tokenizer, resumed.is_some() || from.is_some()) {
-            (Some(_), _) if resumed.is_some() => {
-                return Err(misuse("--tokenizer: a run that is resumed has its own; leave it out"));
-            }
-            (Some(path), _) => {
-                let json = std::fs::read(path).with_context(|| format!("--tokenizer {}", path.display()))?;
-                sidecars = sidecars.with_tokenizer(json);
-            }
-            (None, true) => {}
-            (None, false) => {
-                let json = train_tokenizer(&text, *vocab_size)
-                    .map_err(|error| Error::from(TrainError::from(error)))
-                    .with_context(|| format!("--text {}", path.display()))?;
-                sidecars = sidecars.with_tokenizer(json);
-            }
-        }
-        let open = |vocab_size| -> anyhow::Result<Tokenizer> {
-            let name = || match (&self.tokenizer, from) {
-                (Some(path), _) => format!("--tokenizer {}", path.display()),
-                (None, Some(model)) => model.source().to_owned(),
-                (None, None) => resumed.unwrap_or(path).display().to_string(),
-            };
-            let tokenizer = Tokenizer::from_sidecars(&sidecars, vocab_size).map_err(Error::from).with_context(name)?;
-            tokenizer.ok_or_else(|| match resumed {
-                Some(checkpoint) => anyhow!("{}: the checkpoint's tokenizer is gone", checkpoint.display()),
-                None => misuse("--tokenizer is needed: the model of --from has none"),
-            })
-        };
-        if resumed.is_none() && from.is_none() {
-            *vocab_size = open(usize::MAX)?.vocab_size();
-        }
-        let tokenizer = open(*vocab_size)?;
-        let tokens = |name: &Path, text: &str| {
-            TextData::new(&name.display().to_string(), text, &tokenizer, *length)
-                .map_err(TrainError::from)
-                .map_err(Error::from)
-        };
-        let data = tokens(path, &text)?;
-        let validation = validation_text.map(|(path, text)| tokens(path, &text)).transpose()?;
-        eprintln!(
-            "mamba-wgpu: {} tokens to train on, {} to validate on, a vocabulary of {}",
-            data.tokens().len(),
-            validation.as_ref().map_or(0, |v| v.tokens().len()),
-            *vocab_size
-        );
-        let beginning = beginning(&tokenizer, &sidecars, settings.origin.as_ref()).map_err(Error::from)?;
-        Ok(Material { data: Arc::new(data), validation, sidecars, beginning })
-    }
-
-    /// What is beside the model that a run begins with, or goes on from.
-    fn sidecars(&self, resumed: Option<&Path>, from: Option<&Checkpoint>) -> anyhow::Result<Sidecars> {
-        Ok(match (resumed, from) {
-            (Some(checkpoint), _) => Sidecars::read(checkpoint).map_err(Error::from)?,
-            (None, Some(model)) => model.sidecars().clone(),
-            (None, None) => Sidecars::default(),
-        })
-    }
-
-    fn every(given: Option<u64>, steps: u64, part: u64) -> u64 {
-        given.unwrap_or((steps / part).max(1))
-    }
-}
-
-/// The token before a text, as `mamba-wgpu score` puts it before one for the checkpoints of the run.
-fn beginning(tokenizer: &Tokenizer, sidecars: &Sidecars, origin: Option<&Origin>) -> Result<u32, LoadError> {
-    let stated = GenerationConfig::of(sidecars)?;
-    // Models from nothing have 0 for both (Spec::config_json).
-    let (bos, eos) = origin.map_or((Some(0), &[0][..]), |origin| (origin.bos_token_id, &origin.eos_token_id[..]));
-    let eos = stated.eos_token_id.as_deref().unwrap_or(eos);
-    let tokenizer = tokenizer.clone().with_ends(stated.bos_token_id.or(bos), eos);
-    Ok(tokenizer.beginning_of_text().unwrap_or(0))
 }
 
 /// Batches are made ahead, by another thread.

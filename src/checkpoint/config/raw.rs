@@ -16,6 +16,9 @@ pub(in crate::checkpoint) struct RawConfig {
 
 impl RawConfig {
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, LoadError> {
+        if bytes.is_empty() {
+            return Err(LoadError::EmptyFile { file: file.into() });
+        }
         let bad = |reason: String| match sniff(bytes) {
             Some((what, advice)) => LoadError::WrongFile { file: file.into(), what, expected: "a JSON object", advice },
             None => LoadError::ConfigSyntax { file: file.into(), reason },

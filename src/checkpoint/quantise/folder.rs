@@ -3,7 +3,7 @@
 use super::{quantise, Progress, QuantiseError, Summary};
 use crate::checkpoint::synthetic::Spec;
 use crate::checkpoint::{Checkpoint, Sidecars};
-use crate::files::{lock, FileError, Kind, Lock, Output, Replacement};
+use crate::files::{create_folder, lock, FileError, Kind, Lock, Output, Replacement};
 use crate::reference::Quant;
 use std::{
     fs,
@@ -143,7 +143,7 @@ impl Unfinished {
     fn new(folder: &Path) -> Result<Self, QuantiseError> {
         let error = |reason| QuantiseError::Io { path: folder.display().to_string(), reason };
         let made_folder = !folder.exists();
-        fs::create_dir_all(folder).map_err(error)?;
+        create_folder(folder)?;
         let mut unfinished = Self { folder: folder.into(), made_folder, files: Vec::new(), lock: None };
         match lock(&folder.join(".lock")).map_err(error)? {
             Ok(lock) => unfinished.lock = Some(lock),

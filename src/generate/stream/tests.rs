@@ -139,6 +139,34 @@ fn what_was_held_back_comes_at_the_end() {
 }
 
 #[test]
+fn parts_of_a_text_are_the_whole_and_stop_where_it_does() {
+    let script = tokenizer().encode("the young man who had been so much in love").unwrap();
+    for (stop, whole) in [("ng man wh", "the you"), ("ng man wherever", "the young man who had been so much in love")] {
+        for cut in 1..script.len() {
+            let with = |max, continues| GenerateOptions {
+                stop: vec![stop.into()],
+                to_be_continued: true,
+                continues,
+                ..options(max)
+            };
+            let mut first = generator("x", &script, with(cut, false));
+            let mut out = text(&rest(&mut first));
+            if first.finish_reason() == Some(FinishReason::Length) {
+                let context = [tokenizer().encode("x").unwrap(), script[..cut].to_vec()].concat();
+                let source = Script { tokens: script[cut..].to_vec(), ..Script::default() };
+                let mut second =
+                    Generator::new(source, &tokenizer(), &context, with(script.len() - cut, true)).unwrap();
+                out += &text(&rest(&mut second));
+                assert_eq!(second.finish_reason() == Some(FinishReason::Stop), whole == "the you", "{cut}");
+            }
+            // What was handed out at the break stays so.
+            let (begun, rest) = (out.starts_with(whole), out.strip_prefix(whole).unwrap_or("?"));
+            assert!(begun && (rest.is_empty() || whole == "the you" && stop.starts_with(rest)), "{cut}: {out}");
+        }
+    }
+}
+
+#[test]
 fn unknown_tokens_are_counted_and_have_no_text() {
     let a = tokenizer().encode("a").unwrap()[0];
     let mut generator = generator("x", &[a, 4500, 4999, a], options(4));

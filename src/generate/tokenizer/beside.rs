@@ -2,7 +2,7 @@
 
 use super::GenerateError;
 use crate::checkpoint::sidecars::{SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
-use crate::checkpoint::sniff::trim_bom;
+use crate::checkpoint::sniff::{instead, trim_bom};
 use crate::model::Sidecars;
 use serde_json::{json, Map, Value};
 
@@ -21,9 +21,15 @@ pub(super) struct TokenizerConfig {
 pub(super) fn object(sidecars: &Sidecars, name: &str) -> Result<Map<String, Value>, GenerateError> {
     let Some(bytes) = sidecars.get(name) else { return Ok(Map::new()) };
     let bad = |reason: String| GenerateError::TokenizerFile { file: name.into(), reason };
-    match serde_json::from_slice(trim_bom(bytes)).map_err(|e| bad(format!("not JSON: {e}")))? {
+    match serde_json::from_slice(trim_bom(bytes))
+        .map_err(|e| bad(instead(bytes).unwrap_or(format!("not JSON: {e}"))))?
+    {
+        // As a server says that there is no such file.
+        Value::Object(map) if map.contains_key("error") && instead(bytes).is_some() => {
+            Err(bad(instead(bytes).unwrap_or_default()))
+        }
         Value::Object(map) => Ok(map),
-        _ => Err(bad("not a JSON object".into())),
+        _ => Err(bad(instead(bytes).unwrap_or("not a JSON object".into()))),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::beside::{added_token, object, TokenizerConfig, ROLES};
 use super::GenerateError;
 use crate::checkpoint::sidecars::{ADDED_TOKENS, MERGES, TOKENIZER_CONFIG, VOCAB};
-use crate::checkpoint::sniff::trim_bom;
+use crate::checkpoint::sniff::{instead, trim_bom};
 use crate::model::Sidecars;
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +24,13 @@ fn bad(file: &str, reason: String) -> GenerateError {
 pub(super) fn tokenizer_json(sidecars: &Sidecars, config: &TokenizerConfig) -> Result<Option<Vec<u8>>, GenerateError> {
     let (Some(vocab), Some(merges)) = (sidecars.get(VOCAB), sidecars.get(MERGES)) else { return Ok(None) };
     let vocab: BTreeMap<String, u32> = serde_json::from_slice(trim_bom(vocab))
-        .map_err(|e| bad(VOCAB, format!("not a JSON object of tokens and their ids: {e}")))?;
-    let merges = pairs(merges, &vocab)?;
+        .map_err(|e| bad(VOCAB, instead(vocab).unwrap_or(format!("not a JSON object of tokens and their ids: {e}"))))?;
+    // An empty file would be no merges: every text single bytes.
+    let merges = match merges {
+        [] => Err(bad(MERGES, String::new())),
+        merges => pairs(merges, &vocab),
+    }
+    .map_err(|error| instead(merges).map_or(error, |what| bad(MERGES, what)))?;
     // Mamba's models have GPT-NeoX's where nothing is said.
     let class = config.class().unwrap_or("GPTNeoXTokenizer");
     let space = config.flag("add_prefix_space")?;

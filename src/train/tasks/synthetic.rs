@@ -47,6 +47,11 @@ pub enum Task {
 }
 
 impl Task {
+    /// Tokens of a sequence at most: some are held on the host whole.
+    pub const MAX_LENGTH: usize = 1 << 26;
+    /// Entries of a vocabulary at most.
+    const MAX_VOCAB: usize = 1 << 24;
+
     /// The task at the paper's sizes.
     pub fn paper(kind: TaskKind) -> Self {
         match kind {
@@ -123,7 +128,8 @@ impl Task {
             *occurrences = 2;
         }
         if let Task::AssociativeRecall { length, .. } = &mut task {
-            *length -= (*length + 1) % 2; // pairs, then a key
+            *length = length.saturating_sub(usize::from(length.is_multiple_of(2)));
+            // pairs, then a key
         }
         task
     }
@@ -160,6 +166,12 @@ impl Task {
         let fail = |what: &'static str, value: usize, expected: String| {
             Err(TrainError::Setting { what, value: value.to_string(), expected })
         };
+        let at_most = |what, value, most: usize| match value > most {
+            true => fail(what, value, format!("at most {most}")),
+            false => Ok(()),
+        };
+        at_most("length", self.nominal_length(), Self::MAX_LENGTH)?;
+        at_most("vocab", self.vocab_size(), Self::MAX_VOCAB)?;
         match *self {
             Task::SelectiveCopying { length, memorise, vocab_size } => {
                 if memorise == 0 || memorise > length {
@@ -180,7 +192,7 @@ impl Task {
                         "at least 3 (two occurrences of the special token, and the answer)".into(),
                     );
                 }
-                if occurrences < 2 || 2 * occurrences - 1 > length {
+                if occurrences < 2 || occurrences > length.div_ceil(2) {
                     return fail(
                         "occurrences",
                         occurrences,
@@ -373,6 +385,13 @@ mod tests {
             Task::AssociativeRecall { length: 4, vocab_size: 16, every: false },
             Task::AssociativeRecall { length: 5, vocab_size: 7, every: false },
             Task::Text { length: 0, vocab_size: 7 },
+            Task::Text { length: usize::MAX, vocab_size: 7 },
+            Task::Text { length: 8, vocab_size: 1 << 32 },
+            Task::InductionHeads { length: 30, vocab_size: 8, occurrences: 1 << 63 },
+            Task::SelectiveCopying { length: 8, memorise: usize::MAX, vocab_size: 8 },
+            Task::AssociativeRecall { length: usize::MAX, vocab_size: 8, every: false },
+            Task::paper(TaskKind::AssociativeRecall).asked_once(0),
+            Task::paper(TaskKind::AssociativeRecall).asked_once(usize::MAX),
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

@@ -40,8 +40,9 @@ impl TextData {
     /// # Errors
     /// Fewer tokens than a window takes.
     pub fn from_tokens(file: &str, tokens: Vec<u32>, bytes: usize, length: usize) -> Result<Self, TextError> {
-        if tokens.len() < length + 1 {
-            return Err(TextError::TooShort { file: file.into(), tokens: tokens.len(), needed: length + 1 });
+        if tokens.len() <= length {
+            let needed = length.saturating_add(1);
+            return Err(TextError::TooShort { file: file.into(), tokens: tokens.len(), needed });
         }
         Ok(Self { tokens, bytes, length })
     }

@@ -82,6 +82,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let screenshot =
         args.screenshot.as_deref().map(|path| place("screenshot", path, PICTURE, args.force)).transpose()?;
     let path = args.settings.clone().or_else(Settings::default_path);
+    if let (Some(screenshot), Some(path)) = (&screenshot, path.as_deref().filter(|path| path.exists())) {
+        if screenshot.is_same(path) {
+            return Err(misuse("--screenshot and --settings: both would write to one file"));
+        }
+    }
     let (mut settings, complaint) = path.as_deref().map_or_else(Default::default, Settings::read);
     let saved = settings.clone();
     settings.theme = args.theme.unwrap_or(settings.theme);

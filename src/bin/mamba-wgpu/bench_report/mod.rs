@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{anyhow, Context};
 use charts::Chart;
 use mamba_wgpu::bench::Report;
-use mamba_wgpu::files::{Kind, Output};
+use mamba_wgpu::files::{create_folder, Kind, Output};
 
-use crate::output::{place, print_line};
+use crate::output::{apart, place, print_line};
 
 /// Put reports side by side in one page: tables, charts, and what to beware of
 ///
@@ -43,7 +43,7 @@ const PAGE: Kind =
 /// Tries the places of all charts in a folder.
 fn places(kind: &str, folder: Option<&Path>, charts: &[Chart], force: bool) -> anyhow::Result<Vec<Output>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
-    fs::create_dir_all(folder).with_context(|| format!("--{kind} {}", folder.display()))?;
+    create_folder(folder).map_err(|error| anyhow!("--{kind} {error}"))?;
     let path = |chart: &Chart| folder.join(format!("{}.{kind}", chart.id));
     charts.iter().map(|chart| place(kind, &path(chart), charts::PICTURE, force)).collect()
 }
@@ -61,6 +61,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let html = place("html", &args.html, PAGE, args.force)?;
     let svg = places("svg", args.svg.as_deref(), &charts, args.force)?;
     let png = places("png", args.png.as_deref(), &charts, args.force)?;
+    let all = [("html", &html)].into_iter().chain(svg.iter().map(|o| ("svg", o))).chain(png.iter().map(|o| ("png", o)));
+    apart(false, all)?;
     for (chart, output) in charts.iter().zip(&svg) {
         output.write(charts::marked_svg(chart.svg()?).as_bytes())?;
     }
@@ -68,6 +70,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output.write(&chart.png()?)?;
     }
     html.write(page::html(&reports, &charts)?.as_bytes())?;
-    print_line(&format!("{}: {} reports, {} charts", args.html.display(), reports.len(), charts.len()))?;
+    // On standard output the page stands alone.
+    if !html.is_stdout() {
+        print_line(&format!("{}: {} reports, {} charts", args.html.display(), reports.len(), charts.len()))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
