@@ -36,6 +36,7 @@ mod jobs;
 mod kernels;
 mod measure;
 mod models;
+mod placements;
 mod pulse;
 pub mod report;
 mod shapes;

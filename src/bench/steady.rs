@@ -96,6 +96,11 @@ impl Series {
         self.warm = true;
     }
 
+    /// As many samples are wanted at most, if not more.
+    pub fn at_least(&mut self, most: usize) {
+        self.most = self.most.max(most);
+    }
+
     fn note(&mut self, group: &Group) {
         self.runs += group.samples.len();
         self.fastest = group.samples.iter().copied().fold(self.fastest, f64::min);

@@ -1,10 +1,10 @@
 //! Whole steps of training, of models with Mamba's initialisation on tokens that mean nothing.
 
 use super::backward::Kernel;
-use super::measure::{Kind, Meter};
+use super::measure::{Kind, Meter, HOSTED};
 use super::models::multiply_adds;
 use super::pulse::Pulse;
-use super::report::{rounded, Row};
+use super::report::Row;
 use super::Suite;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -30,7 +30,7 @@ pub(super) struct Training {
 }
 
 impl Training {
-    fn tokens(&self) -> usize {
+    pub fn tokens(&self) -> usize {
         self.sequences * self.length
     }
 
@@ -127,8 +127,7 @@ impl Trained {
     pub async fn measure(&mut self, meter: &mut Meter<'_>, training: &Training, row: &mut Row) -> Result<()> {
         let take =
             async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || self.step_ns(training.adamw).await).await;
-        row.wall_us = meter.steady(STEPS, row, take).await?.spread;
-        row.tokens_per_s = row.wall_us.map(|wall| rounded(training.tokens() as f64 / wall.median * 1e6));
+        row.wall_us = meter.steady(STEPS, HOSTED, row, take).await?.spread;
         row.memory_bytes = Some(meter.memory_bytes());
         Ok(())
     }
