@@ -140,6 +140,8 @@ pub(super) const LEAST: usize = 3;
 pub(super) const HOSTED: Duration = Duration::from_millis(300);
 /// As many of them are enough.
 const HOSTED_SAMPLES: usize = 200;
+/// A row whose runs take seconds like this one's is warmed up by them at its first place alone.
+pub(super) const LONG_RUN: f64 = 0.5;
 /// Samples of the ceilings, whatever the time limit: every share is of them.
 const CEILING: usize = 10;
 
@@ -158,6 +160,8 @@ pub(super) struct Meter<'a> {
     /// Whether the row is a ceiling.
     pub ceiling: bool,
     of_row: OfRow,
+    /// When the row's place was begun, and whether it is known from another to take long.
+    place: (Instant, bool),
 }
 
 /// What a row's series came to, besides their times.
@@ -175,8 +179,9 @@ impl<'a> Meter<'a> {
         let (warm_up, reader) = (options.warm_up, options.clock_mhz.clone());
         let pulse = Pulse::new(gpu, warm_up.min(clock.left() / 20)).await?;
         let timer = Timer::new(gpu);
-        let (spacers, ceiling, of_row) = (Vec::new(), false, OfRow::default());
-        Ok(Self { gpu, clock, pulse, timer, warm_up, reader, places: places.max(1), spacers, ceiling, of_row })
+        let (places, spacers, place) = (places.max(1), Vec::new(), (Instant::now(), false));
+        let (ceiling, of_row) = (false, OfRow::default());
+        Ok(Self { gpu, clock, pulse, timer, warm_up, reader, places, spacers, ceiling, of_row, place })
     }
 
     /// What the series since the last call came to.
@@ -184,9 +189,15 @@ impl<'a> Meter<'a> {
         std::mem::take(&mut self.of_row)
     }
 
-    /// Another place of the same row comes: what its series come to adds to it, how fast it is begins anew.
+    /// A row's next place comes: what its series come to is added, how fast it is begins anew.
     pub fn next_place(&mut self) {
+        self.place = (Instant::now(), self.long_run().is_some());
         self.of_row.fastest = None;
+    }
+
+    /// Seconds of a run, if they are so many that it is warmed up by such at its first place alone.
+    pub fn long_run(&self) -> Option<f64> {
+        self.of_row.fastest.map(|(seconds, _)| seconds).filter(|seconds| *seconds >= LONG_RUN)
     }
 
     /// Seconds of the fastest run since, and of how many.
@@ -226,7 +237,7 @@ impl<'a> Meter<'a> {
         let begin = Instant::now();
         let needed = if self.ceiling { CEILING } else { LEAST };
         let mut series = Series::new(most.div_ceil(places), needed.div_ceil(places));
-        let mut before = None;
+        let (groups, mut before) = (if self.place.1 { 0 } else { WARMING_GROUPS }, None);
         loop {
             let (run, size) = (series.fastest(), (GROUP_NS / series.fastest()).clamp(1.0, GROUP as f64) as usize);
             let (late, least) = (begin.elapsed() >= share || self.clock.cancelled(), self.least(run, whole));
@@ -242,7 +253,7 @@ impl<'a> Meter<'a> {
                 Next::WarmUp => {
                     self.pulse.warm_up(self.warm_up.min(whole / 2)).await?;
                     let (now, mut agreement, mut size) = (Instant::now(), Agreement::default(), 1);
-                    for _ in 0..WARMING_GROUPS {
+                    for _ in 0..groups {
                         let group = take(&mut self.pulse, size).await?;
                         let agrees = agreement.reached(group.median());
                         series.warming(group);
@@ -278,7 +289,9 @@ impl<'a> Meter<'a> {
         }
         let run = run / 1e9;
         let single = (share * SINGLE_SHARES).min(self.clock.left()).as_secs_f64();
-        let here = LEAST.div_ceil(self.places);
+        // There will be no other place after one that took so long.
+        let last = self.place.0.elapsed().as_secs_f64() > single;
+        let here = if last { LEAST } else { LEAST.div_ceil(self.places) };
         match run {
             run if here as f64 * run <= single => here,
             // Of what takes longer than a single run may, the run that showed it is enough.

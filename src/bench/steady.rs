@@ -266,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn more_samples_can_be_asked_for_but_not_fewer() {
+        let mut series = Series::new(3, 1);
+        series.warmed();
+        series.at_least(2);
+        assert_eq!(series.next(false, 1, 100), Next::Take(3));
+        series.at_least(50);
+        assert_eq!(series.next(false, 1, 100), Next::Take(50));
+        assert_eq!(series.next(true, 1, 100), Next::Take(1), "when there is time");
+    }
+
+    #[test]
     fn medians_agree_within_two_per_cent() {
         let mut agreement = Agreement::default();
         let reached: Vec<bool> =
