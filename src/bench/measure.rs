@@ -135,8 +135,8 @@ const WARMING_GROUPS: usize = 8;
 const WALL_RUNS: usize = 5;
 /// What a row's time is not enough for is measured so often all the same, where that takes no more than a single run may.
 pub(super) const LEAST: usize = 3;
-/// Samples by the host's clock go on for as long as this though there are as many as asked for: in a run of a millisecond the host's
-/// moods count, which last longer than ten of them.
+/// Samples by the host's clock go on for as long as this though there are as many as asked for: in a run of a millisecond
+/// the host's moods count, which last longer than ten of them.
 pub(super) const HOSTED: Duration = Duration::from_millis(300);
 /// As many of them are enough.
 const HOSTED_SAMPLES: usize = 200;
@@ -222,9 +222,9 @@ impl<'a> Meter<'a> {
         self.reader.as_ref().and_then(ClockReader::mhz)
     }
 
-    /// One series: warms the device up, then what `take` measures until it is steady, then takes samples, so many at a time as
-    /// `take` is asked for, as often as the row's time allows and at most `most` at all places together, or as many as last for `hosted`;
-    /// again where the reference became slower meanwhile.
+    /// One series: warms the device up, then what `take` measures until it is steady, then takes samples, so many at a time
+    /// as `take` is asked for, as often as the row's time allows and at most `most` at all places together, or as many as last
+    /// for `hosted`; again where the reference became slower meanwhile.
     pub async fn steady(
         &mut self,
         most: usize,
@@ -367,7 +367,9 @@ impl<'a> Meter<'a> {
             row.gpu_us = outcome.spread;
             walls.retain(|us| us.is_finite() && *us > 0.0);
             // What the host adds, a submission and the wait, is to be seen in short runs by themselves.
-            while walls.len() < WALL_RUNS.div_ceil(self.places) && (walls.is_empty() || begin.elapsed() < until && !self.clock.cancelled()) {
+            while walls.len() < WALL_RUNS.div_ceil(self.places)
+                && (walls.is_empty() || begin.elapsed() < until && !self.clock.cancelled())
+            {
                 walls.push(self.wall(plan, restore).await? / 1e3);
             }
             row.wall_us = super::Spread::of(walls);

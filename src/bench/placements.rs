@@ -1,8 +1,9 @@
 //! The same row at several places in memory.
 //!
-//! A kernel's time depends on where its buffers lie: beside which others in a block of wgpu's allocator, and on which of the driver's
-//! pages. That stands still as long as the buffers live, so that no number of samples tells. So a row begins on a device that holds
-//! nothing of other rows, and its inputs are made anew a few times, with something held in between that they cannot lie where they did.
+//! A kernel's time depends on where its buffers lie: beside which others in a block of wgpu's allocator, and on which of
+//! the driver's pages. That stands still as long as the buffers live, so that no number of samples tells. So a row begins on
+//! a device that holds nothing of other rows, and its inputs are made anew a few times, with something held in between that
+//! they cannot lie where they did.
 
 use super::measure::{Meter, LEAST};
 use super::report::{median, rounded, ClockMhz, Row, Spread};
@@ -23,8 +24,8 @@ impl Budget {
         Self { begin: Instant::now(), share: meter.clock.share() }
     }
 
-    /// Whether to go on after so many places: while the row's share lasts, and for as many as samples are wanted in any case while one
-    /// takes no longer than a single run may.
+    /// Whether to go on after so many places: while the row's share lasts, and for as many as samples are wanted in any
+    /// case while one takes no longer than a single run may.
     pub fn allows_another(&self, meter: &Meter<'_>, places: usize) -> bool {
         let spent = self.begin.elapsed();
         // Less the run that the first place alone was warmed up by.

@@ -3,11 +3,11 @@
 use super::jobs::{one_token, Job};
 use super::measure::{Clock, Kind, Meter};
 use super::models::{LoadedModel, Model};
+use super::placements::{self, Budget, PLACES};
 use super::report::{rounded, Ceilings, Device, Host, Report, Row};
 use super::shapes::Shapes;
 #[cfg(not(target_arch = "wasm32"))]
 use super::training;
-use super::placements::{self, Budget, PLACES};
 use super::{kernels, models, COMMIT};
 use crate::error::Result;
 use crate::gpu::shader::NumberFormat;
@@ -208,8 +208,8 @@ impl Run<'_> {
         self.meter.clock.refuses(&job.kinds(), bytes.or(flops).unwrap_or(0.0) * least)
     }
 
-    /// Takes what the row `but` does not use off the device, or everything: what a suite before left there would decide where this
-    /// one's buffers go, and count as its memory.
+    /// Takes what the row `but` does not use off the device, or everything: what a suite before left there would decide
+    /// where this one's buffers go, and count as its memory.
     fn clear(&mut self, but: Option<&Job>) -> Result<()> {
         if self.loaded.as_ref().is_some_and(|loaded| !but.and_then(Job::model).is_some_and(|model| loaded.is(model))) {
             self.loaded = None;

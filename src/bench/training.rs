@@ -15,8 +15,8 @@ use web_time::Instant;
 
 /// Repeats at most.
 const STEPS: usize = 10;
-/// A repeat is as many steps as take so long: a wait for the device costs the host 0.1 to 0.4 ms, by its mood, which is much in a step
-/// of one, and a run waits only now and then.
+/// A repeat is as many steps as take so long: a wait for the device costs the host 0.1 to 0.4 ms, by its mood, which is much
+/// in a step of one, and a run waits only now and then.
 const REPEAT_NS: f64 = 2e7;
 /// Tokens of the product that tells how long a step takes, where nothing else does.
 const TRIAL_TOKENS: usize = 256;
@@ -112,8 +112,8 @@ impl Trained {
         self.of == Training { adamw: self.of.adamw, ..training.clone() }
     }
 
-    /// Steps one after the other as a run submits them, from the first batch on the host until the host has the last one's loss, or
-    /// knows that its gradients are there. In nanoseconds, all together.
+    /// Steps one after the other as a run submits them, from the first batch on the host until the host has the last one's
+    /// loss, or knows that its gradients are there. In nanoseconds, all together.
     async fn steps_ns(&mut self, steps: usize, adamw: bool) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..steps {
@@ -142,7 +142,8 @@ impl Trained {
             trial = self.steps_ns(1, adamw).await?.min(trial);
         }
         let steps = ((REPEAT_NS / trial) as usize).clamp(1, self.trainer.room());
-        let take = async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || self.steps_ns(steps, adamw).await).await;
+        let take =
+            async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || self.steps_ns(steps, adamw).await).await;
         let outcome = meter.steady(STEPS, HOSTED, row, take).await?;
         meter.each_of(steps);
         row.wall_us = outcome.spread.map(|spread| spread.divided(steps as f64));

@@ -355,7 +355,8 @@ impl Gpu {
         self.check()
     }
 
-    /// Waits until the device is idle, and has the memory of tensors that were dropped given back. In a browser that is the browser's.
+    /// Waits until the device is idle, and has the memory of tensors that were dropped given back. In a browser that is the
+    /// browser's.
     pub fn settle(&self) -> Result<(), GpuError> {
         // What was written and never used keeps its buffer until the next submission.
         self.submit([]);

@@ -171,8 +171,8 @@ impl Trainer {
         Ok(self.gpu.check()?)
     }
 
-    /// Goes through the next step's batches, there and back, and leaves it at that: the gradients will be there, the parameters as
-    /// they were. Returns before it is done, as [`Trainer::submit`] does.
+    /// Goes through the next step's batches, there and back, and leaves it at that: the gradients will be there, the
+    /// parameters as they were. Returns before it is done, as [`Trainer::submit`] does.
     ///
     /// # Errors
     /// Batches of other shapes; the device's.
