@@ -52,6 +52,13 @@ fn has_numbers(row: &Row) {
     // How fast this machine was meanwhile is not asked, but that the row knows.
     assert!(row.reference_slowdown.is_some_and(|slowdown| slowdown.is_finite() && slowdown >= 1.0), "{row:?}");
     assert_eq!(row.flags, row.flags(), "{row:?}");
+    // The row's figure is the middle of its places'.
+    let spread = row.spread().unwrap();
+    assert!(row.places_us.iter().all(|us| (spread.min..=spread.max).contains(us)), "{row:?}");
+    let mut places = row.places_us.clone();
+    places.sort_by(f64::total_cmp);
+    let beside = [(places.len() - 1) / 2, places.len() / 2].map(|i| places[i]);
+    assert!((beside[0]..=beside[1]).contains(&spread.median), "{row:?}");
 }
 
 /// Every row has either numbers or a reason, and the report survives JSON.
@@ -120,6 +127,40 @@ fn without_time_there_are_ceilings_and_every_other_row_says_so() {
     for row in ceilings {
         assert_eq!(row.gpu_us.or(row.wall_us).unwrap().n, 10, "{row:?}");
     }
+}
+
+/// Inputs and models are made anew for each place, and what holds the places apart is gone after the row.
+#[test]
+fn rows_are_measured_at_several_places() {
+    let gpu = gpu();
+    let measured = |places| {
+        let suites = vec![Suite::Scan, Suite::Prefill, Suite::Training];
+        let options = Options { places, suites, ..options() };
+        let report = block_on(run(&gpu, &options, &mut |_| {}));
+        sound(&report);
+        assert_eq!(gpu.memory_bytes().0, 0, "all is given back");
+        report
+    };
+    let (three, one) = (measured(Some(3)), measured(Some(1)));
+    for (three, one) in three.rows.iter().zip(&one.rows).filter(|(row, _)| row.skipped.is_none()) {
+        assert_eq!((three.places_us.len(), one.places_us.len()), (3, 1), "{three:?}");
+        assert_eq!(three.memory_bytes, one.memory_bytes, "{three:?}");
+        assert!(three.spread().unwrap().n >= 3, "{three:?}");
+    }
+}
+
+/// What a row before left on the device would count as its memory, and decide where its buffers go.
+#[test]
+fn a_rows_memory_is_its_own_in_any_order() {
+    let gpu = gpu();
+    let memory = |suites: [Suite; 3]| {
+        let options = Options { suites: suites.to_vec(), ..options() };
+        let report = block_on(run(&gpu, &options, &mut |_| {}));
+        report.rows.iter().map(|row| row.memory_bytes).collect::<Vec<_>>()
+    };
+    let forwards = memory([Suite::Prefill, Suite::Decode, Suite::Training]);
+    assert!(forwards.iter().flatten().count() == 5, "{forwards:?}");
+    assert_eq!(forwards, memory([Suite::Training, Suite::Decode, Suite::Prefill]));
 }
 
 /// Suites are measured in the order asked for, each once, and read in their own.

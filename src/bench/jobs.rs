@@ -144,6 +144,17 @@ impl Job {
         }
     }
 
+    /// Tokens of what the row's wall time is of, where that is a whole model's.
+    pub fn tokens(&self) -> Option<usize> {
+        match self {
+            Job::Prefill { tokens, .. } => Some(*tokens),
+            Job::Decode { .. } => Some(1),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Training(training) => Some(training.tokens()),
+            _ => None,
+        }
+    }
+
     /// Whose speed tells this one's, the best teller first; the first is its own.
     pub fn kinds(&self) -> Vec<Kind> {
         let kind = |suite, variant: &str| (suite, variant.to_owned());

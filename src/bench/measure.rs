@@ -3,7 +3,7 @@
 use super::pulse::{Pulse, TIMES};
 use super::report::{ClockMhz, Row};
 use super::steady::{Agreement, Group, Next, Outcome, Series};
-use super::suite::ClockReader;
+use super::suite::{ClockReader, Options};
 use super::Suite;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pass, Plan, Tensor, Timer};
@@ -89,7 +89,7 @@ impl Clock {
     }
 
     /// What a single run may take.
-    fn most_a_run(&self) -> Duration {
+    pub fn most_a_run(&self) -> Duration {
         (self.share() * SINGLE_SHARES).min(self.left())
     }
 
@@ -133,7 +133,14 @@ const WARMING_GROUPS: usize = 8;
 /// Runs by which the host's share of a kernel's time is told.
 const WALL_RUNS: usize = 5;
 /// What a row's time is not enough for is measured so often all the same, where that takes no more than a single run may.
-const LEAST: usize = 3;
+pub(super) const LEAST: usize = 3;
+/// Samples by the host's clock go on for as long as this though there are as many as asked for: in a run of a millisecond
+/// the host's moods count, which last longer than ten of them.
+pub(super) const HOSTED: Duration = Duration::from_millis(300);
+/// As many of them are enough.
+const HOSTED_SAMPLES: usize = 200;
+/// A row whose runs take seconds like this one's is warmed up by them at its first place alone.
+pub(super) const LONG_RUN: f64 = 0.5;
 /// Samples of the ceilings, whatever the time limit: every share is of them.
 const CEILING: usize = 10;
 
@@ -145,9 +152,15 @@ pub(super) struct Meter<'a> {
     timer: Timer,
     warm_up: Duration,
     reader: Option<ClockReader>,
+    /// At how many places each row is measured: its time and samples are shared out among them.
+    pub places: usize,
+    /// What is held so that a row's next place is another.
+    pub spacers: Vec<Tensor>,
     /// Whether the row is a ceiling.
     pub ceiling: bool,
     of_row: OfRow,
+    /// When the row's place was begun, and whether it is known from another to take long.
+    place: (Instant, bool),
 }
 
 /// What a row's series came to, besides their times.
@@ -156,21 +169,34 @@ pub(super) struct OfRow {
     /// The reference's slowest time beside samples that were kept, in nanoseconds.
     pub reference: f64,
     pub discarded: usize,
-    /// Seconds of the fastest run, and of how many; of the first series.
+    /// Seconds of the fastest run, and of how many; of the first series at the place.
     pub fastest: Option<(f64, usize)>,
 }
 
 impl<'a> Meter<'a> {
-    pub async fn new(gpu: &'a Gpu, clock: Clock, warm_up: Duration, reader: Option<ClockReader>) -> Result<Self> {
+    pub async fn new(gpu: &'a Gpu, clock: Clock, places: usize, options: &Options) -> Result<Self> {
+        let (warm_up, reader) = (options.warm_up, options.clock_mhz.clone());
         let pulse = Pulse::new(gpu, warm_up.min(clock.left() / 20)).await?;
         let timer = Timer::new(gpu);
+        let (places, spacers, place) = (places.max(1), Vec::new(), (Instant::now(), false));
         let (ceiling, of_row) = (false, OfRow::default());
-        Ok(Self { gpu, clock, pulse, timer, warm_up, reader, ceiling, of_row })
+        Ok(Self { gpu, clock, pulse, timer, warm_up, reader, places, spacers, ceiling, of_row, place })
     }
 
     /// What the series since the last call came to.
     pub fn take(&mut self) -> OfRow {
         std::mem::take(&mut self.of_row)
+    }
+
+    /// A row's next place comes: what its series come to is added, how fast it is begins anew.
+    pub fn next_place(&mut self) {
+        self.place = (Instant::now(), self.long_run().is_some());
+        self.of_row.fastest = None;
+    }
+
+    /// Seconds of a run, if they are so many that it is warmed up by such at its first place alone.
+    pub fn long_run(&self) -> Option<f64> {
+        self.of_row.fastest.map(|(seconds, _)| seconds).filter(|seconds| *seconds >= LONG_RUN)
     }
 
     /// Seconds of the fastest run since, and of how many.
@@ -185,30 +211,35 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Bytes on the device but for the reference's.
+    /// Bytes on the device but for the reference's and the spacers'.
     pub fn memory_bytes(&self) -> u64 {
-        self.gpu.memory_bytes().0.saturating_sub(self.pulse.bytes())
+        let spacers: u64 = self.spacers.iter().map(|spacer| spacer.bytes() as u64).sum();
+        self.gpu.memory_bytes().0.saturating_sub(self.pulse.bytes() + spacers)
     }
 
     fn mhz(&self) -> Option<f64> {
         self.reader.as_ref().and_then(ClockReader::mhz)
     }
 
-    /// One series: warms the device up, then what `take` measures until it is steady, then takes samples, so many at a time as
-    /// `take` is asked for, as often as the row's time allows and at most `most`; again where the reference became slower meanwhile.
+    /// One series: warms the device up, then what `take` measures until it is steady, then takes samples, so many at a time
+    /// as `take` is asked for, as often as the row's time allows and at most `most` at all places together, or as many as last
+    /// for `hosted`; again where the reference became slower meanwhile.
     pub async fn steady(
         &mut self,
         most: usize,
+        hosted: Duration,
         row: &mut Row,
         mut take: impl AsyncFnMut(&mut Pulse, usize) -> Result<Group>,
     ) -> Result<Outcome> {
-        let share = self.clock.share();
+        let places = self.places;
+        let (whole, share) = (self.clock.share(), self.clock.share() / places as u32);
         let begin = Instant::now();
-        let mut series = Series::new(most, if self.ceiling { CEILING } else { LEAST });
-        let mut before = None;
+        let needed = if self.ceiling { CEILING } else { LEAST };
+        let mut series = Series::new(most.div_ceil(places), needed.div_ceil(places));
+        let (groups, mut before) = (if self.place.1 { 0 } else { WARMING_GROUPS }, None);
         loop {
             let (run, size) = (series.fastest(), (GROUP_NS / series.fastest()).clamp(1.0, GROUP as f64) as usize);
-            let (late, least) = (begin.elapsed() >= share || self.clock.cancelled(), self.least(run, share));
+            let (late, least) = (begin.elapsed() >= share || self.clock.cancelled(), self.least(run, whole));
             if late && !self.ceiling {
                 series.give_up();
             }
@@ -219,9 +250,9 @@ impl<'a> Meter<'a> {
                     series.push(group, self.pulse.best());
                 }
                 Next::WarmUp => {
-                    self.pulse.warm_up(self.warm_up.min(share / 2)).await?;
+                    self.pulse.warm_up(self.warm_up.min(whole / 2)).await?;
                     let (now, mut agreement, mut size) = (Instant::now(), Agreement::default(), 1);
-                    for _ in 0..WARMING_GROUPS {
+                    for _ in 0..groups {
                         let group = take(&mut self.pulse, size).await?;
                         let agrees = agreement.reached(group.median());
                         series.warming(group);
@@ -231,6 +262,8 @@ impl<'a> Meter<'a> {
                         size = (GROUP_NS / series.fastest()).clamp(1.0, GROUP as f64 / 2.0) as usize;
                     }
                     series.warmed();
+                    let lasting = (hosted.as_nanos() as f64 / series.fastest()) as usize;
+                    series.at_least(lasting.min(HOSTED_SAMPLES).div_ceil(places));
                     before = before.or_else(|| self.mhz());
                 }
             }
@@ -245,18 +278,21 @@ impl<'a> Meter<'a> {
         Ok(outcome)
     }
 
-    /// Samples that a row takes though its time is up; `run`: nanoseconds of one.
+    /// Samples that a row takes at a place though its time is up; `run`: nanoseconds of one.
     fn least(&self, run: f64, share: Duration) -> usize {
         if self.clock.cancelled() {
             return 0;
         }
         if self.ceiling {
-            return CEILING;
+            return CEILING.div_ceil(self.places);
         }
         let run = run / 1e9;
         let single = (share * SINGLE_SHARES).min(self.clock.left()).as_secs_f64();
+        // There will be no other place after one that took so long.
+        let last = self.place.0.elapsed().as_secs_f64() > single;
+        let here = if last { LEAST } else { LEAST.div_ceil(self.places) };
         match run {
-            run if LEAST as f64 * run <= single => LEAST,
+            run if here as f64 * run <= single => here,
             // Of what takes longer than a single run may, the run that showed it is enough.
             run => usize::from(run <= single || run.is_infinite()),
         }
@@ -287,7 +323,7 @@ impl<'a> Meter<'a> {
         }
         let timer = Timer::with_room(self.gpu, GROUP + 2 * TIMES);
         let (mut fastest, mut walls) = (f64::INFINITY, Vec::new());
-        let outcome = self.steady(most, row, async |pulse, n| {
+        let outcome = self.steady(most, Duration::ZERO, row, async |pulse, n| {
             // Both run once untimed: what is timed then shares its buffers with something before it, and waits for that. A long
             // run would not notice, nor does the first, which warms up.
             let mut passes = vec![pulse.pass(false)];
@@ -325,12 +361,14 @@ impl<'a> Meter<'a> {
         row: &mut Row,
     ) -> Result<()> {
         let begin = Instant::now();
-        let until = self.clock.share();
+        let until = self.clock.share() / self.places as u32;
         if let Some((outcome, mut walls)) = self.device_and_wall(plan, restore, most, row).await? {
             row.gpu_us = outcome.spread;
             walls.retain(|us| us.is_finite() && *us > 0.0);
             // What the host adds, a submission and the wait, is to be seen in short runs by themselves.
-            while walls.len() < WALL_RUNS && (walls.is_empty() || begin.elapsed() < until && !self.clock.cancelled()) {
+            while walls.len() < WALL_RUNS.div_ceil(self.places)
+                && (walls.is_empty() || begin.elapsed() < until && !self.clock.cancelled())
+            {
                 walls.push(self.wall(plan, restore).await? / 1e3);
             }
             row.wall_us = super::Spread::of(walls);
@@ -338,9 +376,8 @@ impl<'a> Meter<'a> {
             return Ok(());
         }
         let (gpu, timer) = (self.gpu, Timer::new(self.gpu));
-        let outcome = self
-            .steady(most, row, async |pulse, n| pulse.beside(n, async || wall(gpu, &timer, plan, restore).await).await);
-        row.wall_us = outcome.await?.spread;
+        let take = async |pulse: &mut Pulse, n| pulse.beside(n, async || wall(gpu, &timer, plan, restore).await).await;
+        row.wall_us = self.steady(most, Duration::ZERO, row, take).await?.spread;
         Ok(())
     }
 

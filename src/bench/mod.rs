@@ -9,6 +9,11 @@
 //! of the end. What fits a cache is read from there. Models run through [`Session`](crate::model::Session) as a text does, by
 //! the wall, and once more their plan alone by the device's clock. All are medians.
 //!
+//! # Where buffers lie
+//! A kernel's time depends on which buffers share a block of wgpu's allocator and on which pages of the driver's they lie, by a few per
+//! cent, `rms_norm_backward` by a third. So a row begins on a device without anything of other rows, and is measured at five places in
+//! memory: its inputs, or its model and session, are made anew for each. It is the median of the places' medians.
+//!
 //! # Which timings count
 //! A GPU that idles lowers its clock, to a sixth within three seconds on an H200, and takes up to a second of work to raise it again; a
 //! short row is over before. So inputs and models are made on the device, and before each row the device works on a fixed load, the
@@ -23,6 +28,7 @@
 //! samples whatever the limit.
 //!
 //! - `suite`: options, and the loop over the rows; `shapes`: sizes; `jobs`: which rows there are.
+//! - `placements`: a row's places in memory, and what comes of them together.
 //! - `measure`: the stopwatch, the time limit, what is known of the device's speed; `pulse`: the reference; `steady`: which
 //!   samples count.
 //! - `kernels`, `models`: one row each of kernels and of whole models; `backward`, `training`: of what only training needs.
@@ -36,6 +42,7 @@ mod jobs;
 mod kernels;
 mod measure;
 mod models;
+mod placements;
 mod pulse;
 pub mod report;
 mod shapes;

@@ -1,8 +1,8 @@
 //! One row each of whole models with synthetic weights, through a session as a text goes.
 
-use super::measure::Meter;
+use super::measure::{Meter, HOSTED};
 use super::pulse::Pulse;
-use super::report::{rounded, Row};
+use super::report::Row;
 use super::suite::LEAST_DECODED;
 use crate::checkpoint::synthetic::Spec;
 use crate::error::Result;
@@ -110,8 +110,7 @@ pub(super) async fn prefill(
     let prompt = loaded.tokens(tokens);
     let session = &mut loaded.session;
     let take = async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || prompt_ns(session, &prompt).await).await;
-    row.wall_us = meter.steady(PREFILLS, row, take).await?.spread;
-    row.tokens_per_s = row.wall_us.map(|wall| rounded(tokens as f64 / wall.median * 1e6));
+    row.wall_us = meter.steady(PREFILLS, HOSTED, row, take).await?.spread;
     Ok(())
 }
 
@@ -148,10 +147,9 @@ pub(super) async fn decode(
     // The text goes on from one repeat to the next: a step costs the same anywhere.
     let take =
         async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || write(session, &mut token, tokens).await).await;
-    let outcome = meter.steady(DECODES, row, take).await?;
+    let outcome = meter.steady(DECODES, HOSTED, row, take).await?;
     meter.each_of(tokens);
     row.wall_us = outcome.spread.map(|spread| spread.divided(tokens as f64));
     row.l = Some(tokens);
-    row.tokens_per_s = row.wall_us.map(|wall| rounded(1e6 / wall.median));
     Ok(())
 }

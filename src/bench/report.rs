@@ -188,6 +188,10 @@ pub struct Row {
     pub gpu_us: Option<Spread>,
     /// By the host's clock; of a decode, a token's.
     pub wall_us: Option<Spread>,
+    /// The median at each place in memory, in microseconds, of the times that the row is about; empty in reports of before there
+    /// were several.
+    #[serde(default)]
+    pub places_us: Vec<f64>,
     /// 10^9 bytes a second that must move at the least: of a scan u, delta, z, y, B and C once; of a matvec and of a
     /// decode the weights.
     pub gbps: Option<f64>,
@@ -231,6 +235,7 @@ impl Row {
             chunk: None,
             gpu_us: None,
             wall_us: None,
+            places_us: Vec::new(),
             gbps: None,
             tflops: None,
             share_of_copy: None,
@@ -272,7 +277,7 @@ impl Row {
 
     /// Fills the rates in, for so many bytes and operations a run.
     pub(super) fn rate(&mut self, bytes: Option<f64>, flops: Option<f64>, ceilings: &Ceilings) {
-        let Some(us) = self.median_us().filter(|us| *us > 0.0) else { return };
+        let Some(us) = self.spread().map(|spread| spread.median).filter(|us| *us > 0.0) else { return };
         self.gbps = bytes.map(|bytes| rounded(bytes / us / 1e3));
         self.tflops = flops.map(|flops| rounded(flops / us / 1e6));
         let share = |value: Option<f64>, of: Option<f64>| Some(rounded(value? / of.filter(|of| *of > 0.0)?));

@@ -96,6 +96,11 @@ impl Series {
         self.warm = true;
     }
 
+    /// As many samples are wanted at most, if not more.
+    pub fn at_least(&mut self, most: usize) {
+        self.most = self.most.max(most);
+    }
+
     fn note(&mut self, group: &Group) {
         self.runs += group.samples.len();
         self.fastest = group.samples.iter().copied().fold(self.fastest, f64::min);
@@ -258,6 +263,17 @@ mod tests {
         series.warmed();
         series.push(Group { samples: vec![1.0, f64::NAN, 1.0], reference: BEST }, BEST);
         assert_eq!(series.finish().spread, None);
+    }
+
+    #[test]
+    fn more_samples_can_be_asked_for_but_not_fewer() {
+        let mut series = Series::new(3, 1);
+        series.warmed();
+        series.at_least(2);
+        assert_eq!(series.next(false, 1, 100), Next::Take(3));
+        series.at_least(50);
+        assert_eq!(series.next(false, 1, 100), Next::Take(50));
+        assert_eq!(series.next(true, 1, 100), Next::Take(1), "when there is time");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::jobs::{one_token, Job};
 use super::measure::{Clock, Kind, Meter};
 use super::models::{LoadedModel, Model};
+use super::placements::{self, Budget, PLACES};
 use super::report::{rounded, Ceilings, Device, Host, Report, Row};
 use super::shapes::Shapes;
 #[cfg(not(target_arch = "wasm32"))]
@@ -83,6 +84,8 @@ pub struct Options {
     /// How long the device is kept busy before a row, after a pause (otherwise a fifth of it): GPUs raise their clocks within half a
     /// second of work, and lower them within one of idling.
     pub warm_up: Duration,
+    /// At how many places in memory a row is measured; `None`: five, on a software adapter one.
+    pub places: Option<usize>,
     /// Asks the device's driver for its clock; the library asks no system.
     pub clock_mhz: Option<ClockReader>,
     /// Goes into the report as it is.
@@ -118,6 +121,7 @@ impl Default for Options {
             date: String::new(),
             cancel: Arc::default(),
             warm_up: Duration::from_millis(500),
+            places: None,
             clock_mhz: None,
             host: None,
         }
@@ -154,101 +158,132 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Measures into the row. What it cannot measure, it says why.
+    /// Measures into the row, at several places. What it cannot measure, it says why.
     async fn measure(&mut self, job: &Job, row: &mut Row) -> Result<()> {
-        let (bytes, flops) = job.work();
-        let work = bytes.or(flops).unwrap_or(0.0);
-        let least = if matches!(job, Job::Decode { .. }) { LEAST_DECODED as f64 } else { 1.0 };
         row.skipped = self.does_not_fit(job).or_else(|| match job {
             // Every share is of these: they are measured whatever the time limit.
             Job::Copy { .. } | Job::Fma => self.meter.clock.cancelled().then(|| "interrupted".to_owned()),
-            _ => self.meter.clock.refuses(&job.kinds(), work * least),
+            _ => self.refuses(job),
         });
+        if row.skipped.is_none() && job.activations() == NumberFormat::F16 && !self.gpu.shader_f16() {
+            row.skipped = Some("the adapter has no shader-f16".into());
+        }
         if row.skipped.is_some() {
             return Ok(());
         }
-        if job.activations() == NumberFormat::F16 && !self.gpu.shader_f16() {
-            row.skipped = Some("the adapter has no shader-f16".into());
-            return Ok(());
+        self.meter.ceiling = matches!(job, Job::Copy { .. } | Job::Fma);
+        let budget = Budget::new(&self.meter);
+        let mut places = Vec::with_capacity(self.meter.places);
+        // The model of the row before serves, if it is the same.
+        self.meter.spacers.clear();
+        self.clear(Some(job))?;
+        let work = loop {
+            let mut here = job.row(self.chunk);
+            let work = self.measure_here(job, &mut here).await?;
+            let skipped = here.skipped.is_some();
+            if !skipped || places.is_empty() {
+                places.push(here);
+            }
+            if skipped || !budget.allows_another(&self.meter, places.len()) {
+                break work;
+            }
+            self.clear(None)?;
+            placements::move_on(self.gpu, &mut self.meter, places.len())?;
+        };
+        row.take_from(&places);
+        row.rate(work.0, work.1, &self.ceilings);
+        match job {
+            Job::Copy { .. } => self.ceilings.copy_gbps = row.gbps,
+            Job::Fma => self.ceilings.fma_tflops = row.tflops,
+            _ => {}
         }
+        row.tokens_per_s = row.wall_us.zip(job.tokens()).map(|(wall, l)| rounded(l as f64 / wall.median * 1e6));
+        Ok(())
+    }
+
+    /// Why a row is not to be begun, by what is known of the time that it takes.
+    fn refuses(&self, job: &Job) -> Option<String> {
+        let (bytes, flops) = job.work();
+        let least = if matches!(job, Job::Decode { .. }) { LEAST_DECODED as f64 } else { 1.0 };
+        self.meter.clock.refuses(&job.kinds(), bytes.or(flops).unwrap_or(0.0) * least)
+    }
+
+    /// Takes what the row `but` does not use off the device, or everything: what a suite before left there would decide
+    /// where this one's buffers go, and count as its memory.
+    fn clear(&mut self, but: Option<&Job>) -> Result<()> {
+        if self.loaded.as_ref().is_some_and(|loaded| !but.and_then(Job::model).is_some_and(|model| loaded.is(model))) {
+            self.loaded = None;
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.trained.as_ref().is_some_and(|t| !matches!(but, Some(Job::Training(training)) if t.is(training))) {
+            self.trained = None;
+        }
+        Ok(self.gpu.settle()?)
+    }
+
+    /// Measures a row where the allocator puts its buffers now. Gives bytes and operations of what the times are of.
+    async fn measure_here(&mut self, job: &Job, row: &mut Row) -> Result<(Option<f64>, Option<f64>)> {
+        let (bytes, flops) = job.work();
+        self.meter.next_place();
         if let Some(model) = job.model() {
             row.skipped = self.load(model).await?;
             if row.skipped.is_none() && !self.meter.clock.knows(&job.kinds()) {
                 self.try_one_token(model).await?;
-                row.skipped = self.meter.clock.refuses(&job.kinds(), work * least);
+                row.skipped = self.refuses(job);
             }
-            if row.skipped.is_some() {
-                return Ok(());
-            }
-        }
-        #[cfg(not(target_arch = "wasm32"))]
-        if let Job::Backward(_) | Job::Training(_) = job {
-            self.loaded = None;
         }
         #[cfg(not(target_arch = "wasm32"))]
         if let Job::Training(training) = job {
             row.skipped = self.prepare(training).await?;
-            if row.skipped.is_some() {
-                return Ok(());
-            }
         }
-        self.meter.ceiling = matches!(job, Job::Copy { .. } | Job::Fma);
+        if row.skipped.is_some() {
+            return Ok((bytes, flops));
+        }
+        let (gpu, meter) = (self.gpu, &mut self.meter);
         let (bytes, flops) = match job {
-            Job::Copy { bytes } => (Some(kernels::copy(self.gpu, &mut self.meter, *bytes, row).await?), None),
-            Job::Fma => (None, Some(kernels::fma(self.gpu, &mut self.meter, row).await?)),
+            Job::Copy { bytes } => (Some(kernels::copy(gpu, meter, *bytes, row).await?), None),
+            Job::Fma => (None, Some(kernels::fma(gpu, meter, row).await?)),
             Job::Scan { rung, act, shape } => {
-                kernels::scan(self.gpu, &mut self.meter, (*rung, *act), *shape, row).await?;
+                kernels::scan(gpu, meter, (*rung, *act), *shape, row).await?;
                 (bytes, flops)
             }
             Job::Linear { l, n, k, dtype, act } => {
-                kernels::linear(self.gpu, &mut self.meter, *l, (*n, *k), (*dtype, *act), row).await?;
+                kernels::linear(gpu, meter, *l, (*n, *k), (*dtype, *act), row).await?;
                 (bytes, flops)
             }
             Job::Sample { vocab_size, params, .. } => {
-                kernels::sample(self.gpu, &mut self.meter, *vocab_size, params, row).await?;
+                kernels::sample(gpu, meter, *vocab_size, params, row).await?;
                 (bytes, flops)
             }
             Job::Prefill { tokens, .. } => {
                 if let Some(loaded) = &mut self.loaded {
-                    models::prefill(loaded, &mut self.meter, *tokens, row).await?;
+                    models::prefill(loaded, meter, *tokens, row).await?;
                 }
                 (bytes, flops)
             }
             Job::Decode { model, prompt, tokens } => {
                 let reading = Job::Prefill { model: model.clone(), tokens: *prompt };
-                let slow = self.meter.clock.takes_long(&reading.kinds(), reading.work().1.unwrap_or(0.0));
+                let slow = meter.clock.takes_long(&reading.kinds(), reading.work().1.unwrap_or(0.0));
                 // Mamba's step costs the same after any prompt: on a slow adapter one token is prompt enough.
                 let prompt = if slow { 1 } else { *prompt };
                 if let Some(loaded) = &mut self.loaded {
-                    models::decode(loaded, &mut self.meter, prompt, *tokens, row).await?;
+                    models::decode(loaded, meter, prompt, *tokens, row).await?;
                 }
                 (bytes, flops)
             }
             #[cfg(not(target_arch = "wasm32"))]
             Job::Backward(kernel) => {
-                kernel.measure(self.gpu, &mut self.meter, row).await?;
+                kernel.measure(gpu, meter, row).await?;
                 (bytes, flops)
             }
             #[cfg(not(target_arch = "wasm32"))]
             Job::Training(training) => {
                 if let Some(trained) = &mut self.trained {
-                    trained.measure(&mut self.meter, training, row).await?;
+                    trained.measure(meter, training, row).await?;
                 }
                 (bytes, flops)
             }
         };
-        match job {
-            Job::Copy { .. } => {
-                row.rate(bytes, flops, &Ceilings::default());
-                self.ceilings.copy_gbps = row.gbps;
-            }
-            Job::Fma => {
-                row.rate(bytes, flops, &Ceilings::default());
-                self.ceilings.fma_tflops = row.tflops;
-            }
-            _ => row.rate(bytes, flops, &self.ceilings),
-        }
-        // After the rates, which are of the wall time that users see.
         if let (Job::Prefill { tokens: l, .. } | Job::Decode { prompt: l, .. }, Some(loaded)) = (job, &mut self.loaded)
         {
             let decodes = matches!(job, Job::Decode { .. });
@@ -260,10 +295,10 @@ impl Run<'_> {
             }
         }
         self.learn(job.kinds(), bytes.or(flops));
-        Ok(())
+        Ok((bytes, flops))
     }
 
-    /// Keeps the speed of the row that was measured last. Gives what else is to be known of it.
+    /// Keeps the speed of the row that was measured last.
     fn learn(&mut self, kinds: Vec<Kind>, work: Option<f64>) {
         if let (Some(kind), Some(work), Some((seconds, runs))) = (kinds.into_iter().next(), work, self.meter.fastest())
         {
@@ -285,8 +320,6 @@ impl Run<'_> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.is(model)) {
             return Ok(None);
         }
-        // The one before must go first: two may not fit.
-        self.loaded = None;
         let kind = (Suite::Prefill, format!("load {}", model.spec.dtype));
         if let Some(reason) = self.meter.clock.refuses(std::slice::from_ref(&kind), model.bytes() as f64) {
             return Ok(Some(format!("loading the model: {reason}")));
@@ -303,7 +336,6 @@ impl Run<'_> {
         if self.trained.as_ref().is_some_and(|trained| trained.is(training)) {
             return Ok(None);
         }
-        self.trained = None;
         if !self.meter.clock.knows(&training.kinds()) {
             let trial = Job::Backward(training.trial());
             let mut row = trial.row(self.chunk);
@@ -346,7 +378,9 @@ pub async fn run(gpu: &Gpu, options: &Options, progress: &mut dyn FnMut(Progress
         ceilings: Ceilings::default(),
         rows: Vec::with_capacity(jobs.len()),
     };
-    match Meter::new(gpu, clock, options.warm_up, options.clock_mhz.clone()).await {
+    // A software adapter's memory is the host's, and its time is short.
+    let places = options.places.unwrap_or(if gpu.software() { 1 } else { PLACES });
+    match Meter::new(gpu, clock, places, options).await {
         Ok(meter) => {
             let run = Run {
                 gpu,

@@ -351,6 +351,15 @@ impl Gpu {
         self.check()
     }
 
+    /// Waits until the device is idle, and has the memory of tensors that were dropped given back. In a browser that is the
+    /// browser's.
+    pub fn settle(&self) -> Result<(), GpuError> {
+        // What was written and never used keeps its buffer until the next submission.
+        self.submit([]);
+        self.drive(None)?;
+        self.check()
+    }
+
     /// Natively, waits for a submission (the last one, for `None`) and runs the callbacks of all that is done; in a
     /// browser its event loop does.
     #[cfg_attr(target_arch = "wasm32", allow(unused_variables))]

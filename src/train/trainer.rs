@@ -171,15 +171,14 @@ impl Trainer {
         Ok(self.gpu.check()?)
     }
 
-    /// Goes through the next step's batches, there and back, and leaves it at that: the gradients are there, the parameters as
-    /// they were.
+    /// Goes through the next step's batches, there and back, and leaves it at that: the gradients will be there, the
+    /// parameters as they were. Returns before it is done, as [`Trainer::submit`] does.
     ///
     /// # Errors
     /// Batches of other shapes; the device's.
-    pub async fn differentiate(&self, batches: &[Batch]) -> Result<()> {
+    pub fn differentiate(&self, batches: &[Batch]) -> Result<()> {
         self.run(self.step + 1, batches, false)?;
-        let encoder = self.gpu.device().create_command_encoder(&Default::default());
-        Ok(self.gpu.submit_and_wait(encoder.finish()).await?)
+        Ok(self.gpu.check()?)
     }
 
     fn run(&self, step: u64, batches: &[Batch], optimise: bool) -> Result<()> {

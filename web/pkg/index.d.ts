@@ -256,6 +256,8 @@ export interface BenchRow {
   l: number | null;
   gpu_us: Spread | null;
   wall_us: Spread | null;
+  /** The median at each place in memory that the row was measured at. */
+  places_us: number[];
   gbps: number | null;
   tflops: number | null;
   share_of_copy: number | null;
