@@ -1,6 +1,6 @@
 //! Mamba (selective state space models, [arXiv 2312.00752](https://arxiv.org/abs/2312.00752)) on every GPU.
 //!
-//! WGSL compute shaders, dispatched through wgpu, run Mamba-1 and Falcon-Mamba checkpoints on Vulkan, Metal, DX12 and
+//! WGSL compute shaders, dispatched through wgpu, run Mamba-1, Falcon-Mamba and Mamba-2 checkpoints on Vulkan, Metal, DX12 and
 //! OpenGL; their CPU twins run them where there is no GPU.
 //!
 //! ```no_run
