@@ -49,7 +49,7 @@ impl Default for Shapes {
             matmul: vec![[512, 3072, 768], [2048, 8192, 2048], [2048, 4096, 4096]],
             matvec: vec![[3072, 768], [8192, 2048], [10_240, 2560], [50_280, 2560]],
             sampling: vec![50_280],
-            models: Self::MODELS.iter().filter_map(|name| Some((name.to_string(), Spec::preset(name)?))).collect(),
+            models: Self::models_of(&Self::MODELS.map(str::to_owned)),
             prefill: vec![512, 2048, 8192],
             long: Some(("130m".into(), 1 << 20)),
             decode: (100, 64),
@@ -75,6 +75,14 @@ impl Default for Shapes {
 impl Shapes {
     /// The published sizes.
     pub const MODELS: [&'static str; 5] = ["130m", "370m", "790m", "1.4b", "2.8b"];
+    /// Those of Mamba-2, which are measured where they are asked for.
+    pub const MAMBA2: [&'static str; 5] = ["mamba2-130m", "mamba2-370m", "mamba2-780m", "mamba2-1.3b", "mamba2-2.7b"];
+
+    /// Models by name, of either list; those of other names are left out.
+    pub fn models_of(names: &[String]) -> Vec<(String, Spec)> {
+        let known = Self::MODELS.into_iter().chain(Self::MAMBA2).filter(|known| names.iter().any(|name| name == known));
+        known.filter_map(|name| Some((name.to_owned(), Spec::preset(name)?))).collect()
+    }
 
     /// What any adapter trains in moments, and the smallest published size.
     fn training() -> Vec<(String, Spec, [usize; 2])> {

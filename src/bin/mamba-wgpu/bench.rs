@@ -40,7 +40,8 @@ pub struct Args {
     force: bool,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]
+    /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]; there are also mamba2-130m, mamba2-370m,
+    /// mamba2-780m, mamba2-1.3b and mamba2-2.7b
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
     sizes: Vec<String>,
     /// About how long it may take; what would take longer is left out
@@ -136,11 +137,12 @@ impl Args {
     fn options(&self, cancel: Arc<AtomicBool>) -> anyhow::Result<Options> {
         let mut shapes = Shapes::default();
         if !self.sizes.is_empty() {
-            if let Some(unknown) = self.sizes.iter().find(|size| !Shapes::MODELS.contains(&size.as_str())) {
-                let known = Shapes::MODELS.join(", ");
+            let known: Vec<&str> = Shapes::MODELS.into_iter().chain(Shapes::MAMBA2).collect();
+            if let Some(unknown) = self.sizes.iter().find(|size| !known.contains(&size.as_str())) {
+                let known = known.join(", ");
                 return Err(misuse(format!("--sizes {unknown}: no such model; there are {known}")));
             }
-            shapes.models.retain(|(name, _)| self.sizes.contains(name));
+            shapes.models = Shapes::models_of(&self.sizes);
         }
         Ok(Options {
             suites: self.what.iter().flat_map(|what| what.suites()).collect(),
