@@ -126,7 +126,7 @@ fn embedded_model_by_every_scan_and_chunk() {
     assert_eq!(distance(&[0.0, f32::NAN], &[0.0, 0.0]), f32::INFINITY);
 }
 
-/// Odd sizes of both architectures, with and without biases and a head of its own.
+/// Odd sizes of all architectures, with and without biases and a head of its own.
 fn odd_models() -> Vec<Checkpoint> {
     let tiny = Spec { vocab_size: 37, ..Spec::preset("tiny").unwrap() };
     let specs = [
@@ -135,6 +135,7 @@ fn odd_models() -> Vec<Checkpoint> {
             .with(|s| (s.d_conv, s.d_state) = (2, 1)),
         Spec { tied: false, seed: 3, ..tiny.clone() }.with(|s| (s.d_state, s.d_conv) = (17, 1)).of(Arch::FalconMamba),
         Spec { use_bias: true, ..tiny }.with(|s| (s.d_state, s.d_inner, s.dt_rank) = (64, 7, 1)).of(Arch::FalconMamba),
+        Spec { use_bias: true, ..Spec::preset("mamba2-tiny").unwrap() },
     ];
     specs.iter().map(|spec| spec.checkpoint().unwrap()).collect()
 }

@@ -181,8 +181,8 @@ fn written_out(checkpoint: &Checkpoint, spec: &Spec) -> Checkpoint {
     model.open().unwrap()
 }
 
-/// Rows that fill no block, some blocks and a part, whole blocks; every bias; Falcon-Mamba; a head of its own.
-fn specs(dtype: Dtype) -> [Spec; 4] {
+/// Rows that fill no block, some blocks and a part, whole blocks; every bias; Falcon-Mamba, Mamba-2; a head of its own.
+fn specs(dtype: Dtype) -> [Spec; 6] {
     let tiny = Spec { dtype, ..Spec::preset("tiny").unwrap() };
     let odd = Spec { use_bias: true, dtype, ..Spec::new(2, 36, 70) };
     let odd = odd.with(|s| (s.d_inner, s.d_state, s.dt_rank) = (52, 3, 5));
@@ -191,6 +191,8 @@ fn specs(dtype: Dtype) -> [Spec; 4] {
         Spec { use_bias: true, tied: false, use_conv_bias: false, ..tiny }.of(Arch::FalconMamba),
         odd.clone(),
         Spec { use_bias: false, tied: false, ..odd }.with(|s| s.d_inner = 64).of(Arch::FalconMamba),
+        Spec { dtype, use_bias: true, ..Spec::preset("mamba2-tiny").unwrap() },
+        Spec { dtype, tied: false, ..Spec::mamba2(2, 64, 70) },
     ]
 }
 

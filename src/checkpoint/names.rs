@@ -175,7 +175,7 @@ pub(super) fn is_adapter(name: &str) -> bool {
 /// Whether a name is one that a weight or a bias of a model may have.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn is_weight_or_bias(canonical: &str) -> bool {
-    [".weight", ".bias", ".A_log", ".D"].iter().any(|end| canonical.ends_with(end))
+    [".weight", ".bias", ".dt_bias", ".A_log", ".D"].iter().any(|end| canonical.ends_with(end))
 }
 
 /// Whether a canonical name without its prefix is the embedding's.
