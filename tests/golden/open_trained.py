@@ -19,7 +19,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, FalconMambaConfig, MambaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, FalconMambaConfig, Mamba2Config, MambaConfig
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ def names(kind):
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         parts = [names(part) for part in typing.get_args(kind)]
         return None if None in parts else sorted({name for part in parts for name in part})
-    if typing.get_origin(kind) is list:
+    if typing.get_origin(kind) in (list, tuple):  # JSON has no tuples
         of = names(typing.get_args(kind)[0])
         return ["list"] if of is None else [f"list[{name}]" for name in of]
     known = {int: "int", float: "float", bool: "bool", str: "str", type(None): "null", list: "list", dict: "dict"}
@@ -42,7 +42,7 @@ def names(kind):
 
 def write_types():
     table = {"made_by": f"open_trained.py --types, transformers {transformers.__version__}"}
-    for cls in (MambaConfig, FalconMambaConfig):
+    for cls in (MambaConfig, FalconMambaConfig, Mamba2Config):
         fields = {key: names(field.type) for key, field in cls.__dataclass_fields__.items()}
         table[cls.model_type] = {key: kinds for key, kinds in sorted(fields.items()) if kinds}
     path = HERE / "config_types.json"
