@@ -46,13 +46,15 @@ mod placements;
 mod pulse;
 pub mod report;
 mod shapes;
+mod spread;
 mod steady;
 mod suite;
 #[cfg(not(target_arch = "wasm32"))]
 mod training;
 
-pub use report::{Ceilings, ClockMhz, Device, Flag, Host, Report, Row, Spread};
+pub use report::{Ceilings, ClockMhz, Device, Flag, Host, Report, Row};
 pub use shapes::Shapes;
+pub use spread::Spread;
 pub use suite::{run, ClockReader, Options, Progress, Suite};
 
 /// The commit that this crate was built from, or "unknown".

@@ -6,7 +6,8 @@
 //! they cannot lie where they did.
 
 use super::measure::{Meter, LEAST};
-use super::report::{median, rounded, ClockMhz, Row, Spread};
+use super::report::{ClockMhz, Row};
+use super::spread::{median, rounded, Spread};
 use crate::gpu::{Gpu, GpuError, Tensor};
 use web_time::{Duration, Instant};
 

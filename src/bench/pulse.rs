@@ -1,7 +1,7 @@
 //! The reference: a short dispatch of multiply-adds in registers, whose time tells the device's clock on every adapter, and
 //! which serves as the load that raises it. Its inputs and outputs are so few that no cache notices it.
 
-use super::report::median;
+use super::spread::median;
 use super::steady::{Agreement, Group, MOST_SLOWDOWN};
 use crate::error::Result;
 use crate::gpu::{Gpu, GpuError, Pass, Plan, PlanBuilder, Tensor, Timer};

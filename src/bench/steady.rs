@@ -1,6 +1,6 @@
 //! Which timings count: those taken while the reference kernel was as fast as it has ever been. No clock is read here.
 
-use super::report::{median, Spread};
+use super::spread::{median, Spread};
 
 /// How much slower than its best the reference may be beside samples that count.
 pub(super) const MOST_SLOWDOWN: f64 = 1.05;

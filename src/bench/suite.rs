@@ -4,8 +4,9 @@ use super::jobs::{one_token, Job};
 use super::measure::{Clock, Kind, Meter};
 use super::models::{LoadedModel, Model};
 use super::placements::{self, Budget, PLACES};
-use super::report::{rounded, Ceilings, Device, Host, Report, Row};
+use super::report::{Ceilings, Device, Host, Report, Row};
 use super::shapes::Shapes;
+use super::spread::rounded;
 #[cfg(not(target_arch = "wasm32"))]
 use super::training;
 use super::{kernels, models, COMMIT};

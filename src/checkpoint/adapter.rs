@@ -11,7 +11,7 @@ mod config;
 pub(super) use bound::Adapters;
 use config::Config;
 
-use super::open::{is_there, read_optional};
+use super::reading::{is_there, read_optional};
 use super::{layout::Table, names, names::canonical, shard::Shard, LoadError};
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::{
     find::{entries, file_name, locate},
-    open::beginning,
+    reading::beginning,
 };
 use crate::checkpoint::{
     quantised,

@@ -1,6 +1,6 @@
 //! Where the model is, given a path that somebody has at hand: its folder or file, or something around it.
 
-use super::open::{io_error, is_there};
+use super::reading::{io_error, is_there};
 use crate::checkpoint::LoadError;
 use std::{
     fs,

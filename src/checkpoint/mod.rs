@@ -25,6 +25,8 @@ mod patch;
 mod pickle;
 mod quantise;
 mod quantised;
+#[cfg(not(target_arch = "wasm32"))]
+mod reading;
 mod shard;
 pub(crate) mod sidecars;
 pub(crate) mod sniff;

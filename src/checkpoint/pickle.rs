@@ -1,6 +1,6 @@
 //! The way from Python's pickles to safetensors: never read here, since a pickle can run code.
 
-use super::open::beginning;
+use super::reading::beginning;
 use crate::checkpoint::{sniff::sniff, LoadError};
 use std::path::Path;
 

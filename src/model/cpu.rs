@@ -4,7 +4,8 @@ mod explain;
 
 use std::sync::Arc;
 
-use super::blocks::cpu::{HostTensor, Layer, LayerState, Mode, Stream, Workspaces};
+use super::blocks::cpu::{Layer, Workspaces};
+use super::blocks::host::{HostTensor, LayerState, Mode, Stream};
 use super::blocks::{Role, Shape, Weights as LayerWeights};
 use super::types::{check_length, check_tokens, Scores, StateData};
 use super::{ModelConfig, ModelWeights, TensorView};

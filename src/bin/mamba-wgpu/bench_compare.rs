@@ -7,7 +7,7 @@ use anyhow::Context;
 use mamba_wgpu::bench::compare::{differences, Difference};
 use mamba_wgpu::bench::{Report, Row, Suite};
 
-use crate::bench::time;
+use crate::bench_cells::time;
 use crate::bench_report;
 use crate::output::print_line;
 

@@ -15,6 +15,7 @@ mod adapters;
 #[cfg(feature = "app")]
 mod app;
 mod bench;
+mod bench_cells;
 mod bench_compare;
 mod bench_report;
 mod common;

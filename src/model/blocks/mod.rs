@@ -5,7 +5,9 @@
 //! quantises or saves states walks these lists and knows no kind by name.
 
 pub(crate) mod cpu;
+pub(crate) mod device;
 pub(crate) mod gpu;
+pub(crate) mod host;
 pub mod mamba1;
 pub mod mamba2;
 pub(crate) mod parameters;

@@ -3,7 +3,8 @@
 use super::GpuModel;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError, Tensor};
-use crate::model::blocks::gpu::{LayerState, Numbers, Stream, Workspaces};
+use crate::model::blocks::device::{LayerState, Numbers, Stream};
+use crate::model::blocks::gpu::Workspaces;
 use crate::model::blocks::{Shape, STATES};
 use crate::model::{ModelConfig, Scan, StateData};
 use crate::Result;

@@ -4,7 +4,7 @@ use super::buffers::Workspace;
 use super::session::GpuSession;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, RmsNorm};
-use crate::model::blocks::gpu::Chunk;
+use crate::model::blocks::device::Chunk;
 
 impl GpuSession {
     /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).

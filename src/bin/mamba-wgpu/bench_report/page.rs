@@ -6,7 +6,7 @@ use mamba_wgpu::bench::{compare, Report, Row, Suite};
 use mamba_wgpu::html::escaped;
 
 use super::charts::Chart;
-use crate::bench::{flags, rate, time};
+use crate::bench_cells::{flags, rate, time};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1b2333; --soft: #667085; --paper: #ffffff; --line: #d8dce4; --warn: #fff4d6; --flag: #a15c00; }

@@ -1,7 +1,7 @@
 //! A Mamba layer by the twins.
 
 use super::{Shape, Weights};
-use crate::model::blocks::cpu::{linear, HostTensor, LayerState, Mode, Stream};
+use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, rms_norm, scan_blelloch, scan_fused, scan_sequential, selective_state_update,

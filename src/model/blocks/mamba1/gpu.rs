@@ -5,7 +5,7 @@ use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{
     self, BlellochWorkspace, FusedWorkspace, RmsNorm, ScanBuffers, ScanShape, StepBuffers, StepShape, WeightMatrix,
 };
-use crate::model::blocks::gpu::{Chunk, LayerState, Numbers, Stream};
+use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::settings::Scan;
 
 /// A layer's weights on a device.
@@ -64,7 +64,7 @@ impl Layer {
         gpu: &Gpu,
         shape: Shape,
         w: Weights<WeightMatrix>,
-        host: &mut dyn FnMut(&str) -> Result<Option<Vec<f32>>, E>,
+        host: &mut Host<'_, E>,
     ) -> Result<Self, E> {
         let mut small = |name: &str| Ok::<_, E>(host(name)?.unwrap_or_default());
         let (conv1d, dt_bias, d) = (small("mixer.conv1d.weight")?, small("mixer.dt_proj.bias")?, small("mixer.D")?);

@@ -1,7 +1,7 @@
 //! A Mamba-2 layer by the twins.
 
 use super::{Shape, Weights};
-use crate::model::blocks::cpu::{linear, HostTensor, LayerState, Mode, Stream};
+use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, ssd_chunked, ssd_delta, ssd_sequential,
     ssd_state_update, ConvShape, Epilogue, GatedNorm, Linear, SsdInput,

@@ -3,7 +3,7 @@
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
 use crate::kernels::{self, Conv1d, ConvShape, RmsNorm, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
-use crate::model::blocks::gpu::{Chunk, LayerState, Numbers, Stream};
+use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::reference::GatedNorm;
 use crate::settings::Scan;
 
@@ -51,7 +51,7 @@ impl Layer {
         gpu: &Gpu,
         shape: Shape,
         w: Weights<WeightMatrix>,
-        host: &mut dyn FnMut(&str) -> Result<Option<Vec<f32>>, E>,
+        host: &mut Host<'_, E>,
     ) -> Result<Self, E> {
         let conv1d = host("mixer.conv1d.weight")?.unwrap_or_default();
         let bias = host("mixer.conv1d.bias")?;

@@ -8,7 +8,8 @@ use super::{hint, ESCAPE, SAVE};
 use crate::app::bench_state::LIMITS;
 use crate::app::messages::Browse;
 use crate::app::state::State;
-use crate::bench::{cells, utc, HEADINGS, WORDS};
+use crate::bench::utc;
+use crate::bench_cells::{cells, HEADINGS, WORDS};
 
 pub fn show(state: &mut State, ui: &mut Ui) {
     let frame = Frame::side_top_panel(ui.style()).inner_margin(12);

@@ -1,0 +1,80 @@
+//! What layers of all kinds share on a device.
+
+use crate::gpu::shader::NumberFormat;
+use crate::gpu::{Gpu, GpuError, Tensor};
+use crate::kernels::COOP_TILE;
+
+/// Gives a parameter's values as they are stored, by its name; `None` of one that is not there.
+pub(crate) type Host<'a, E> = dyn FnMut(&str) -> Result<Option<Vec<f32>>, E> + 'a;
+
+/// What runs through all layers.
+pub(crate) struct Stream<'a> {
+    pub residual: &'a Tensor, // (L, d_model)
+    pub normed: &'a Tensor,   // (L, d_model), act
+    pub hidden: &'a Tensor,   // (L, d_model): what a layer adds to `residual`, once the next one begins
+    /// Of the norm before each layer.
+    pub norm_eps: f32,
+}
+
+/// A layer's state: what its kind does not keep has no elements.
+pub(crate) struct LayerState {
+    pub conv: Tensor,
+    pub ssm: Tensor,
+}
+
+/// Which tokens go through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chunk {
+    pub l: usize,
+    /// No layer was before: nothing is to be added to the residual stream.
+    pub first: bool,
+    /// One token, by the recurrent kernels instead of the parallel ones.
+    pub step: bool,
+}
+
+/// In which format a chunk's activations are held, and where it is noticed that one is beyond f16.
+pub(crate) struct Numbers {
+    pub format: NumberFormat,
+    /// Whether f16 may be used: activations in it, or products by halves.
+    watch: bool,
+    /// 1, then.
+    pub beyond: Option<Tensor>,
+}
+
+impl Numbers {
+    pub fn new(format: NumberFormat, watch: bool) -> Self {
+        Self { format, watch, beyond: None }
+    }
+
+    /// Lets a flag that a kernel has anyway be the one.
+    pub fn watch_by(&mut self, flag: &Tensor) {
+        if self.watch && self.beyond.is_none() {
+            self.beyond = Some(flag.clone());
+        }
+    }
+
+    /// Makes a flag where no kernel has one.
+    pub fn end(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
+        if self.watch && self.beyond.is_none() {
+            self.beyond = Some(Tensor::zeros(gpu, "beyond f16", 1)?);
+        }
+        Ok(())
+    }
+
+    /// What is multiplied by matrices is watched where it is stored.
+    pub fn factor(&self, tensor: Tensor) -> Tensor {
+        match &self.beyond {
+            Some(flag) => tensor.watched_by(flag),
+            None => tensor.of_any_size(),
+        }
+    }
+
+    /// Rows of what cooperative matrices write for l tokens.
+    pub fn tall(&self, gpu: &Gpu, l: usize) -> usize {
+        if l > 1 && gpu.cooperative() {
+            l.next_multiple_of(COOP_TILE)
+        } else {
+            l
+        }
+    }
+}
