@@ -19,7 +19,7 @@ pub struct SsdWorkspace {
     pub delta: Tensor,
     /// (n_chunks, heads, SSD_CHUNK) of 64 bits, sums of delta A as shared/ssd_log.wgsl has them.
     pub cumsum: Tensor,
-    /// (n_chunks, groups, SSD_CHUNK, SSD_CHUNK), C[t] . B[s]; above the diagonal anything.
+    /// (n_chunks, groups, SSD_CHUNK, SSD_CHUNK), `C[t] . B[s]`; above the diagonal anything.
     pub cb: Tensor,
     /// (n_chunks, heads, head_dim, d_state): what each chunk adds, then its initial state.
     pub states: Tensor,
@@ -169,7 +169,7 @@ macro_rules! parts {
 parts! {
     /// delta, and the sums of delta A within each chunk, of the workspace's first segment (as all of these).
     ssd_chunk_cumsum: cumsum,
-    /// C[t] . B[s] within each chunk.
+    /// `C[t] . B[s]` within each chunk.
     ssd_bmm_chunk: bmm,
     /// What each chunk adds to the state.
     ssd_chunk_state: state,

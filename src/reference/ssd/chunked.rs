@@ -24,7 +24,7 @@ pub struct SsdChunks<T> {
     pub delta: Vec<T>,
     /// (n_chunks, heads, chunk), sums of delta A from the chunk's begin, the position's own included.
     pub cumsum: Vec<T>,
-    /// (n_chunks, groups, chunk, chunk), C[t] . B[s] for s <= t.
+    /// (n_chunks, groups, chunk, chunk), `C[t] . B[s]` for s <= t.
     pub cb: Vec<T>,
     /// (n_chunks, heads, head_dim, d_state), what each chunk adds to the state; after [`ssd_state_passing`], its
     /// initial state.
@@ -78,7 +78,7 @@ pub fn ssd_chunk_cumsum<T: Real>(chunks: &mut SsdChunks<T>, zxbcdt: &[T], dt_bia
     }
 }
 
-/// C[t] . B[s] of each chunk and group, for s <= t.
+/// `C[t] . B[s]` of each chunk and group, for s <= t.
 pub fn ssd_bmm_chunk<T: Real>(chunks: &mut SsdChunks<T>, input: &SsdInput<T>, s: &SsdShape) {
     for i in 0..chunks.count(s) {
         let times = chunks.times(i, s);
