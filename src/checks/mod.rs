@@ -11,13 +11,17 @@ pub mod optimiser;
 pub mod pointwise;
 pub mod sampling;
 pub mod scan;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod ssd;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod ssd_step;
 pub mod step;
 
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, GpuError, Variant};
-use crate::kernels::{GatedNorm, RmsNorm, StepShape};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::kernels::GatedNorm;
+use crate::kernels::{RmsNorm, StepShape};
 pub use data::CheckError;
 use data::Random;
 use explain::ExplainCase;
@@ -25,6 +29,7 @@ use linear::LinearCase;
 use sampling::Logits;
 use scan::{Rung, ScanCase};
 use serde::Serialize;
+#[cfg(not(target_arch = "wasm32"))]
 use ssd::{SsdCase, SsdRung};
 
 /// One check's outcome.
@@ -82,9 +87,13 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Blelloch),
         Check::Scan(Rung::Fused),
         Check::Scan(Rung::Update),
+        #[cfg(not(target_arch = "wasm32"))]
         Check::Ssd(SsdRung::Sequential),
+        #[cfg(not(target_arch = "wasm32"))]
         Check::Ssd(SsdRung::Chunked),
+        #[cfg(not(target_arch = "wasm32"))]
         Check::Ssd(SsdRung::Update),
+        #[cfg(not(target_arch = "wasm32"))]
         Check::GatedNorm,
         Check::FusedStep(F32),
         Check::FusedStep(F16),
@@ -118,8 +127,8 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
     Ok(report)
 }
 
-/// A page trains unchecked: the checks of what only training needs, with their twins, would be 140 KB more for everybody to
-/// download. `mamba-wgpu doctor` has them.
+/// A page trains unchecked, and runs Mamba-2 so: the checks of what only these need, with their twins in f64, would be a tenth of what
+/// everybody downloads. `mamba-wgpu doctor` has them.
 const CHECKS_TRAINING: bool = !cfg!(target_arch = "wasm32");
 
 /// A kernel, or the few that always run together.
@@ -133,7 +142,9 @@ enum Check {
     Conv1d,
     Conv1dUpdate,
     Scan(Rung),
+    #[cfg(not(target_arch = "wasm32"))]
     Ssd(SsdRung),
+    #[cfg(not(target_arch = "wasm32"))]
     GatedNorm,
     FusedStep(WeightFormat),
     Rows,
@@ -181,11 +192,15 @@ impl Check {
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
             Check::Scan(Rung::Update) => "selective_state_update".into(),
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Sequential) => "ssd_delta, ssd_sequential".into(),
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Chunked) => {
                 "ssd_chunk_cumsum, ssd_bmm_chunk, ssd_chunk_state, ssd_state_passing, ssd_chunk_scan".into()
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Update) => "matvec f32 NORM, CONV, ssd_state_update".into(),
+            #[cfg(not(target_arch = "wasm32"))]
             Check::GatedNorm => "gated_rms_norm".into(),
             Check::FusedStep(f) => match f.quant() {
                 // step_mixer reads dt_proj, which is never quantised.
@@ -215,7 +230,9 @@ impl Check {
             Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Chunked) => Some(Variant::ChunkedSsd),
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Update) => Some(Variant::SsdStep),
             Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
@@ -228,7 +245,6 @@ impl Check {
     }
 
     async fn run(self, gpu: &Gpu) -> Result<(), CheckError> {
-        use WeightFormat::F32;
         const PLAIN: (NumberFormat, NumberFormat) = (NumberFormat::F32, NumberFormat::F32);
         let random = &mut Random(0x6d_616d_6261);
         match self {
@@ -260,6 +276,7 @@ impl Check {
                 }
                 Ok(())
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(rung) => {
                 let length = if rung == SsdRung::Update { 1 } else { 600 };
                 for sizes in [(4, 36, 40, 2), (3, 5, 7, 1)] {
@@ -267,10 +284,11 @@ impl Check {
                     ssd::ssd(gpu, rung, &case, &case.expected(false)).await?;
                 }
                 if rung == SsdRung::Update {
-                    ssd_step::ssd_step(gpu, (4, 36, 40, 2), (0, 68), (F32, true), random).await?;
+                    ssd_step::ssd_step(gpu, (4, 36, 40, 2), (0, 68), (WeightFormat::F32, true), random).await?;
                 }
                 Ok(())
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Check::GatedNorm => {
                 for kind in [GatedNorm::GateFirst, GatedNorm::NormFirst, GatedNorm::GateOnly] {
                     ssd::gated_norm(gpu, kind, (3, 514, 2), (true, false), PLAIN, random).await?;
