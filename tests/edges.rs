@@ -48,6 +48,11 @@ fn spec() -> Spec {
     Spec { tied: false, ..Spec::new(2, 16, 53) }
 }
 
+/// The same of Mamba-2.
+fn mamba2() -> Spec {
+    Spec { tied: false, ..Spec::mamba2(2, 32, 53) }
+}
+
 const LARGE: f32 = 1048576.0; // 2^20: exact to multiply and divide by
 
 /// Models whose results are as usual, with one activation beyond f16: what makes it large is taken back by the matrix
@@ -70,8 +75,13 @@ fn beyond() -> Vec<(&'static str, Checkpoint)> {
     });
     let last = times(Model::new(&spec()), "norm_f.weight", LARGE);
     let last = times(last, "lm_head.weight", 1.0 / LARGE);
-    let all = [("normed", normed), ("y", y), ("u", u), ("delta", delta), ("last", last)];
-    all.map(|(name, model)| (name, model.open().unwrap())).into()
+    let normed2 = times(Model::new(&mamba2()), "layers.1.norm.weight", LARGE);
+    let normed2 = times(normed2, "layers.1.mixer.in_proj.weight", 1.0 / LARGE);
+    let gated = times(Model::new(&mamba2()), "layers.1.mixer.norm.weight", LARGE);
+    let gated = times(gated, "layers.1.mixer.out_proj.weight", 1.0 / LARGE);
+    let mamba2 = [("Mamba-2's normed", normed2), ("Mamba-2's gated", gated)];
+    let all = [("normed", normed), ("y", y), ("u", u), ("delta", delta), ("last", last)].into_iter().chain(mamba2);
+    all.map(|(name, model)| (name, model.open().unwrap())).collect()
 }
 
 fn tokens(n: usize) -> Vec<u32> {
@@ -125,17 +135,19 @@ fn values_beyond_f16_are_noticed_and_the_text_goes_on_in_f32() {
 #[test]
 fn values_that_f16_holds_are_left_alone() {
     let (backend, formats) = watching();
-    let checkpoint = Model::new(&spec()).open().unwrap();
-    let cpu = block_on(load(&checkpoint, &Backend::Cpu, Scan::Fused, WHOLE));
-    let prompt = tokens(70);
-    let want = block_on(everything(&mut cpu.session().unwrap(), &prompt));
-    for format in formats {
-        for scan in Scan::ALL {
-            let model = watched(&checkpoint, &backend, format, scan, 32);
-            let got = block_on(everything(&mut model.session().unwrap(), &prompt));
-            assert!(!model.beyond_f16());
-            let atol = if format == ActivationDtype::F16 { 2e-2 } else { 2e-4 };
-            assert_close(&format!("{format:?} {scan}"), &got.0, &want.0, atol, 1e-4);
+    for spec in [spec(), mamba2()] {
+        let checkpoint = Model::new(&spec).open().unwrap();
+        let cpu = block_on(load(&checkpoint, &Backend::Cpu, Scan::Fused, WHOLE));
+        let prompt = tokens(70);
+        let want = block_on(everything(&mut cpu.session().unwrap(), &prompt));
+        for &format in &formats {
+            for scan in Scan::ALL {
+                let model = watched(&checkpoint, &backend, format, scan, 32);
+                let got = block_on(everything(&mut model.session().unwrap(), &prompt));
+                assert!(!model.beyond_f16());
+                let atol = if format == ActivationDtype::F16 { 2e-2 } else { 2e-4 };
+                assert_close(&format!("{} {format:?} {scan}", spec.arch), &got.0, &want.0, atol, 1e-4);
+            }
         }
     }
 }
