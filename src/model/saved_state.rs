@@ -9,7 +9,7 @@
 //! 16   n  header, JSON: fingerprint and description of the model, the tokenizer's fingerprint if there is one, the counts
 //!         of what follows, who wrote it
 //!         tokens of the whole text (u32 each)
-//!         conv_state (n_layer, d_conv, d_inner), ssm_state (n_layer, d_inner, d_state) (f32 each)
+//!         all layers' conv_state, then all layers' ssm_state, as the blocks have them (f32 each)
 //!     32  SHA-256 of everything before
 //! ```
 //!

@@ -15,9 +15,9 @@ pub struct Scores {
 /// A text's recurrent state on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateData {
-    /// All layers' `conv_state`, one after the other: of Mamba (d_conv, d_inner), the convolution's last inputs, oldest first.
+    /// All layers' `conv_state`, one after the other: the convolution's last inputs, (taps, channels), oldest first.
     pub conv: Vec<f32>,
-    /// All layers' `ssm_state`: of Mamba (d_inner, d_state).
+    /// All layers' `ssm_state`, one after the other: (channels, d_state), of Mamba-2 (heads, head_dim, d_state).
     pub ssm: Vec<f32>,
 }
 

@@ -6,6 +6,7 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
+mod named;
 mod parameters;
 mod presets;
 mod pretrained;
@@ -22,7 +23,8 @@ mod trainer;
 pub use crate::error::TrainError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use folder::RunFolder;
-pub use parameters::{NamedTensor, Parameters};
+pub use named::NamedTensor;
+pub use parameters::Parameters;
 pub use presets::Preset;
 pub use pretrained::{Origin, Pretrained};
 pub use questions::Questions;

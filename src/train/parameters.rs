@@ -3,7 +3,7 @@
 //! All of them lie in a few buffers, one after the other (an `Arena` is as long as one binding may be): a step over all of
 //! them is one dispatch an arena. Matrices that decay come first. A matrix larger than an arena is split by rows.
 
-use super::pretrained::named_tensors;
+use super::named::{named_tensors, NamedTensor};
 use super::random::{Purpose, Stream};
 use super::{Settings, Shape, TrainError};
 use crate::error::Result;
@@ -11,15 +11,6 @@ use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, AdamBuffers, AdamW, StepTensors, WeightMatrix, WeightPart};
 use std::collections::BTreeMap;
-
-/// A tensor on the host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedTensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    /// Row-major.
-    pub values: Vec<f32>,
-}
 
 /// Bound slices begin at multiples of so many elements.
 const ALIGN: usize = 64;

@@ -1,10 +1,10 @@
 //! A model that a run begins with, instead of from nothing: fine-tuning.
 
-use super::tape::NORM_EPS;
-use super::{NamedTensor, Settings, Shape, TrainError};
+use super::named::{named_tensors, NamedTensor, NORM_EPS, UNKNOWN};
+use super::{Settings, Shape, TrainError};
 use crate::error::Result;
 use crate::model::blocks::{self, mamba1};
-use crate::model::{Arch, Checkpoint, LoadError, ModelWeights, TensorView};
+use crate::model::{Arch, Checkpoint};
 use serde::{Deserialize, Serialize};
 
 /// Where a run's first parameters are from, as its folder says.
@@ -25,35 +25,6 @@ pub struct Pretrained {
     shape: Shape,
     vocab_size: usize,
     tensors: Vec<NamedTensor>,
-}
-
-/// What a layer may have that the trainer does not know.
-const UNKNOWN: [&str; 2] = ["mixer.in_proj.bias", "mixer.out_proj.bias"];
-
-/// A model's weights in f32 under Hugging Face's names, whatever they are called and stored as. The trainer knows no biases on
-/// in_proj and out_proj: they are left out.
-///
-/// # Errors
-/// Weights that are NaN or infinite.
-pub(super) fn named_tensors(weights: &ModelWeights<'_>) -> Result<Vec<NamedTensor>, LoadError> {
-    let mut tensors = Vec::new();
-    let mut take = |name: String, view: &TensorView<'_>| -> Result<(), LoadError> {
-        tensors.push(NamedTensor { name, shape: view.shape.to_vec(), values: view.to_f32()? });
-        Ok(())
-    };
-    take("backbone.embeddings.weight".into(), &weights.embedding)?;
-    for (i, w) in weights.layers.iter().enumerate() {
-        let mut known = Vec::new();
-        w.for_each(&mut |name, view| known.extend((!UNKNOWN.contains(&name)).then_some((name, view))));
-        for (name, view) in known {
-            take(format!("backbone.layers.{i}.{name}"), view)?;
-        }
-    }
-    take("backbone.norm_f.weight".into(), &weights.norm_f)?;
-    if let Some(head) = &weights.lm_head {
-        take("lm_head.weight".into(), head)?;
-    }
-    Ok(tensors)
 }
 
 impl Pretrained {

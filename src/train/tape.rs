@@ -5,7 +5,6 @@
 mod plans;
 
 use self::plans::Model;
-pub(super) use self::plans::NORM_EPS;
 use super::parameters::{Parameters, Side};
 use super::tasks::{Batch, IGNORE};
 use super::TrainError;

@@ -1,6 +1,7 @@
 //! The loop's inside: batches in, steps on the device, their losses back now and then.
 
-use super::parameters::{initial, NamedTensor, Parameters, Side};
+use super::named::NamedTensor;
+use super::parameters::{initial, Parameters, Side};
 use super::random::Purpose;
 use super::tape::Loss;
 use super::tasks::{Batch, Data};

@@ -8,11 +8,9 @@ use crate::kernels::backward::{
     self as grads, Columns, Conv1dGrads, CrossEntropy, LinearGrad, MatmulGrads, RmsNormGrads, ScanGrads,
 };
 use crate::kernels::{self, Conv1d, Linear, RmsNorm, ScanBuffers, WeightMatrix};
+use crate::train::named::NORM_EPS;
 use crate::train::parameters::{Parameters, Side};
 use crate::train::TrainError;
-
-/// Of the layers' norms and the last one, as published models have it.
-pub(in crate::train) const NORM_EPS: f32 = 1e-5;
 
 /// A layer's parameters, or their gradients.
 struct Layer {
