@@ -8,7 +8,7 @@ mod outline;
 
 use super::write::{header, place, write_quantised, Entry};
 use super::{names, Arch, Checkpoint, Dtype, LoadError};
-use crate::model::blocks::{mamba1, mamba2, Init, Role, Shape, MIXER_RMS_EPS};
+use crate::model::blocks::{mamba1, mamba2, Init, Role, Shape};
 use half::{bf16, f16};
 use std::{borrow::Cow, io, ops::Range};
 
@@ -142,7 +142,7 @@ impl Spec {
     #[must_use]
     pub fn of(mut self, arch: Arch) -> Self {
         self.arch = arch;
-        self.with(|layer| layer.mixer_rms_eps = (arch == Arch::FalconMamba).then_some(MIXER_RMS_EPS))
+        self.with(|layer| layer.mixer_rms_eps = (arch == Arch::FalconMamba).then_some(mamba1::MIXER_RMS_EPS))
     }
 
     /// With other dimensions of Mamba's layers.

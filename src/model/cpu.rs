@@ -88,8 +88,7 @@ fn layer(
     read: &mut dyn FnMut(Role, &TensorView<'_>) -> Result<HostTensor>,
 ) -> Result<Layer> {
     let params = shape.params();
-    let role = |name: &str| params.iter().find(|param| param.name == name).map_or(Role::Other, |param| param.role);
-    Ok(Layer { shape: *shape, w: w.map(&mut |name, view| read(role(name), view))? })
+    Ok(Layer::new(*shape, w.map(&mut |name, view| read(Role::of(&params, name), view))?))
 }
 
 /// A sequence in progress: its state, the logits of its last position and the sampler's memory.
@@ -130,12 +129,13 @@ impl Workspace {
 fn parts<'a>(state: &'a mut StateData, layers: &'a [Layer]) -> impl Iterator<Item = LayerState<'a>> {
     let (mut conv, mut ssm) = (&mut state.conv[..], &mut state.ssm[..]);
     layers.iter().map(move |layer| {
-        let take = |rest: &mut &'a mut [f32], name| {
-            let (part, later) = std::mem::take(rest).split_at_mut(layer.shape.state_elements(name));
+        let take = |rest: &mut &'a mut [f32], elements| {
+            let (part, later) = std::mem::take(rest).split_at_mut(elements);
             *rest = later;
             part
         };
-        LayerState { conv: take(&mut conv, "conv_state"), ssm: take(&mut ssm, "ssm_state") }
+        let [of_conv, of_ssm] = layer.states;
+        LayerState { conv: take(&mut conv, of_conv), ssm: take(&mut ssm, of_ssm) }
     })
 }
 

@@ -23,6 +23,17 @@ def margins(logits):
     return top[..., -1] - top[..., -2]
 
 
+def prefill(model, tokens):
+    """transformers' logits (1, L, V), its cache, and each layer's final states in our layout."""
+    out = model(torch.tensor([tokens]), use_cache=True)
+    cache = out.cache_params
+    layers = range(model.config.num_hidden_layers)
+    # transformers keeps (batch, channels, d_conv), newest last; ours is (d_conv, channels), oldest first.
+    conv = np.stack([cache.get_conv_state(i, state_idx=0)[0].T.clone().numpy() for i in layers])
+    ssm = np.stack([cache.get_recurrent_state(i, state_idx=0)[0].clone().numpy() for i in layers])
+    return out.logits, cache, conv, ssm
+
+
 def nll_sum(logits, tokens):
     """Sum over positions of -log p(next token), natural logarithm; 0 for one token."""
     logits = logits.astype(np.float64)[:-1]

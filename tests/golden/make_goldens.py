@@ -205,13 +205,8 @@ def to_original(recipe, config, folder):
 @torch.no_grad()
 def run(model, tokens):
     """Logits (L, V), final states in our layout, and the greedy continuation with its smallest margin."""
-    out = model(torch.tensor([tokens]), use_cache=True)
-    cache = out.cache_params
-    layers = range(model.config.num_hidden_layers)
-    # transformers keeps (batch, d_inner, d_conv), newest last; ours is (d_conv, d_inner), oldest first.
-    conv = np.stack([cache.get_conv_state(i, state_idx=0)[0].T.clone().numpy() for i in layers])
-    ssm = np.stack([cache.get_recurrent_state(i, state_idx=0)[0].clone().numpy() for i in layers])
-    logits, last = out.logits[0].numpy(), out.logits[0, -1]
+    out, cache, conv, ssm = common.prefill(model, tokens)
+    logits, last = out[0].numpy(), out[0, -1]
     greedy, margin = [], math.inf
     for _ in range(GREEDY):
         margin = min(margin, float(margins(last.numpy()[None])[0]))

@@ -257,13 +257,8 @@ def read_back(folder):
 @torch.no_grad()
 def run(model, tokens):
     """Logits (L, V), final states in our layout, and the greedy continuation with its smallest margin."""
-    out = model(torch.tensor([tokens]), use_cache=True)
-    cache = out.cache_params
-    layers = range(model.config.num_hidden_layers)
-    # transformers keeps (batch, channels, d_conv), newest last; ours is (d_conv, channels), oldest first.
-    conv = np.stack([cache.get_conv_state(i, state_idx=0)[0].T.clone().numpy() for i in layers])
-    ssm = np.stack([cache.get_recurrent_state(i, state_idx=0)[0].clone().numpy() for i in layers])
-    logits = out.logits[0].numpy()
+    out, _, conv, ssm = common.prefill(model, tokens)
+    logits = out[0].numpy()
 
     def logits_of(text):
         return model(torch.tensor([text]), use_cache=False).logits[0].numpy()

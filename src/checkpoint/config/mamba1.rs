@@ -2,7 +2,8 @@
 
 use super::{Arch, Check, FirstLayer, RawConfig};
 use crate::checkpoint::LoadError;
-use crate::model::blocks::{mamba1, Shape, MIXER_RMS_EPS};
+use crate::model::blocks::mamba1::{self, MIXER_RMS_EPS};
+use crate::model::blocks::Shape;
 
 /// All dimensions are the tensors'; the config says the epsilon of Falcon-Mamba's norms.
 pub(super) fn layer(

@@ -1,7 +1,7 @@
 //! Layers of any kind by the twins: which kind is asked.
 
 use super::host::{HostTensor, LayerState, Stream};
-use super::{mamba1, mamba2, Shape, Weights};
+use super::{mamba1, mamba2, Shape, Weights, STATES};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 
 /// A layer in memory.
@@ -9,6 +9,8 @@ pub(crate) struct Layer {
     pub shape: Shape,
     /// `A_log` holds A, `decay_rate` of what is stored.
     pub w: Weights<HostTensor>,
+    /// Elements of each of the [`STATES`], which every step asks for.
+    pub states: [usize; STATES.len()],
 }
 
 /// The activations inside layers. Grown to the largest chunk and kept, so that decoding allocates nothing.
@@ -19,6 +21,10 @@ pub(crate) struct Workspaces {
 }
 
 impl Layer {
+    pub fn new(shape: Shape, w: Weights<HostTensor>) -> Self {
+        Self { shape, w, states: STATES.map(|name| shape.state_elements(name)) }
+    }
+
     /// residual += mixer(rms_norm(residual)); the state advances.
     pub fn forward(&self, work: &mut Workspaces, stream: &mut Stream<'_>, state: LayerState<'_>) {
         match (&self.shape, &self.w) {

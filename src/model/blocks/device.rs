@@ -1,8 +1,8 @@
 //! What layers of all kinds share on a device.
 
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::{Gpu, GpuError, Tensor};
-use crate::kernels::COOP_TILE;
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::kernels::{self, RmsNorm, WeightMatrix, COOP_TILE};
 
 /// Gives a parameter's values as they are stored, by its name; `None` of one that is not there.
 pub(crate) type Host<'a, E> = dyn FnMut(&str) -> Result<Option<Vec<f32>>, E> + 'a;
@@ -14,6 +14,16 @@ pub(crate) struct Stream<'a> {
     pub hidden: &'a Tensor,   // (L, d_model): what a layer adds to `residual`, once the next one begins
     /// Of the norm before each layer.
     pub norm_eps: f32,
+}
+
+impl Stream<'_> {
+    /// The norm before a layer: `residual` with what the layer before adds to it, into `normed`.
+    pub fn norm(&self, plan: &mut PlanBuilder<'_>, weight: &WeightMatrix, chunk: Chunk) -> Result<(), GpuError> {
+        let weight = weight.tensor();
+        let norm = RmsNorm { rows: chunk.l, row0: 0, d: weight.elements(), eps: self.norm_eps };
+        let hidden = (!chunk.first).then_some(self.hidden);
+        kernels::rms_norm(plan, self.residual, hidden, weight, self.normed, norm)
+    }
 }
 
 /// A layer's state: what its kind does not keep has no elements.

@@ -43,9 +43,6 @@ impl Field {
     }
 }
 
-/// Epsilon of Falcon-Mamba's norms inside the mixer, where a config says nothing.
-pub(crate) const MIXER_RMS_EPS: f32 = 1e-6;
-
 /// The states that layers may keep, in the order in which they are saved.
 pub const STATES: [&str; 2] = ["conv_state", "ssm_state"];
 
@@ -130,7 +127,7 @@ impl Shape {
     /// Its constants, for the fingerprint of a model.
     pub(crate) fn constants(&self) -> Vec<f32> {
         match self {
-            Shape::Mamba1(s) => vec![s.mixer_rms_eps.unwrap_or(MIXER_RMS_EPS)],
+            Shape::Mamba1(s) => vec![s.mixer_rms_eps.unwrap_or(mamba1::MIXER_RMS_EPS)],
             Shape::Mamba2(s) => s.constants(),
         }
     }

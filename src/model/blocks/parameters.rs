@@ -13,6 +13,13 @@ pub enum Role {
     Other,
 }
 
+impl Role {
+    /// That of the parameter of a name.
+    pub(crate) fn of(params: &[Param], name: &str) -> Self {
+        params.iter().find(|param| param.name == name).map_or(Role::Other, |param| param.role)
+    }
+}
+
 /// How a parameter begins, as mamba-ssm has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {

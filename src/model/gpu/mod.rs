@@ -8,12 +8,10 @@ mod session;
 
 use super::blocks::gpu::Layer;
 use super::blocks::{Param, Role, Shape, Weights};
-
 use super::{Dtype, ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
-use crate::gpu::Variant;
-use crate::gpu::{Gpu, PlanBuilder, Tensor};
+use crate::gpu::{Gpu, PlanBuilder, Tensor, Variant};
 use crate::kernels::{fill_matrix, WeightMatrix};
 use crate::reference::decay_rate;
 use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
@@ -109,10 +107,10 @@ impl Loader<'_> {
 
     /// A parameter of a layer as the kernels read it.
     fn parameter(&mut self, params: &[Param], name: &str, view: &TensorView<'_>) -> Result<WeightMatrix> {
-        Ok(match params.iter().find(|param| param.name == name).map(|param| param.role) {
-            Some(Role::Matrix | Role::Exact) => self.matrix(view)?,
-            Some(Role::ALog) => WeightMatrix::vector(self.mapped(view, decay_rate)?),
-            _ => WeightMatrix::vector(self.tensor(view)?),
+        Ok(match Role::of(params, name) {
+            Role::Matrix | Role::Exact => self.matrix(view)?,
+            Role::ALog => WeightMatrix::vector(self.mapped(view, decay_rate)?),
+            Role::Other => WeightMatrix::vector(self.tensor(view)?),
         })
     }
 

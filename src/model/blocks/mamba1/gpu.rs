@@ -3,7 +3,7 @@
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{
-    self, BlellochWorkspace, FusedWorkspace, RmsNorm, ScanBuffers, ScanShape, StepBuffers, StepShape, WeightMatrix,
+    self, BlellochWorkspace, FusedWorkspace, ScanBuffers, ScanShape, StepBuffers, StepShape, WeightMatrix,
 };
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::settings::Scan;
@@ -93,9 +93,7 @@ impl Layer {
         chunk: Chunk,
     ) -> Result<(), GpuError> {
         let (s, p, l) = (&self.shape, &self.w, chunk.l);
-        let norm = RmsNorm { rows: l, row0: 0, d: s.d_model, eps: stream.norm_eps };
-        let hidden = (!chunk.first).then_some(stream.hidden);
-        kernels::rms_norm(plan, stream.residual, hidden, p.norm.tensor(), stream.normed, norm)?;
+        stream.norm(plan, &p.norm, chunk)?;
         let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, y_stride, softplus: false };
         let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.xz, linear(s.d_model, 2 * s.d_inner))?;

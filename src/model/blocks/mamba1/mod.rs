@@ -13,6 +13,9 @@ pub(crate) mod gpu;
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
 
+/// Epsilon of Falcon-Mamba's norms inside the mixer, where a config says nothing.
+pub(crate) const MIXER_RMS_EPS: f32 = 1e-6;
+
 /// A layer's dimensions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
