@@ -167,6 +167,8 @@ pub(super) trait FirstLayer {
     fn has(&self, name: &str) -> bool;
     /// `name [shape]`, for messages.
     fn described(&self, name: &str) -> String;
+    /// Its full name.
+    fn name(&self, name: &str) -> String;
     fn file(&self) -> String;
 }
 
@@ -259,7 +261,7 @@ impl RawConfig {
     pub fn ties(&self, arch: Arch) -> Result<bool, LoadError> {
         Ok(match self.flag("tie_word_embeddings")? {
             Some(tied) => tied,
-            None => self.flag("tie_embeddings")?.unwrap_or(arch != Arch::Mamba2 || !self.is_hugging_face()),
+            None => self.flag("tie_embeddings")?.unwrap_or(arch != Arch::Mamba2 || self.is_mamba_ssm()),
         })
     }
 
@@ -413,7 +415,8 @@ mod tests {
         assert!(eos(r#"{"eos_token_id": -1}"#).unwrap().is_empty());
         assert!(eos(r#"{"eos_token_id": "x"}"#).is_err());
         assert!(eos(r#"{"eos_token_id": 4294967296}"#).is_err());
-        assert!(parse("{}").ties(Arch::Mamba1).unwrap() && parse("{}").ties(Arch::Mamba2).unwrap());
+        assert!(parse("{}").ties(Arch::Mamba1).unwrap());
+        assert!(parse(r#"{"ssm_cfg": {}}"#).ties(Arch::Mamba2).unwrap());
         assert!(!parse(r#"{"model_type": "mamba2"}"#).ties(Arch::Mamba2).unwrap());
         assert!(!parse(r#"{"tie_embeddings": false}"#).ties(Arch::Mamba1).unwrap());
         assert!(!parse(r#"{"tie_embeddings": true, "tie_word_embeddings": false}"#).ties(Arch::Mamba1).unwrap());

@@ -207,6 +207,9 @@ impl FirstLayer for First<'_> {
     fn described(&self, name: &str) -> String {
         self.table.find(&self.names.layer(0, name)).map_or_else(|| name.into(), |tensor| self.table.described(tensor))
     }
+    fn name(&self, name: &str) -> String {
+        self.names.layer(0, name)
+    }
     fn file(&self) -> String {
         self.table.place()
     }

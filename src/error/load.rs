@@ -77,8 +77,11 @@ pub enum LoadError {
     #[error("{file}: tensor `{tensor}` is said to be in `{shard}`, which does not hold it")]
     NotInShard { file: String, tensor: String, shard: String },
     /// A folder without config.json.
-    #[error("{path}: no config.json in this folder; add the model's, or pass the .safetensors file itself to take everything from the tensors (which cannot tell Falcon-Mamba from Mamba)")]
+    #[error("{path}: no config.json in this folder; add the model's, or pass the .safetensors file itself to take everything from the tensors (which cannot tell Falcon-Mamba from Mamba, and do not say enough of a Mamba-2)")]
     ConfigMissing { path: String },
+    /// A file of which the tensors do not tell enough.
+    #[error("{file}: a Mamba-2 model without its config.json: the tensors do not tell its groups, its limits of delta and its norm; put config.json beside it")]
+    ConfigNeeded { file: String },
     /// config.json is not JSON, or not an object.
     #[error("{file}: not a JSON object: {reason}")]
     ConfigSyntax { file: String, reason: String },

@@ -145,11 +145,23 @@ fn mamba2_contradictions() {
     for limits in [json!([1.0, 0.5]), json!([0.0]), json!("Infinity"), json!([0.0, "x"]), json!([null, 1.0])] {
         refused!(model().config("time_step_limit", limits).open(), ConfigValue, "time_step_limit", "two numbers");
     }
-    refused!(model().without("mixer.norm").open(), MissingTensor, "mixer.norm.weight");
+    refused!(model().without("mixer.norm").open(), MissingTensor, "backbone.layers.0.mixer.norm.weight");
+    // Its tensors are those of other models too.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    fs::write(&file, model().safetensors()).unwrap();
+    refused!(Checkpoint::open(&file), ConfigNeeded, "model.safetensors", "config.json", "groups");
+    // transformers' keys are read also where its class alone says whose they are.
+    let m = model().config("model_type", Value::Null).config("architectures", json!(["Mamba2ForCausalLM"]));
+    let m = m.config("time_step_limit", json!([0.25, 0.5]));
+    let bare = m.open().unwrap();
+    let limited = model().config("time_step_limit", json!([0.25, 0.5])).open().unwrap();
+    assert_eq!(bare.config().layers, limited.config().layers);
+    assert_ne!(bare.config().layers, model().open().unwrap().config().layers);
     // Rows that no sizes explain.
     let m = model().without("in_proj").add("backbone.layers.0.mixer.in_proj.weight", &[40, 15], 0.0);
     let m = m.add("backbone.layers.1.mixer.in_proj.weight", &[40, 15], 0.0);
-    refused!(m.open(), Rank, "mixer.in_proj.weight", "[40, 15]");
+    refused!(m.open(), Rank, "backbone.layers.0.mixer.in_proj.weight", "[40, 15]");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(super) fn layer(
     first: &impl FirstLayer,
     raw: Option<&RawConfig>,
 ) -> Result<(Shape, Vec<Check>), LoadError> {
+    // Another number of groups, other limits or another norm would be another model of the same tensors.
+    let raw = raw.ok_or_else(|| LoadError::ConfigNeeded { file: first.file() })?;
     let [channels, _, d_conv] = first.dimensions(CONV, "(d_ssm + 2 n_groups d_state, 1, d_conv)")?;
     let [n_heads] = first.dimensions(HEADS, "(n_heads)")?;
     let [row, _] = first.dimensions(IN_PROJ, "(2 d_mlp + 2 d_ssm + 2 n_groups d_state + n_heads, d_model)")?;
@@ -30,7 +32,7 @@ pub(super) fn layer(
     // row = 2 d_mlp + d_ssm + channels + n_heads, and d_inner = d_mlp + d_ssm.
     let impossible = || LoadError::Rank {
         file: first.file(),
-        tensor: IN_PROJ.into(),
+        tensor: first.name(IN_PROJ),
         found: vec![row, d_model],
         expected: "(2 d_mlp + 2 d_ssm + 2 n_groups d_state + n_heads, d_model) as the others have it",
     };
@@ -45,7 +47,7 @@ pub(super) fn layer(
 
     let n_groups = groups(raw)?;
     if n_groups == 0 || grouped % n_groups != 0 || n_heads % n_groups != 0 {
-        let (file, key) = (raw.map_or_else(|| first.file(), |raw| raw.file.clone()), key_of_groups(raw).into());
+        let (file, key) = (raw.file.clone(), key_of_groups(raw).into());
         let found =
             format!("B and C have {grouped} rows together (`{}`) and there are {n_heads} heads", first.described(CONV));
         return Err(LoadError::Contradiction { file, key, value: n_groups.to_string(), found });
@@ -61,8 +63,8 @@ pub(super) fn layer(
         d_mlp,
         dt_limit: dt_limit(raw)?,
         norm,
-        norm_eps: raw.map_or(Ok(NORM_EPS), |raw| raw.epsilon("layer_norm_epsilon", NORM_EPS))?,
-        d_has_hdim: d != n_heads || raw.map_or(Ok(None), |raw| raw.flag("ssm_cfg.D_has_hdim"))? == Some(true),
+        norm_eps: raw.epsilon("layer_norm_epsilon", NORM_EPS)?,
+        d_has_hdim: d != n_heads || raw.flag("ssm_cfg.D_has_hdim")? == Some(true),
     };
     let [conv, heads, out_proj] = [CONV, HEADS, OUT_PROJ].map(|name| first.described(name));
     let inner = &["expand", "ssm_cfg.expand", "intermediate_size"];
@@ -77,38 +79,37 @@ pub(super) fn layer(
     Ok((Shape::Mamba2(shape), checks))
 }
 
-fn key_of_groups(raw: Option<&RawConfig>) -> &'static str {
-    if raw.is_some_and(RawConfig::is_hugging_face) {
-        "n_groups"
-    } else {
+fn key_of_groups(raw: &RawConfig) -> &'static str {
+    if raw.is_mamba_ssm() {
         "ssm_cfg.ngroups"
+    } else {
+        "n_groups"
     }
 }
 
 /// transformers' class has 8 where a config does not say, mamba-ssm's 1.
-fn groups(raw: Option<&RawConfig>) -> Result<usize, LoadError> {
-    let Some(raw) = raw else { return Ok(1) };
-    let key = key_of_groups(Some(raw));
+fn groups(raw: &RawConfig) -> Result<usize, LoadError> {
+    let key = key_of_groups(raw);
     match raw.get(key) {
         Some(value) => {
             value.as_u64().map(|n| n as usize).ok_or_else(|| raw.bad_value(key, value, "it must be a whole number"))
         }
-        None => Ok(if raw.is_hugging_face() { 8 } else { 1 }),
+        None => Ok(if raw.is_mamba_ssm() { 1 } else { 8 }),
     }
 }
 
 /// Published configs of transformers carry a `norm_before_gate` that no version of it reads (Mamba-Codestral's says true and means
 /// false): only mamba-ssm's is taken.
-fn norm(raw: Option<&RawConfig>, first: &impl FirstLayer) -> Result<GatedNorm, LoadError> {
-    let flag = |key| raw.filter(|raw| !raw.is_hugging_face()).map_or(Ok(None), |raw| raw.flag(key));
-    let normed = flag("ssm_cfg.rmsnorm")?.unwrap_or_else(|| raw.is_some() || first.has(NORM));
+fn norm(raw: &RawConfig, first: &impl FirstLayer) -> Result<GatedNorm, LoadError> {
+    let flag = |key| if raw.is_mamba_ssm() { raw.flag(key) } else { Ok(None) };
+    let normed = flag("ssm_cfg.rmsnorm")?.unwrap_or(true);
     if normed != first.has(NORM) {
         if !normed {
-            let (file, key) = (raw.map_or_else(String::new, |raw| raw.file.clone()), "ssm_cfg.rmsnorm".into());
+            let (file, key) = (raw.file.clone(), "ssm_cfg.rmsnorm".into());
             let found = format!("there is a tensor `{}`", first.described(NORM));
             return Err(LoadError::Contradiction { file, key, value: "false".into(), found });
         }
-        return Err(LoadError::MissingTensor { file: first.file(), tensor: NORM.into(), hint: String::new() });
+        return Err(LoadError::MissingTensor { file: first.file(), tensor: first.name(NORM), hint: String::new() });
     }
     Ok(match (normed, flag("ssm_cfg.norm_before_gate")?) {
         (false, _) => GatedNorm::GateOnly,
@@ -118,11 +119,9 @@ fn norm(raw: Option<&RawConfig>, first: &impl FirstLayer) -> Result<GatedNorm, L
 }
 
 /// Two numbers, of which Infinity may be the bare word (quoted by the reader) or transformers' `{"__float__": "Infinity"}`.
-fn dt_limit(raw: Option<&RawConfig>) -> Result<(f32, f32), LoadError> {
-    const OPEN: (f32, f32) = (0.0, f32::INFINITY);
-    let Some(raw) = raw else { return Ok(OPEN) };
-    let key = if raw.is_hugging_face() { "time_step_limit" } else { "ssm_cfg.dt_limit" };
-    let Some(value) = raw.get(key) else { return Ok(OPEN) };
+fn dt_limit(raw: &RawConfig) -> Result<(f32, f32), LoadError> {
+    let key = if raw.is_mamba_ssm() { "ssm_cfg.dt_limit" } else { "time_step_limit" };
+    let Some(value) = raw.get(key) else { return Ok((0.0, f32::INFINITY)) };
     let number = |value: &Value| match value.get("__float__").unwrap_or(value) {
         Value::String(word) if word == "Infinity" => Some(f32::INFINITY),
         Value::String(word) if word == "-Infinity" => Some(f32::NEG_INFINITY),

@@ -87,7 +87,12 @@ impl RawConfig {
         }
     }
 
-    pub fn is_hugging_face(&self) -> bool {
+    /// Whether its keys are mamba-ssm's: it has their object, and no family of transformers'.
+    pub fn is_mamba_ssm(&self) -> bool {
+        self.map.contains_key("ssm_cfg") && !self.is_hugging_face()
+    }
+
+    fn is_hugging_face(&self) -> bool {
         self.map.contains_key("model_type")
     }
 }
