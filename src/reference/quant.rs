@@ -351,7 +351,8 @@ mod tests {
                     let (x, y) = (f64::from(*x), f64::from(*y));
                     let inside = quant == Quant::Q8 || (-8.5 * d.abs() <= x * d.signum() && x * d.signum() <= 7.5 * d.abs());
                     if inside {
-                        prop_assert!((x - y).abs() <= d.abs() * 0.500_001 + 1e-45, "{quant:?} {i}: {x} {y} scale {d}");
+                        // Up to 127 scales are divided and multiplied in f32: each rounds by 127 * 2^-24 of a scale.
+                        prop_assert!((x - y).abs() <= d.abs() * 0.500_02 + 1e-45, "{quant:?} {i}: {x} {y} scale {d}");
                     } else {
                         prop_assert!((x - y).abs() < x.abs() / 2.0, "{quant:?} {i}: clipped {x} to {y} scale {d}");
                     }
