@@ -1,21 +1,24 @@
-// y = x w^T, tiled: the prefill's linear layers (in_proj, x_proj, dt_proj, out_proj, head).
-// Grid: a workgroup of 8 x 8 invocations a tile of 64 tokens (y) by 64 outputs (x); an invocation keeps an 8 x 8 piece of
-// every eighth row and column in registers. Both operands pass through workgroup memory in slices of 16 along k, as quads
-// along k: sixteen reads there feed 256 multiply-adds. The next slice is read from memory before the barrier, so that it
-// arrives while this one is multiplied.
+// y = x w^T, tiled: the linear layers (in_proj, x_proj, dt_proj, out_proj, head) of more than one token.
+// Grid: a workgroup of PARTS x 8 x 8 invocations a tile of TOKENS tokens (y) by OUTPUTS outputs (x); an invocation keeps a piece
+// of every eighth row and column in registers, 8 x 8 of them in a tile of 64 by 64. Both operands pass through workgroup memory
+// in slices of 16 along k, as quads along k: sixteen reads there feed 256 multiply-adds. The next slice is read from memory
+// before the barrier, so that it arrives while this one is multiplied. Where tokens are few, so are tiles: then PARTS slices
+// are multiplied at once, and their sums meet at the end.
 #include "shared/linear.wgsl"
 #include "shared/rows.wgsl"
 #include "${weight}"
 @group(0) @binding(3) var<storage, read_write> y: array<y_t>; // (L, y_stride)
 
-const TILE: u32 = 64u;
-const SLICE: u32 = 4u;        // quads along k
+const SLICE: u32 = 4u;         // quads along k
 const PITCH: u32 = SLICE + 1u; // one more, so that neighbouring rows lie in different banks
-const THREADS: u32 = 64u;
-const LOADS: u32 = TILE * SLICE / THREADS;
+const ROWS: u32 = 64u / SLICE; // that a part's invocations read at a time
+const LOADS_X: u32 = TOKENS / ROWS;
+const LOADS_W: u32 = OUTPUTS / ROWS;
+const DOWN: u32 = TOKENS / 8u;
+const ACROSS: u32 = OUTPUTS / 8u;
 
-var<workgroup> tile_x: array<vec4f, TILE * PITCH>; // tokens
-var<workgroup> tile_w: array<vec4f, TILE * PITCH>; // outputs
+var<workgroup> tile_x: array<vec4f, PARTS * TOKENS * PITCH>;
+var<workgroup> tile_w: array<vec4f, PARTS * OUTPUTS * PITCH>;
 
 // Past k and past the last token x is zero; outputs past the last are multiplied and not stored.
 fn read_x(t: u32, q: u32) -> vec4f {
@@ -25,47 +28,67 @@ fn read_w(j: u32, q: u32) -> vec4f {
     return weight4(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
 }
 
-@compute @workgroup_size(8, 8)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-    let t0 = wid.y * TILE;
-    let j0 = wid.x * TILE;
+@compute @workgroup_size(8, 8, PARTS)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec3u) {
+    let t0 = wid.y * TOKENS;
+    let j0 = wid.x * OUTPUTS;
     // Sixteen rows of four quads at a time.
-    let row = lid / SLICE;
-    let quad = lid % SLICE;
-    var next_x: array<vec4f, LOADS>;
-    var next_w: array<vec4f, LOADS>;
-    var acc: array<f32, 64>;
-    for (var i = 0u; i < LOADS; i++) {
-        next_x[i] = read_x(t0 + row + i * (THREADS / SLICE), quad);
-        next_w[i] = read_w(j0 + row + i * (THREADS / SLICE), quad);
-    }
-    for (var q0 = 0u; q0 < quads(); q0 += SLICE) {
-        for (var i = 0u; i < LOADS; i++) {
-            let at = (row + i * (THREADS / SLICE)) * PITCH + quad;
-            tile_x[at] = next_x[i];
-            tile_w[at] = next_w[i];
-            next_x[i] = read_x(t0 + row + i * (THREADS / SLICE), q0 + SLICE + quad);
-            next_w[i] = read_w(j0 + row + i * (THREADS / SLICE), q0 + SLICE + quad);
+    let lane = 8u * id.y + id.x;
+    let row = lane / SLICE;
+    let quad = lane % SLICE;
+    let first = id.z * SLICE + quad;
+    let in_x = id.z * TOKENS;
+    let in_w = id.z * OUTPUTS;
+    var next_x: array<vec4f, LOADS_X>;
+    var next_w: array<vec4f, LOADS_W>;
+    var acc: array<f32, DOWN * ACROSS>;
+    for (var i = 0u; i < LOADS_X; i++) { next_x[i] = read_x(t0 + row + i * ROWS, first); }
+    for (var i = 0u; i < LOADS_W; i++) { next_w[i] = read_w(j0 + row + i * ROWS, first); }
+    for (var q0 = 0u; q0 < quads(); q0 += PARTS * SLICE) {
+        let next = q0 + PARTS * SLICE + first;
+        for (var i = 0u; i < LOADS_X; i++) {
+            tile_x[(in_x + row + i * ROWS) * PITCH + quad] = next_x[i];
+            next_x[i] = read_x(t0 + row + i * ROWS, next);
+        }
+        for (var i = 0u; i < LOADS_W; i++) {
+            tile_w[(in_w + row + i * ROWS) * PITCH + quad] = next_w[i];
+            next_w[i] = read_w(j0 + row + i * ROWS, next);
         }
         workgroupBarrier();
         for (var kk = 0u; kk < SLICE; kk++) {
-            var b: array<vec4f, 8>;
-            for (var c = 0u; c < 8u; c++) { b[c] = tile_w[(id.x + 8u * c) * PITCH + kk]; }
-            for (var r = 0u; r < 8u; r++) {
-                let a = tile_x[(id.y + 8u * r) * PITCH + kk];
-                for (var c = 0u; c < 8u; c++) {
-                    let s = fma(a.y, b[c].y, fma(a.x, b[c].x, acc[8u * r + c]));
-                    acc[8u * r + c] = fma(a.w, b[c].w, fma(a.z, b[c].z, s));
+            var b: array<vec4f, ACROSS>;
+            for (var c = 0u; c < ACROSS; c++) { b[c] = tile_w[(in_w + id.x + 8u * c) * PITCH + kk]; }
+            for (var r = 0u; r < DOWN; r++) {
+                let a = tile_x[(in_x + id.y + 8u * r) * PITCH + kk];
+                for (var c = 0u; c < ACROSS; c++) {
+                    let s = fma(a.y, b[c].y, fma(a.x, b[c].x, acc[ACROSS * r + c]));
+                    acc[ACROSS * r + c] = fma(a.w, b[c].w, fma(a.z, b[c].z, s));
                 }
             }
         }
         workgroupBarrier();
     }
-    for (var r = 0u; r < 8u; r++) {
+#if FEW
+    // The tiles are done with: one part's sums at a time go to the first part, in quads.
+    for (var part = 1u; part < PARTS; part++) {
+        if id.z == part {
+            for (var i = 0u; i < DOWN * ACROSS; i += 4u) {
+                tile_x[(lane * DOWN * ACROSS + i) / 4u] = vec4f(acc[i], acc[i + 1u], acc[i + 2u], acc[i + 3u]);
+            }
+        }
+        workgroupBarrier();
+        if id.z == 0u {
+            for (var i = 0u; i < DOWN * ACROSS; i++) { acc[i] += tile_x[(lane * DOWN * ACROSS + i) / 4u][i % 4u]; }
+        }
+        workgroupBarrier();
+    }
+    if id.z > 0u { return; }
+#endif
+    for (var r = 0u; r < DOWN; r++) {
         let t = t0 + id.y + 8u * r;
-        for (var c = 0u; c < 8u; c++) {
+        for (var c = 0u; c < ACROSS; c++) {
             let j = j0 + id.x + 8u * c;
-            if t < p.l && j < p.n { y[t * p.y_stride + p.y_offset + j] = to_y_t(epilogue(j, acc[8u * r + c])); }
+            if t < p.l && j < p.n { y[t * p.y_stride + p.y_offset + j] = to_y_t(epilogue(j, acc[ACROSS * r + c])); }
         }
     }
 }

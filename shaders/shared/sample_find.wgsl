@@ -4,9 +4,10 @@
 #include "shared/sample_top.wgsl"
 
 const BINS: u32 = 2048u;
+const ROUNDS: u32 = 6u;
 const BINS_EACH: u32 = BINS / WG;
 
-// (BINS) low words, then (BINS) high words; again for every round.
+// (rows): (BINS) low words, then (BINS) high words; again for every round.
 @group(0) @binding(7) var<storage, read_write> histogram: array<atomic<u32>>;
 
 var<workgroup> found_digit: u32;
@@ -21,15 +22,18 @@ fn is_by_mass(slot: u32) -> bool {
     return ((p.by_mass >> (slot / 3u)) & 1u) == 1u;
 }
 
+// Where a round's bins begin.
+fn round_at(slot: u32) -> u32 { return (row * ROUNDS + slot) * 2u * BINS; }
+
 fn bin(slot: u32, digit: u32) -> vec2u {
-    let at = slot * 2u * BINS + digit;
+    let at = round_at(slot) + digit;
     return vec2u(atomicLoad(&histogram[at]), atomicLoad(&histogram[at + BINS]));
 }
 
-// work.found for p.slot, of which 0 has nothing before it. All invocations must reach it.
+// work.found for p.slot; where that is 0 there is nothing before it and what comes back is of no use. All invocations must reach it.
 fn find(lid: u32) -> vec4u {
-    let slot = p.slot - 1u;
-    let before = work.found[slot];
+    let slot = max(p.slot, 1u) - 1u;
+    let before = work[row].found[slot];
     if lid == 0u { // for logits with NaN, of which nothing need be found
         found_digit = 0u;
         found_rest = vec2u(0u);

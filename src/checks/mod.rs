@@ -3,6 +3,7 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod backward;
+pub mod batch;
 pub mod data;
 pub mod explain;
 pub mod linear;
@@ -22,6 +23,7 @@ use crate::gpu::{Gpu, GpuError, Variant};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernels::GatedNorm;
 use crate::kernels::{RmsNorm, StepShape};
+use crate::settings::SamplingParams;
 pub use data::CheckError;
 use data::Random;
 use explain::ExplainCase;
@@ -86,7 +88,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::Scan(Rung::Sequential),
         Check::Scan(Rung::Blelloch),
         Check::Scan(Rung::Fused),
-        Check::Scan(Rung::Update),
+        Check::StateUpdate,
         #[cfg(not(target_arch = "wasm32"))]
         Check::Ssd(SsdRung::Sequential),
         #[cfg(not(target_arch = "wasm32"))]
@@ -101,6 +103,7 @@ pub async fn run(gpu: &Gpu, progress: &mut dyn FnMut(usize, usize)) -> Result<Re
         Check::FusedStep(Q4),
         Check::Rows,
         Check::Sample,
+        Check::SampleBatch,
         Check::Explain,
         Check::F16Activations,
         Check::CooperativeMatrix,
@@ -142,6 +145,7 @@ enum Check {
     Conv1d,
     Conv1dUpdate,
     Scan(Rung),
+    StateUpdate,
     #[cfg(not(target_arch = "wasm32"))]
     Ssd(SsdRung),
     #[cfg(not(target_arch = "wasm32"))]
@@ -149,6 +153,7 @@ enum Check {
     FusedStep(WeightFormat),
     Rows,
     Sample,
+    SampleBatch,
     Explain,
     F16Activations,
     CooperativeMatrix,
@@ -191,7 +196,7 @@ impl Check {
             Check::Scan(Rung::Sequential) => "scan_sequential".into(),
             Check::Scan(Rung::Blelloch) => "discretise, scan_blelloch, scan_blelloch_add, scan_output".into(),
             Check::Scan(Rung::Fused) => "scan_fused_reduce, scan_fused_carry, scan_fused_apply".into(),
-            Check::Scan(Rung::Update) => "selective_state_update".into(),
+            Check::StateUpdate => "selective_state_update".into(),
             #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Sequential) => "ssd_delta, ssd_sequential".into(),
             #[cfg(not(target_arch = "wasm32"))]
@@ -199,7 +204,7 @@ impl Check {
                 "ssd_chunk_cumsum, ssd_bmm_chunk, ssd_chunk_state, ssd_state_passing, ssd_chunk_scan".into()
             }
             #[cfg(not(target_arch = "wasm32"))]
-            Check::Ssd(SsdRung::Update) => "matvec f32 NORM, CONV, ssd_state_update".into(),
+            Check::Ssd(SsdRung::Update) => "matvec f32 NORM, CONV, ssd_state_update, with ROWS".into(),
             #[cfg(not(target_arch = "wasm32"))]
             Check::GatedNorm => "gated_rms_norm".into(),
             Check::FusedStep(f) => match f.quant() {
@@ -209,6 +214,7 @@ impl Check {
             },
             Check::Rows => "argmax, token_nll".into(),
             Check::Sample => "sample_scale, _greedy, _select, _mass, _draw".into(),
+            Check::SampleBatch => "sample_scale, _greedy, _select, _mass, _draw BATCH".into(),
             Check::Explain => "channel_stats, token_stats, hidden_attention".into(),
             Check::F16Activations => "f16 activations: rms_norm, conv1d, matmul, scan_fused".into(),
             Check::CooperativeMatrix => "matmul_coop".into(),
@@ -227,13 +233,14 @@ impl Check {
             Check::Matvec(f) | Check::FusedStep(f) if f.quant().is_some() => Variant::of(f),
             Check::Matvec(_) => Some(Variant::Matvec),
             Check::FusedStep(_) => Some(Variant::FusedStep),
-            Check::Conv1dUpdate | Check::Scan(Rung::Update) => Some(Variant::Step),
+            Check::Conv1dUpdate | Check::StateUpdate => Some(Variant::Step),
             Check::Scan(Rung::Blelloch) => Some(Variant::BlellochScan),
             Check::Scan(Rung::Fused) => Some(Variant::FusedScan),
             #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Chunked) => Some(Variant::ChunkedSsd),
             #[cfg(not(target_arch = "wasm32"))]
             Check::Ssd(SsdRung::Update) => Some(Variant::SsdStep),
+            Check::SampleBatch => Some(Variant::Batch),
             Check::Explain => Some(Variant::Explain),
             Check::F16Activations => Some(Variant::F16Activations),
             Check::CooperativeMatrix => Some(Variant::CooperativeMatrix),
@@ -259,19 +266,28 @@ impl Check {
             Check::XDblNorm => pointwise::x_dbl_norm(gpu, (5, 33, 16), random).await,
             Check::Matmul(format) | Check::Matvec(format) => {
                 let matvec = matches!(self, Check::Matvec(_));
-                let (l, k) = if matvec { (1, 773) } else { (65, 130) };
-                for &(softplus, bias) in epilogues(format) {
-                    let case = LinearCase { l, k, n: 67, format, bias, softplus, numbers: PLAIN };
-                    linear::linear(gpu, matvec, case, random).await?;
+                // Of matmul a size for each of its tiles.
+                let sizes = if matvec { &[(1, 773)][..] } else { &[(65, 130), (5, 130), (20, 90), (50, 40)] };
+                for (i, &(l, k)) in sizes.iter().enumerate() {
+                    for &(softplus, bias) in &epilogues(format)[if i == 0 { 0 } else { 1 }..] {
+                        let case = LinearCase { l, k, n: 67, format, bias, softplus, numbers: PLAIN };
+                        linear::linear(gpu, matvec, case, random).await?;
+                    }
                 }
                 Ok(())
             }
-            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), (true, NumberFormat::F32), false, random).await,
-            Check::Conv1dUpdate => pointwise::conv1d(gpu, (5, 65, 4), (true, NumberFormat::F32), true, random).await,
-            Check::Scan(rung) => {
-                let length = if rung == Rung::Update { 1 } else { 300 };
+            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), (true, NumberFormat::F32), random).await,
+            Check::Conv1dUpdate => batch::conv1d_update(gpu, 5, (65, 4), (2, true), random).await,
+            Check::StateUpdate => {
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
-                    let case = ScanCase::random((length, d_inner, d_state), (1e-4, 5.0), random);
+                    let case = ScanCase::random((5, d_inner, d_state), (1e-4, 5.0), random);
+                    batch::selective_state_update(gpu, &case, random).await?;
+                }
+                Ok(())
+            }
+            Check::Scan(rung) => {
+                for (d_inner, d_state) in [(65, 16), (33, 5)] {
+                    let case = ScanCase::random((300, d_inner, d_state), (1e-4, 5.0), random);
                     scan::scan(gpu, rung, &case, &case.expected()).await?;
                 }
                 Ok(())
@@ -285,6 +301,7 @@ impl Check {
                 }
                 if rung == SsdRung::Update {
                     ssd_step::ssd_step(gpu, (4, 36, 40, 2), (0, 68), (WeightFormat::F32, true), random).await?;
+                    batch::ssd_state_update(gpu, 5, (4, 36, 40, 2), random).await?;
                 }
                 Ok(())
             }
@@ -308,7 +325,7 @@ impl Check {
                 let f16 = NumberFormat::F16;
                 let shape = RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 };
                 pointwise::rms_norm(gpu, shape, true, f16, random).await?;
-                pointwise::conv1d(gpu, (37, 65, 4), (true, f16), false, random).await?;
+                pointwise::conv1d(gpu, (37, 65, 4), (true, f16), random).await?;
                 // k no multiple of four: never by cooperative matrices.
                 for numbers in [(f16, f16), (f16, NumberFormat::F32), (NumberFormat::F32, f16)] {
                     let (format, bias, softplus) = (WeightFormat::F16, true, numbers.1 == f16);
@@ -353,6 +370,16 @@ impl Check {
             #[cfg(target_arch = "wasm32")]
             Check::AdamW | Check::SplitGradients | Check::Gradients | Check::ScanGradients => Ok(()), // does not apply
             Check::Rows => sampling::rows(gpu, 3, 1000, random).await,
+            Check::SampleBatch => {
+                let params = sampling::settings();
+                for kind in [Logits::Even, Logits::Ties] {
+                    let logits: Vec<_> = params.iter().map(|_| kind.random(333, random)).collect();
+                    batch::sample(gpu, &logits, &params, 2).await?;
+                }
+                let greedy: Vec<_> = params.into_iter().filter(SamplingParams::is_greedy).collect();
+                let logits: Vec<_> = greedy.iter().map(|_| Logits::Ties.random(333, random)).collect();
+                batch::sample(gpu, &logits, &greedy, 2).await
+            }
             Check::Sample => {
                 for params in sampling::settings() {
                     for kind in [Logits::Even, Logits::Ties] {

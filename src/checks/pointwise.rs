@@ -1,4 +1,4 @@
-//! embedding, rms_norm, x_dbl_norm, conv1d, conv1d_state, conv1d_update and fill against their twins.
+//! embedding, rms_norm, x_dbl_norm, conv1d, conv1d_state and fill against their twins.
 
 use super::data::{activations, close, equal, f64s, poisoned, poisoned_activations, read_activations, rounding};
 use super::data::{run, tensor, CheckError, Random};
@@ -61,16 +61,14 @@ pub async fn x_dbl_norm(
     close(&format!("x_dbl_norm l {l} dt_rank {dt_rank} d_state {d_state}"), &t.read(gpu).await?, &want, 1e-6, 2e-6)
 }
 
-/// conv1d over a chunk with its state after it, or (`by_tokens`, in f32) conv1d_update token by token: outputs
-/// and state.
+/// conv1d over a chunk, with its state after it.
 pub async fn conv1d(
     gpu: &Gpu,
     sizes: (usize, usize, usize),
     numbers: (bool, NumberFormat),
-    by_tokens: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
-    conv1d_at(gpu, sizes, 0, numbers, by_tokens, random).await
+    conv1d_at(gpu, sizes, 0, numbers, random).await
 }
 
 /// The same with x in the columns from `x_offset` on.
@@ -79,11 +77,10 @@ pub async fn conv1d_at(
     (l, d_inner, d_conv): (usize, usize, usize),
     x_offset: usize,
     (bias, act): (bool, NumberFormat),
-    by_tokens: bool,
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let x_stride = 2 * d_inner + x_offset;
-    let (all_xz, xz) = activations(gpu, &random.vec(l * x_stride, -2.0, 2.0), act)?;
+    let (txz, xz) = activations(gpu, &random.vec(l * x_stride, -2.0, 2.0), act)?;
     let state = random.vec(d_conv * d_inner, -2.0, 2.0);
     let weight = random.vec(d_inner * d_conv, -1.0, 1.0);
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
@@ -94,29 +91,16 @@ pub async fn conv1d_at(
     reference::conv1d(&mut want, x64, &want_state, &w64, b64.as_deref(), &shape);
     reference::conv1d_state(&mut want_state, x64, &shape);
 
-    let name = if by_tokens { "conv1d_update" } else { "conv1d" };
-    let what = format!("{name} l {l} d_inner {d_inner} d_conv {d_conv} x at {x_offset} bias {bias} {act:?}");
-    let rows = if by_tokens { 1 } else { l };
-    let shape = ConvShape { l: rows, d_inner, d_conv, x_stride };
-    let txz = if by_tokens { poisoned(gpu, x_stride)? } else { all_xz };
+    let what = format!("conv1d l {l} d_inner {d_inner} d_conv {d_conv} x at {x_offset} bias {bias} {act:?}");
     let (ts, tw) = (tensor(gpu, &state)?, tensor(gpu, &weight)?);
-    let (tb, tu) = (b.map(|b| tensor(gpu, &b)).transpose()?, poisoned_activations(gpu, rows * d_inner, act)?);
+    let (tb, tu) = (b.map(|b| tensor(gpu, &b)).transpose()?, poisoned_activations(gpu, l * d_inner, act)?);
     let conv = Conv1d { xz: &txz, conv_state: &ts, weight: &tw, bias: tb.as_ref(), u: &tu };
-    for t in (0..l).step_by(rows.max(1)) {
-        if by_tokens {
-            txz.write(gpu, 0, &xz[t * x_stride..(t + 1) * x_stride]);
-        }
-        run(gpu, |plan| {
-            if by_tokens {
-                return kernels::conv1d_update_at(plan, &conv, x_offset, shape);
-            }
-            kernels::conv1d_at(plan, &conv, x_offset, shape)?;
-            kernels::conv1d_state_at(plan, &conv, x_offset, shape)
-        })
-        .await?;
-        let want = &want[t * d_inner..(t + rows) * d_inner];
-        close(&what, &read_activations(gpu, &tu).await?, want, 2e-6, 2e-6 + rounding(act))?;
-    }
+    run(gpu, |plan| {
+        kernels::conv1d_at(plan, &conv, x_offset, shape)?;
+        kernels::conv1d_state_at(plan, &conv, x_offset, shape)
+    })
+    .await?;
+    close(&what, &read_activations(gpu, &tu).await?, &want, 2e-6, 2e-6 + rounding(act))?;
     close(&format!("{what}, state"), &ts.read(gpu).await?, &want_state, 0.0, 0.0)
 }
 

@@ -1,4 +1,4 @@
-//! The three rungs of the scan and the single step, against the sequential twin in f64.
+//! The three rungs of the scan against the sequential twin in f64.
 //!
 //! mamba-ssm's own tests allow f32 scans rtol 6e-4 and atol 2e-3; here it is far less (docs/precision.md).
 
@@ -19,8 +19,6 @@ pub enum Rung {
     Sequential,
     Blelloch,
     Fused,
-    /// selective_state_update: one token.
-    Update,
 }
 
 /// A scan's inputs, and its initial state.
@@ -113,7 +111,6 @@ impl ScanCase {
                 let workspace = FusedWorkspace::new(gpu, s.l, s.d_inner, s.d_state)?;
                 kernels::scan_fused(plan, &workspace, &b, s)
             }
-            Rung::Update => kernels::selective_state_update(plan, &b, s),
         })
         .await?;
         Ok((read_activations(gpu, &y).await?, ssm_state.read(gpu).await?))

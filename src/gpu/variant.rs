@@ -18,7 +18,7 @@ pub enum Variant {
     Matvec,
     /// The decode step in four dispatches a layer. Instead: kernel by kernel.
     FusedStep,
-    /// conv1d_update and selective_state_update for one token. Instead: the parallel kernels with a length of one.
+    /// conv1d_update and selective_state_update, in the step. Instead: the parallel kernels with a length of one.
     Step,
     /// The textbook scan. Instead: the sequential one.
     BlellochScan,
@@ -28,6 +28,8 @@ pub enum Variant {
     ChunkedSsd,
     /// ssd_state_update for one token. Instead: the kernels for texts with a length of one.
     SsdStep,
+    /// Several texts in a step. Instead: one after the other.
+    Batch,
     /// The kernels that explain. Instead: their twins, from tensors read back.
     Explain,
     /// Activations in f16. Instead: in f32.
@@ -43,7 +45,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Variant; 16] = [
+    pub const ALL: [Variant; 17] = [
         Variant::F16Weights,
         Variant::Q8Weights,
         Variant::Q4Weights,
@@ -54,6 +56,7 @@ impl Variant {
         Variant::FusedScan,
         Variant::ChunkedSsd,
         Variant::SsdStep,
+        Variant::Batch,
         Variant::Explain,
         Variant::F16Activations,
         Variant::CooperativeMatrix,
@@ -80,6 +83,7 @@ impl Variant {
             Variant::FusedStep => "kernel by kernel",
             Variant::Step | Variant::SsdStep => "the parallel kernels",
             Variant::BlellochScan | Variant::FusedScan | Variant::ChunkedSsd => "the sequential scan",
+            Variant::Batch => "one text after the other",
             Variant::Explain => "the CPU",
             Variant::F16Activations => "activations as f32",
             Variant::CooperativeMatrix | Variant::SplitMatrix => "matmul",
@@ -102,6 +106,7 @@ impl fmt::Display for Variant {
             Variant::FusedScan => "fused scan",
             Variant::ChunkedSsd => "chunked SSD",
             Variant::SsdStep => "SSD step",
+            Variant::Batch => "batches",
             Variant::Explain => "explaining",
             Variant::F16Activations => "f16 activations",
             Variant::CooperativeMatrix => "cooperative matrices",

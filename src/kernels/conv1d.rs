@@ -66,7 +66,7 @@ pub(super) fn state_spec(xz: NumberFormat) -> ShaderSpec {
     ShaderSpec::new("conv1d_state").number("xz_t", xz)
 }
 pub(super) fn update_spec(bias: bool) -> ShaderSpec {
-    ShaderSpec::new("conv1d_update").flag("BIAS", bias).number("xz_t", NumberFormat::F32)
+    ShaderSpec::new("conv1d_update").flag("BIAS", bias)
 }
 
 /// u = silu(conv(x) + bias) over a chunk, conv_state is read only: [`conv1d_state`] follows.
@@ -132,18 +132,47 @@ fn keep(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, params: Params) -> Result
     plan.dispatch_flat(state_spec(conv.xz.format()), &params, &bindings, items, 64)
 }
 
-/// Both for one token.
-pub fn conv1d_update(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, shape: ConvShape) -> Result<(), GpuError> {
-    conv1d_update_at(plan, conv, 0, shape)
+/// The tensors of a convolution's step.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvStep<'a> {
+    /// (rows, x_stride), x in its columns from `x_offset` on; u = silu(conv(x) + bias) in their place afterwards
+    pub xz: &'a Tensor,
+    /// (slots, d_conv, d_inner): the last d_conv inputs, oldest first
+    pub conv_state: &'a Tensor,
+    /// (d_inner, d_conv)
+    pub weight: &'a Tensor,
+    /// (d_inner)
+    pub bias: Option<&'a Tensor>,
 }
 
-/// [`conv1d_update`] of the columns from `x_offset` on.
-pub fn conv1d_update_at(
+/// conv1d_update.wgsl: Params.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct StepParams {
+    rows: u32,
+    d_inner: u32,
+    d_conv: u32,
+    x_stride: u32,
+    x_offset: u32,
+}
+
+/// A token of each of some texts (`shape.l` rows) through the convolution, in place, and their states moved on; x begins at column
+/// `x_offset` of xz. `texts`: [`super::TEXT`].
+pub fn conv1d_update(
     plan: &mut PlanBuilder<'_>,
-    conv: &Conv1d<'_>,
+    conv: &ConvStep<'_>,
+    texts: &Tensor,
     x_offset: usize,
     shape: ConvShape,
 ) -> Result<(), GpuError> {
-    let params = Params::new(shape, 1).at(x_offset);
-    plan.dispatch_flat(update_spec(conv.bias.is_some()), &params, &conv.bindings(), shape.d_inner, 64)
+    let params = StepParams {
+        rows: shape.l as u32,
+        d_inner: shape.d_inner as u32,
+        d_conv: shape.d_conv as u32,
+        x_stride: shape.x_stride as u32,
+        x_offset: x_offset as u32,
+    };
+    let mut bindings = vec![(1, conv.xz), (2, conv.conv_state), (3, conv.weight), (4, texts)];
+    bindings.extend(conv.bias.map(|b| (5, b)));
+    plan.dispatch_flat(update_spec(conv.bias.is_some()), &params, &bindings, shape.l * shape.d_inner, 64)
 }

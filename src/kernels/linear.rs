@@ -284,12 +284,43 @@ fn tiled_spec(
     spec.number("x_t", x).number("y_t", y)
 }
 
+/// A tile of matmul.wgsl: tokens by outputs, and into how many parts k is split among a workgroup's invocations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    tokens: u32,
+    outputs: u32,
+    parts: u32,
+}
+
+impl Tile {
+    pub(super) const MANY: Tile = Tile { tokens: 64, outputs: 64, parts: 1 };
+    /// By tokens. With more parts or outputs they would not fit into 16 KiB of workgroup memory.
+    pub(super) const FEW: [Tile; 3] = [
+        Tile { tokens: 16, outputs: 16, parts: 4 },
+        Tile { tokens: 32, outputs: 16, parts: 4 },
+        Tile { tokens: 64, outputs: 32, parts: 2 },
+    ];
+
+    /// Workgroups that keep a device busy.
+    const ENOUGH: usize = 256;
+
+    /// For l tokens and n outputs: up to 64 tokens are one row of tiles, which a smaller matrix has too few of unless they are small and
+    /// k is split. In software barriers cost more than that brings.
+    pub(super) fn of(software: bool, l: usize, n: usize) -> Self {
+        let enough = software || n.div_ceil(Self::MANY.outputs as usize) >= Self::ENOUGH;
+        let few = Self::FEW.into_iter().find(|tile| l <= tile.tokens as usize);
+        few.filter(|tile| !enough || tile.tokens < 64).unwrap_or(Self::MANY)
+    }
+}
+
 pub(super) fn matmul_spec(
     format: WeightFormat,
     epilogue: (bool, bool),
     numbers: (NumberFormat, NumberFormat),
+    tile: Tile,
 ) -> ShaderSpec {
-    tiled_spec("matmul", format, epilogue, numbers)
+    let spec = tiled_spec("matmul", format, epilogue, numbers).flag("FEW", tile.parts > 1);
+    spec.constant("TOKENS", tile.tokens).constant("OUTPUTS", tile.outputs).constant("PARTS", tile.parts)
 }
 
 pub(super) fn matmul_coop_spec(
@@ -461,12 +492,13 @@ pub fn matmul(
     let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
     let whole = whole_rows && w.parts.iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
     let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
-    let (spec, tile) = if !x.wide() && cooperates(plan.gpu(), w, numbers, shape) {
-        (matmul_coop_spec(w.format, epilogue, numbers, direct), COOP_TILE)
+    let (spec, (tokens, outputs)) = if !x.wide() && cooperates(plan.gpu(), w, numbers, shape) {
+        (matmul_coop_spec(w.format, epilogue, numbers, direct), (COOP_TILE, COOP_TILE))
     } else if direct && !x.wide() && splits(plan.gpu(), w, numbers, shape) {
-        (matmul_split_spec(w.format), COOP_TILE)
+        (matmul_split_spec(w.format), (COOP_TILE, COOP_TILE))
     } else {
-        (matmul_spec(w.format, epilogue, numbers), 64)
+        let tile = Tile::of(plan.gpu().software(), shape.l, w.n);
+        (matmul_spec(w.format, epilogue, numbers, tile), (tile.tokens as usize, tile.outputs as usize))
     };
     // Where x is rounded to f16 here and was watched by nobody as it was stored.
     let beyond = x.watch().filter(|_| spec.name == "matmul_coop" && numbers.0 == NumberFormat::F32);
@@ -475,7 +507,7 @@ pub fn matmul(
     bindings.extend(bias.map(|b| (4, b)));
     bindings.extend(beyond.map(|flag| (WATCH, flag)));
     record(plan, spec, (bindings, w, y), (shape, 0.0, (0, 0)), |part| {
-        [part.rows.div_ceil(tile) as u64, shape.l.div_ceil(tile) as u64]
+        [part.rows.div_ceil(outputs) as u64, shape.l.div_ceil(tokens) as u64]
     })
 }
 

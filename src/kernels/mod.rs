@@ -22,7 +22,7 @@ mod step;
 
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_at, conv1d_batch, conv1d_state, conv1d_state_at, conv1d_state_batch};
-pub use conv1d::{conv1d_update, conv1d_update_at, Conv1d};
+pub use conv1d::{conv1d_update, Conv1d, ConvStep};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use fill::{fill, fill_matrix, Values};
@@ -30,13 +30,14 @@ pub use gated_norm::gated_rms_norm;
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
-pub use sampling::{argmax, sample, token_nll, SampleBuffers};
+pub use sampling::{argmax, sample, sample_batch, token_nll, Draw, SampleBuffers, SampleSlots};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, FusedWorkspace};
-pub use scan_sequential::{scan_sequential, selective_state_update};
+pub use scan_sequential::{scan_sequential, selective_state_update, StateUpdate};
 pub use ssd::{
     ssd, ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_in_proj,
-    ssd_sequential, ssd_state_passing, ssd_state_update, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, SSD_CHUNK,
+    ssd_sequential, ssd_state_passing, ssd_state_update, ssd_state_update_rows, Ssd, SsdBuffers, SsdInProj,
+    SsdWorkspace, SSD_CHUNK,
 };
 pub use step::{
     matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer, StepBuffers,
@@ -68,6 +69,10 @@ pub struct ScanBuffers<'a> {
     /// (L, d_inner)
     pub y: &'a Tensor,
 }
+
+/// Values of a row of `texts`, the table (rows, 2) of u32 that says which texts a step takes a token of: a row's slot, where what
+/// the text keeps lies, and the element at which its last logits begin (shared/texts.wgsl).
+pub const TEXT: usize = 2;
 
 /// shared/watch.wgsl: the flag's binding.
 const WATCH: u32 = 9;
@@ -167,7 +172,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             if softplus && !plain {
                 continue;
             }
-            specs.push(linear::matmul_spec(format, (bias, softplus), (act, act)));
+            let tiles = [&linear::Tile::FEW[..], &[linear::Tile::MANY]].concat();
+            specs.extend(tiles.iter().map(|tile| linear::matmul_spec(format, (bias, softplus), (act, act), *tile)));
             if format != WeightFormat::F32 {
                 specs.push(linear::matmul_coop_spec(format, (bias, softplus), (act16, act16), false));
             }
@@ -193,12 +199,13 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         specs.push(conv1d::state_spec(format));
     }
     for (x, y) in [(act16, act), (act, act16)] {
-        specs.push(linear::matmul_spec(WeightFormat::F16, (false, false), (x, y)));
+        specs.push(linear::matmul_spec(WeightFormat::F16, (false, false), (x, y), linear::Tile::MANY));
         specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (x, y), false));
     }
     specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (act, act16), false).flag("WATCH", true));
     specs.push(linear::matmul_coop_spec(WeightFormat::F16, (false, false), (act16, act), true));
     specs.extend([false, true].map(conv1d::update_spec));
+    specs.push(scan_sequential::update_spec());
     specs.push(norm::x_dbl_norm_spec());
     specs.extend(sampling::specs());
     specs.extend(optimiser::specs());
@@ -213,8 +220,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }
     for d_state in [1, 5, 16, 64] {
-        let plain =
-            ["scan_sequential", "selective_state_update", "scan_fused_carry", "channel_stats", "hidden_attention"];
+        let plain = ["scan_sequential", "scan_fused_carry", "channel_stats", "hidden_attention"];
         for name in plain {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }

@@ -19,7 +19,9 @@ fn spec(name: &'static str) -> ShaderSpec {
 
 pub(super) fn specs() -> impl Iterator<Item = ShaderSpec> {
     let plain = ["argmax", "token_nll", "sample_scale", "sample_greedy", "sample_select", "sample_mass", "sample_draw"];
-    plain.map(spec).into_iter().chain([spec("sample_scale").flag("VALUES", true)])
+    let plain = plain.map(spec).into_iter().chain([spec("sample_scale").flag("VALUES", true)]);
+    let batch = plain.clone().filter(|spec| spec.name.starts_with("sample_")).map(|spec| spec.flag("BATCH", true));
+    plain.chain(batch)
 }
 
 /// token (rows) = place of the largest of logits (rows, vocab_size); [`SampleBuffers::NOT_A_NUMBER`] for a row with NaN.
@@ -61,8 +63,94 @@ struct SampleParams {
     top_p: u32,
     slot: u32,
     by_mass: u32,
+    greedy: u32,
     seed_low: u32,
     seed_high: u32,
+}
+
+/// shared/sample.wgsl: Batch.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct BatchParams {
+    vocab_size: u32,
+    per: u32,
+    groups: u32,
+    slot: u32,
+}
+
+/// As log_min_p: min-p is off.
+const ALL: f32 = -1.0e38;
+/// Bins of a round of selection: a digit of 11 bits.
+const BINS: usize = 2048;
+/// Rounds of selection a filter: 11, 11 and 10 bits make a key.
+const ROUNDS: u32 = 3;
+/// shared/sample.wgsl: Work, in 32-bit values.
+const WORK: usize = 2 * 2 * WG as usize + 4 * 2 * ROUNDS as usize;
+/// A text's histograms: of both filters' rounds, in words of 64 bits.
+const HISTOGRAM: usize = 2 * ROUNDS as usize * 2 * BINS;
+
+/// Tokens an invocation, and blocks, of a vocabulary: at most WG blocks, so that one workgroup has an invocation for each.
+fn blocks_of(vocab_size: usize) -> (u32, u32) {
+    let per = vocab_size.div_ceil((WG * WG) as usize).max(1);
+    (per as u32, vocab_size.div_ceil(per * WG as usize) as u32)
+}
+
+/// How many dispatches a draw takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Draw {
+    /// The most likely token: two.
+    Greedy,
+    /// By chance, after so many rounds of selection: three more than those.
+    Chance { rounds: u32 },
+}
+
+impl Draw {
+    /// What such settings need; of several texts' the largest.
+    pub fn of(params: &SamplingParams, vocab_size: usize) -> Self {
+        match params.is_greedy() {
+            true => Draw::Greedy,
+            false => Draw::Chance { rounds: ROUNDS * filters(params, vocab_size).len() as u32 },
+        }
+    }
+
+    /// Rounds of selection.
+    fn rounds(self) -> u32 {
+        match self {
+            Draw::Greedy => 0,
+            Draw::Chance { rounds } => rounds,
+        }
+    }
+}
+
+/// The filters that are on, and of each whether it goes by mass.
+fn filters(params: &SamplingParams, vocab_size: usize) -> Vec<bool> {
+    let top_k = (params.top_k > 0 && (params.top_k as usize) < vocab_size).then_some(false);
+    top_k.into_iter().chain((params.top_p < 1.0).then_some(true)).collect()
+}
+
+impl SampleParams {
+    fn new(params: &SamplingParams, vocab_size: usize) -> Self {
+        let ((per, groups), greedy) = (blocks_of(vocab_size), params.is_greedy());
+        let filters = filters(params, vocab_size);
+        Self {
+            vocab_size: vocab_size as u32,
+            per,
+            groups,
+            // Not so small that a device takes it for zero: a logit at -infinity has no mass at any temperature. Of greedy texts
+            // nobody asks.
+            sharpness: if greedy { 1.0 } else { (1.0 / params.temperature).max(f32::MIN_POSITIVE) },
+            repetition_penalty: params.repetition_penalty,
+            log_min_p: if params.min_p > 0.0 { (params.min_p.ln() * params.temperature).max(ALL) } else { ALL },
+            top_k: params.top_k,
+            // A share below 2^-32 is that of the most likely token still.
+            top_p: ((f64::from(params.top_p) * 2f64.powi(32)) as u32).max(1),
+            slot: Draw::of(params, vocab_size).rounds(),
+            by_mass: filters.iter().enumerate().map(|(f, by_mass)| u32::from(*by_mass) << f).sum(),
+            greedy: greedy.into(),
+            seed_low: params.seed as u32,
+            seed_high: (params.seed >> 32) as u32,
+        }
+    }
 }
 
 /// What sampling keeps on the device between tokens.
@@ -74,20 +162,26 @@ pub struct SampleBuffers {
     pub sampled: Tensor,
     /// The last token once more, where a model's next input is copied from.
     pub next: Tensor,
-    // Between the dispatches of one token:
-    values: Tensor,    // (vocab_size): logits after the penalty, then masses
-    work: Tensor,      // shared/sample.wgsl: Work
-    histogram: Tensor, // (ROUNDS, 2, BINS)
+    between: Between,
 }
 
-/// As log_min_p: min-p is off.
-const ALL: f32 = -1.0e38;
-/// Bins of a round of selection: a digit of 11 bits.
-const BINS: usize = 2048;
-/// Rounds of selection a filter: 11, 11 and 10 bits make a key.
-const ROUNDS: u32 = 3;
-/// shared/sample.wgsl: Work, in 32-bit values.
-const WORK: usize = 2 * 2 * WG as usize + 4 * 2 * ROUNDS as usize;
+/// What passes between the dispatches of a draw, of each row.
+#[derive(Debug, Clone)]
+struct Between {
+    values: Tensor,    // (rows, vocab_size): logits after the penalty, then masses
+    work: Tensor,      // (rows): shared/sample.wgsl: Work
+    histogram: Tensor, // (rows, rounds, 2, BINS)
+}
+
+impl Between {
+    fn new(gpu: &Gpu, rows: usize, vocab_size: usize) -> Result<Self, GpuError> {
+        Ok(Self {
+            values: Tensor::zeros(gpu, "values to sample", rows * vocab_size)?,
+            work: Tensor::zeros(gpu, "sampling", rows * WORK)?,
+            histogram: Tensor::zeros(gpu, "histograms", rows * HISTOGRAM)?,
+        })
+    }
+}
 
 impl SampleBuffers {
     /// The token that stands for logits with NaN or with nothing to choose from.
@@ -98,9 +192,7 @@ impl SampleBuffers {
             seen: Tensor::zeros(gpu, "seen tokens", vocab_size.div_ceil(32))?,
             sampled: Tensor::zeros(gpu, "sampled", 2)?,
             next: Tensor::zeros(gpu, "next token", 1)?,
-            values: Tensor::zeros(gpu, "values to sample", vocab_size)?,
-            work: Tensor::zeros(gpu, "sampling", WORK)?,
-            histogram: Tensor::zeros(gpu, "histograms", 2 * ROUNDS as usize * 2 * BINS)?,
+            between: Between::new(gpu, 1, vocab_size)?,
         })
     }
 }
@@ -117,42 +209,102 @@ pub fn sample(
     vocab_size: usize,
     params: &SamplingParams,
 ) -> Result<(), GpuError> {
-    // At most WG blocks, so that one workgroup has an invocation for each.
-    let per = vocab_size.div_ceil((WG * WG) as usize).max(1);
-    let groups = vocab_size.div_ceil(per * WG as usize) as u64;
-    let mut filters = Vec::new(); // whether by mass
-    filters.extend((params.top_k > 0 && (params.top_k as usize) < vocab_size).then_some(false));
-    filters.extend((params.top_p < 1.0).then_some(true));
-    let rounds = ROUNDS * filters.len() as u32;
-    let p = SampleParams {
-        vocab_size: vocab_size as u32,
-        per: per as u32,
-        groups: groups as u32,
-        // Not so small that a device takes it for zero: a logit at -infinity has no mass at any temperature.
-        sharpness: (1.0 / params.temperature).max(f32::MIN_POSITIVE),
-        repetition_penalty: params.repetition_penalty,
-        log_min_p: if params.min_p > 0.0 { (params.min_p.ln() * params.temperature).max(ALL) } else { ALL },
-        top_k: params.top_k,
-        // A share below 2^-32 is that of the most likely token still.
-        top_p: ((f64::from(params.top_p) * 2f64.powi(32)) as u32).max(1),
-        slot: rounds,
-        by_mass: filters.iter().enumerate().map(|(f, by_mass)| u32::from(*by_mass) << f).sum(),
-        seed_low: params.seed as u32,
-        seed_high: (params.seed >> 32) as u32,
-    };
-    let SampleBuffers { seen, sampled, next, values, work, histogram } = buffers;
-    let blocks = [groups, 1];
-    let end = [(2, seen), (3, sampled), (4, next), (6, work)];
-    if params.is_greedy() {
-        plan.dispatch(spec("sample_scale"), &p, &[(1, logits), (2, seen), (6, work)], blocks)?;
-        return plan.dispatch(spec("sample_greedy"), &p, &end, [1, 1]);
+    let SampleBuffers { seen, sampled, next, between } = buffers;
+    let p = SampleParams::new(params, vocab_size);
+    let draw = Drawing { logits, seen, sampled, next, between, batch: None, rows: 1, groups: p.groups };
+    draw.record(plan, Draw::of(params, vocab_size), |slot| SampleParams { slot, ..p })
+}
+
+/// What sampling keeps of several texts, each in its slot.
+#[derive(Debug, Clone)]
+pub struct SampleSlots {
+    settings: Tensor, // (slots, SampleParams)
+    seen: Tensor,     // (slots, words)
+    sampled: Tensor,  // (slots, 2): [step, last token]
+    between: Between, // of as many rows
+    vocab_size: usize,
+}
+
+impl SampleSlots {
+    pub fn new(gpu: &Gpu, slots: usize, vocab_size: usize) -> Result<Self, GpuError> {
+        let words = vocab_size.div_ceil(32);
+        Ok(Self {
+            settings: Tensor::zeros(gpu, "sampling settings", slots * size_of::<SampleParams>() / 4)?,
+            seen: Tensor::zeros(gpu, "seen tokens", slots * words)?,
+            sampled: Tensor::zeros(gpu, "sampled", slots * 2)?,
+            between: Between::new(gpu, slots, vocab_size)?,
+            vocab_size,
+        })
     }
-    let scale = [(1, logits), (2, seen), (5, values), (6, work), (7, histogram)];
-    plan.dispatch(spec("sample_scale").flag("VALUES", true), &p, &scale, blocks)?;
-    let select = [(5, values), (6, work), (7, histogram)];
-    for slot in 0..rounds {
-        plan.dispatch(spec("sample_select"), &SampleParams { slot, ..p }, &select, blocks)?;
+
+    /// A slot's settings; `seen` a bit a token, and the count of the next random number.
+    pub fn begin(&self, gpu: &Gpu, slot: usize, params: &SamplingParams, seen: &[u32], step: u32) {
+        let p = SampleParams::new(params, self.vocab_size);
+        self.settings.write(gpu, slot * size_of::<SampleParams>() / 4, &[p]);
+        self.seen.write(gpu, slot * self.vocab_size.div_ceil(32), seen);
+        self.sampled.write(gpu, slot * 2, &[step, 0]);
     }
-    plan.dispatch(spec("sample_mass"), &p, &select, blocks)?;
-    plan.dispatch(spec("sample_draw"), &p, &[&end[..], &[(5, values)]].concat(), [1, 1])
+}
+
+/// A token of each of the first `rows` of `texts` ([`super::TEXT`]), to `tokens` (rows): [`SampleBuffers::NOT_A_NUMBER`] where there is
+/// none, in `tokens` as well as in what the slot keeps. `draw` is the largest of theirs; those that need less of it take no part in
+/// the rest. A text gets the token that [`sample`] would give it.
+pub fn sample_batch(
+    plan: &mut PlanBuilder<'_>,
+    logits: &Tensor,
+    slots: &SampleSlots,
+    (texts, rows): (&Tensor, usize),
+    tokens: &Tensor,
+    draw: Draw,
+) -> Result<(), GpuError> {
+    let (vocab_size, (per, groups)) = (slots.vocab_size as u32, blocks_of(slots.vocab_size));
+    let batch = Some((&slots.settings, texts));
+    let SampleSlots { seen, sampled, between, .. } = slots;
+    let drawing = Drawing { logits, seen, sampled, next: tokens, between, batch, rows, groups };
+    drawing.record(plan, draw, |slot| BatchParams { vocab_size, per, groups, slot })
+}
+
+/// One draw's tensors.
+struct Drawing<'a> {
+    logits: &'a Tensor,
+    seen: &'a Tensor,
+    sampled: &'a Tensor,
+    next: &'a Tensor,
+    between: &'a Between,
+    /// Of several texts: settings, and which texts.
+    batch: Option<(&'a Tensor, &'a Tensor)>,
+    rows: usize,
+    groups: u32,
+}
+
+impl Drawing<'_> {
+    /// `params`: by how many rounds of selection were before; of the first dispatch, how many there will be.
+    fn record<P: bytemuck::Pod>(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        draw: Draw,
+        params: impl Fn(u32) -> P,
+    ) -> Result<(), GpuError> {
+        let Between { values, work, histogram } = self.between;
+        let (blocks, one) = ([u64::from(self.groups), self.rows as u64], [1, self.rows as u64]);
+        let mut dispatch = |spec: ShaderSpec, slot: u32, bindings: &[(u32, &Tensor)], groups| {
+            let batch = self.batch.iter().flat_map(|&(settings, texts)| [(8, settings), (9, texts)]);
+            let bindings: Vec<_> = bindings.iter().copied().chain(batch).collect();
+            plan.dispatch(spec.flag("BATCH", self.batch.is_some()), &params(slot), &bindings, groups)
+        };
+        let rounds = draw.rounds();
+        let end = [(2, self.seen), (3, self.sampled), (4, self.next), (6, work)];
+        if draw == Draw::Greedy {
+            dispatch(spec("sample_scale"), 0, &[(1, self.logits), (2, self.seen), (6, work)], blocks)?;
+            return dispatch(spec("sample_greedy"), 0, &end, one);
+        }
+        let scale = [(1, self.logits), (2, self.seen), (5, values), (6, work), (7, histogram)];
+        dispatch(spec("sample_scale").flag("VALUES", true), rounds, &scale, blocks)?;
+        let select = [(5, values), (6, work), (7, histogram)];
+        for slot in 0..rounds {
+            dispatch(spec("sample_select"), slot, &select, blocks)?;
+        }
+        dispatch(spec("sample_mass"), rounds, &select, blocks)?;
+        dispatch(spec("sample_draw"), rounds, &[&end[..], &[(5, values)]].concat(), one)
+    }
 }

@@ -2,6 +2,7 @@
 //! and on one with WebGPU's default limits.
 
 mod backward;
+mod batch;
 mod edges;
 mod explain;
 mod harness;

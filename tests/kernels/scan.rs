@@ -72,17 +72,6 @@ fn scans_larger_than_a_binding_go_through_in_segments() {
     }
 }
 
-#[test]
-fn selective_state_update_is_one_token_of_the_scan() {
-    let mut random = Random(9);
-    for (device, gpu) in devices() {
-        for (d_inner, d_state) in [(1, 1), (63, 16), (65, 5), (200, 64)] {
-            let case = ScanCase::random((1, d_inner, d_state), (1e-6, 20.0), &mut random);
-            pass(device, scan(gpu, Rung::Update, &case, &case.expected()));
-        }
-    }
-}
-
 /// A scan cut in two, the state carried over, equals the whole.
 #[test]
 fn the_final_state_is_the_next_initial_state() {

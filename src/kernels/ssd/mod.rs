@@ -113,8 +113,8 @@ fn delta_spec(zxbcdt: NumberFormat) -> ShaderSpec {
 fn sequential_spec(act: NumberFormat) -> ShaderSpec {
     ShaderSpec::new("ssd_sequential").number("act", act)
 }
-fn update_spec(quads: bool, gate: bool) -> ShaderSpec {
-    ShaderSpec::new("ssd_state_update").flag("QUADS", quads).flag("GATE", gate)
+fn update_spec(quads: bool, gate: bool, rows: bool) -> ShaderSpec {
+    ShaderSpec::new("ssd_state_update").flag("QUADS", quads).flag("GATE", gate).flag("ROWS", rows)
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
@@ -123,7 +123,8 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
         specs.extend([delta_spec(format), sequential_spec(format)]);
     }
     for quads in [false, true] {
-        specs.extend([false, true].map(|gate| update_spec(quads, gate)));
+        specs.extend([false, true].map(|gate| update_spec(quads, gate, false)));
+        specs.push(update_spec(quads, false, true));
     }
     specs
 }
@@ -166,8 +167,22 @@ pub fn ssd_state_update(
 ) -> Result<(), GpuError> {
     let bindings = [(1, b.xbc), (2, b.zxbcdt), (3, b.dt_bias), (4, b.a), (5, b.d), (6, b.ssm_state), (7, b.y)];
     // There is one row.
-    let spec = update_spec(shape.whole_quads(0), gate);
+    let spec = update_spec(shape.whole_quads(0), gate, false);
     plan.dispatch_flat(spec, &shape.params(0, 1), &bindings, shape.d_inner(), 4)
+}
+
+/// A token of each of some texts, `shape.l` rows of xbc, zxbcdt and y; `b.ssm_state` (slots, heads, head_dim, d_state). `texts`:
+/// [`super::TEXT`].
+pub fn ssd_state_update_rows(
+    plan: &mut PlanBuilder<'_>,
+    b: &SsdBuffers<'_>,
+    texts: &Tensor,
+    shape: &SsdShape,
+) -> Result<(), GpuError> {
+    let bindings =
+        [(1, b.xbc), (2, b.zxbcdt), (3, b.dt_bias), (4, b.a), (5, b.d), (6, b.ssm_state), (7, b.y), (8, texts)];
+    let spec = update_spec(shape.whole_quads(shape.xbc_stride), false, true);
+    plan.dispatch_flat(spec, &shape.params(0, shape.l), &bindings, shape.l * shape.d_inner(), 4)
 }
 
 /// Mamba-2's recurrence by a rung: y and the state from zxbcdt and xbc.

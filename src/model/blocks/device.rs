@@ -18,7 +18,7 @@ pub(crate) struct Stream<'a> {
 
 impl Stream<'_> {
     /// The norm before a layer: `residual` with what the layer before adds to it, into `normed`.
-    pub fn norm(&self, plan: &mut PlanBuilder<'_>, weight: &WeightMatrix, chunk: Chunk) -> Result<(), GpuError> {
+    pub fn norm(&self, plan: &mut PlanBuilder<'_>, weight: &WeightMatrix, chunk: Chunk<'_>) -> Result<(), GpuError> {
         let weight = weight.tensor();
         let norm = RmsNorm { rows: chunk.l, row0: 0, d: weight.elements(), eps: self.norm_eps };
         let hidden = (!chunk.first).then_some(self.hidden);
@@ -26,7 +26,7 @@ impl Stream<'_> {
     }
 }
 
-/// A layer's state: what its kind does not keep has no elements.
+/// A layer's states, of each slot one: what its kind does not keep has no elements.
 pub(crate) struct LayerState {
     pub conv: Tensor,
     pub ssm: Tensor,
@@ -34,12 +34,13 @@ pub(crate) struct LayerState {
 
 /// Which tokens go through.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Chunk {
+pub(crate) struct Chunk<'a> {
+    /// Of one text, in the only slot; in a step, of so many texts one each.
     pub l: usize,
     /// No layer was before: nothing is to be added to the residual stream.
     pub first: bool,
-    /// One token, by the recurrent kernels instead of the parallel ones.
-    pub step: bool,
+    /// A step, by the recurrent kernels instead of the parallel ones: which texts ([`kernels::TEXT`]).
+    pub step: Option<&'a Tensor>,
 }
 
 /// In which format a chunk's activations are held, and where it is noticed that one is beyond f16.

@@ -68,14 +68,14 @@ impl Layer {
         })
     }
 
-    /// A chunk, from the stream's `residual` and `hidden` to `hidden`.
+    /// A chunk or a step, from the stream's `residual` and `hidden` to `hidden`.
     pub fn forward(
         &self,
         plan: &mut PlanBuilder<'_>,
         work: &Workspaces,
         stream: &Stream<'_>,
         state: &LayerState,
-        chunk: Chunk,
+        chunk: Chunk<'_>,
     ) -> Result<(), GpuError> {
         match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.forward(plan, w, stream, state, chunk),

@@ -3,6 +3,7 @@
 use super::GpuModel;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError, Tensor};
+use crate::kernels::TEXT;
 use crate::model::blocks::device::{LayerState, Numbers, Stream};
 use crate::model::blocks::gpu::Workspaces;
 use crate::model::blocks::{Shape, STATES};
@@ -16,6 +17,7 @@ pub(super) const SCORE_ROWS: usize = 64;
 pub(super) struct Workspace {
     pub(super) capacity: usize,
     pub(super) tokens: Tensor,   // (L), u32
+    pub(super) texts: Tensor,    // (L, TEXT), u32: of a step, which texts; the only slot's at first
     pub(super) residual: Tensor, // (L, d_model)
     pub(super) normed: Tensor,   // (L, d_model), act
     pub(super) last: Tensor,     // (up to SCORE_ROWS, d_model), what the head reads
@@ -42,6 +44,7 @@ impl Workspace {
         Ok(Self {
             capacity: l,
             tokens: rows("tokens", 1)?,
+            texts: rows("texts", TEXT)?,
             residual: rows("residual", c.d_model)?,
             normed: numbers.factor(normed),
             last: numbers.factor(Tensor::zeros(gpu, "last", l.min(SCORE_ROWS) * c.d_model)?),

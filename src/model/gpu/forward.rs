@@ -30,7 +30,8 @@ impl GpuSession {
         step: bool,
     ) -> Result<(), GpuError> {
         let (stream, state) = (w.stream(&self.model.config), self.memory.layer(i));
-        self.model.layers[i].forward(plan, &w.inside, &stream, &state, Chunk { l, first: i == 0, step })
+        let chunk = Chunk { l, first: i == 0, step: step.then_some(&w.texts) };
+        self.model.layers[i].forward(plan, &w.inside, &stream, &state, chunk)
     }
 
     /// The final norm and the head for `rows` tokens from `row0` on.

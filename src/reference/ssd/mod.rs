@@ -75,11 +75,10 @@ impl SsdShape {
         }
     }
 
-    /// The same for one token whose x, B and C lie in its row of zxbcdt, at `offset`: what is left there by an in_proj
-    /// that the convolution is part of.
+    /// The same for tokens whose x, B and C lie in their rows of zxbcdt, at `offset`: where a convolution in place, or an in_proj that
+    /// it is part of, leaves them.
     pub fn in_row(self, offset: usize) -> Self {
         Self {
-            l: 1,
             xbc_stride: self.zxbcdt_stride,
             x_offset: offset,
             b_offset: offset + self.d_inner(),

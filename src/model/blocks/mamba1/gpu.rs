@@ -3,7 +3,8 @@
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{
-    self, BlellochWorkspace, FusedWorkspace, ScanBuffers, ScanShape, StepBuffers, StepShape, WeightMatrix,
+    self, BlellochWorkspace, ConvStep, FusedWorkspace, ScanBuffers, ScanShape, StateUpdate, StepBuffers, StepShape,
+    WeightMatrix,
 };
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::settings::Scan;
@@ -83,14 +84,14 @@ impl Layer {
         ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank)
     }
 
-    /// A chunk of l tokens from the stream's `residual` and `hidden` to `hidden`.
+    /// A chunk of l tokens, or a step of l texts, from the stream's `residual` and `hidden` to `hidden`.
     pub fn forward(
         &self,
         plan: &mut PlanBuilder<'_>,
         w: &Workspace,
         stream: &Stream<'_>,
         state: &LayerState,
-        chunk: Chunk,
+        chunk: Chunk<'_>,
     ) -> Result<(), GpuError> {
         let (s, p, l) = (&self.shape, &self.w, chunk.l);
         stream.norm(plan, &p.norm, chunk)?;
@@ -98,48 +99,53 @@ impl Layer {
         let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.xz, linear(s.d_model, 2 * s.d_inner))?;
 
-        let conv = kernels::Conv1d {
-            xz: &w.xz,
-            conv_state: &state.conv,
-            weight: p.conv1d.tensor(),
-            bias: p.conv1d_bias.as_ref().map(WeightMatrix::tensor),
-            u: &w.u,
-        };
         let shape = kernels::ConvShape { l, d_inner: s.d_inner, d_conv: s.d_conv, x_stride: 2 * s.d_inner };
-        if chunk.step {
-            kernels::conv1d_update(plan, &conv, shape)?;
+        let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
+        let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
+        // A step leaves u where x was.
+        let (u, u_stride) = if let Some(texts) = chunk.step {
+            kernels::conv1d_update(plan, &ConvStep { xz: &w.xz, conv_state, weight, bias }, texts, 0, shape)?;
+            (&w.xz, 2 * s.d_inner)
         } else {
+            let conv = kernels::Conv1d { xz: &w.xz, conv_state, weight, bias, u: &w.u };
             kernels::conv1d(plan, &conv, shape)?;
             kernels::conv1d_state(plan, &conv, shape)?;
-        }
+            (&w.u, s.d_inner)
+        };
 
         let width = s.x_dbl_width();
-        kernels::linear(plan, &w.u, &p.x_proj, None, &w.x_dbl, linear(s.d_inner, width))?;
+        kernels::linear(plan, u, &p.x_proj, None, &w.x_dbl, linear(u_stride, width))?;
         if let Some(eps) = s.mixer_rms_eps {
             kernels::x_dbl_norm(plan, &w.x_dbl, l, s.dt_rank, s.d_state, eps)?;
         }
         let dt = kernels::Linear { softplus: true, ..linear(width, s.d_inner) };
         kernels::linear(plan, &w.x_dbl, &p.dt_proj, Some(p.dt_proj_bias.tensor()), &w.delta, dt)?;
 
-        let buffers = ScanBuffers {
-            u: &w.u,
-            delta: &w.delta,
-            a: self.a(),
-            x_dbl: &w.x_dbl,
-            d: p.d.tensor(),
-            xz: &w.xz,
-            ssm_state: &state.ssm,
-            y: &w.y,
-        };
-        let shape = self.scan_shape(l);
-        match &w.scan {
-            _ if chunk.step => kernels::selective_state_update(plan, &buffers, shape)?,
-            ScanWorkspace::Sequential => kernels::scan_sequential(plan, &buffers, shape)?,
-            ScanWorkspace::Blelloch(b) => kernels::scan_blelloch(plan, b, &buffers, shape)?,
-            ScanWorkspace::Fused(f) => kernels::scan_fused(plan, f, &buffers, shape)?,
-        }
+        self.scan(plan, w, state, chunk)?;
         let out_bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, &w.y, &p.out_proj, out_bias, stream.hidden, linear(s.d_inner, s.d_model))
+    }
+
+    /// The recurrence: y from u, delta, B, C and z.
+    fn scan(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        w: &Workspace,
+        state: &LayerState,
+        chunk: Chunk<'_>,
+    ) -> Result<(), GpuError> {
+        let (a, d, shape) = (self.a(), self.w.d.tensor(), self.scan_shape(chunk.l));
+        let (delta, x_dbl, ssm_state, y) = (&w.delta, &w.x_dbl, &state.ssm, &w.y);
+        if let Some(texts) = chunk.step {
+            let update = StateUpdate { uz: &w.xz, delta, a, x_dbl, d, ssm_state, y };
+            return kernels::selective_state_update(plan, &update, texts, shape);
+        }
+        let buffers = ScanBuffers { u: &w.u, delta, a, x_dbl, d, xz: &w.xz, ssm_state, y };
+        match &w.scan {
+            ScanWorkspace::Sequential => kernels::scan_sequential(plan, &buffers, shape),
+            ScanWorkspace::Blelloch(b) => kernels::scan_blelloch(plan, b, &buffers, shape),
+            ScanWorkspace::Fused(f) => kernels::scan_fused(plan, f, &buffers, shape),
+        }
     }
 
     /// Whether the fused step can run, which reads rows in whole quads.

@@ -2,7 +2,7 @@
 
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
-use crate::kernels::{self, Conv1d, ConvShape, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
+use crate::kernels::{self, Conv1d, ConvShape, ConvStep, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::reference::GatedNorm;
 use crate::settings::Scan;
@@ -82,14 +82,14 @@ impl Layer {
         kernels::gated_rms_norm(plan, (&w.y, &w.zxbcdt), weight, Some(&w.gated), s.norm, &s.gated(l))
     }
 
-    /// A chunk of l tokens from the stream's `residual` and `hidden` to `hidden`.
+    /// A chunk of l tokens, or a step of l texts, from the stream's `residual` and `hidden` to `hidden`.
     pub fn forward(
         &self,
         plan: &mut PlanBuilder<'_>,
         w: &Workspace,
         stream: &Stream<'_>,
         state: &LayerState,
-        chunk: Chunk,
+        chunk: Chunk<'_>,
     ) -> Result<(), GpuError> {
         let (s, p, l) = (&self.shape, &self.w, chunk.l);
         stream.norm(plan, &p.norm, chunk)?;
@@ -97,21 +97,19 @@ impl Layer {
         let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.zxbcdt, linear(s.d_model, s.row()))?;
 
-        let conv = Conv1d {
-            xz: &w.zxbcdt,
-            conv_state: &state.conv,
-            weight: p.conv1d.tensor(),
-            bias: p.conv1d_bias.as_ref().map(WeightMatrix::tensor),
-            u: &w.xbc,
-        };
+        let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
+        let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
         let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
-        let buffers = self.buffers(w, state);
-        if chunk.step {
-            kernels::conv1d_update_at(plan, &conv, s.conv_offset(), shape)?;
-            kernels::ssd_state_update(plan, &buffers, false, &s.ssd(l))?;
+        let (first, buffers) = (s.conv_offset(), self.buffers(w, state));
+        if let Some(texts) = chunk.step {
+            let conv = ConvStep { xz: &w.zxbcdt, conv_state, weight, bias };
+            kernels::conv1d_update(plan, &conv, texts, first, shape)?;
+            let buffers = SsdBuffers { xbc: &w.zxbcdt, ..buffers };
+            kernels::ssd_state_update_rows(plan, &buffers, texts, &s.ssd(l).in_row(first))?;
         } else {
-            kernels::conv1d_at(plan, &conv, s.conv_offset(), shape)?;
-            kernels::conv1d_state_at(plan, &conv, s.conv_offset(), shape)?;
+            let conv = Conv1d { xz: &w.zxbcdt, conv_state, weight, bias, u: &w.xbc };
+            kernels::conv1d_at(plan, &conv, first, shape)?;
+            kernels::conv1d_state_at(plan, &conv, first, shape)?;
             kernels::ssd(plan, w.rung, &w.ssd, &buffers, &s.ssd(l))?;
         }
         self.gate(plan, w, l)?;

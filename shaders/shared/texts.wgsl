@@ -1,0 +1,5 @@
+// A step takes a token of several texts at once, a row each. What a text keeps lies in its slot.
+struct Text {
+    slot: u32,
+    logits: u32, // where its last logits begin
+}
