@@ -69,6 +69,17 @@ pub enum InputError {
     /// A layer or channel that the model does not have.
     #[error("{what} {value} is out of range: the model has {count}, counted from 0")]
     OutOfRange { what: &'static str, value: usize, count: usize },
+    /// A slot that the batch does not have.
+    #[error("slot {slot} is out of range: the batch has {slots}, counted from 0")]
+    NoSlot { slot: usize, slots: usize },
+    /// Two tokens of one text in a step.
+    #[error("slot {slot} is named twice: a step takes one token of a text")]
+    SlotTwice { slot: usize },
+    /// More texts at once than fit, or none.
+    #[error(
+        "{slots} texts at once: this model takes 1 to {most} on this device, whose limits a binding allow no more"
+    )]
+    Slots { slots: usize, most: usize },
     /// A state of another model or of another shape.
     #[error("the {what} has {got} values, this model's has {expected}: it is another model's")]
     StateShape { what: &'static str, got: usize, expected: usize },

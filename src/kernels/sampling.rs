@@ -226,6 +226,11 @@ pub struct SampleSlots {
 }
 
 impl SampleSlots {
+    /// Values of 32 bits that the widest of these tensors has a slot.
+    pub fn widest(vocab_size: usize) -> usize {
+        vocab_size.max(HISTOGRAM)
+    }
+
     pub fn new(gpu: &Gpu, slots: usize, vocab_size: usize) -> Result<Self, GpuError> {
         let words = vocab_size.div_ceil(32);
         Ok(Self {

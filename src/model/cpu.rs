@@ -1,7 +1,9 @@
 //! The CPU backend: the twins of [`crate::reference`] in f32 over all threads, where no GPU is.
 
+mod batch;
 mod explain;
 
+pub use batch::CpuBatch;
 use std::sync::Arc;
 
 use super::blocks::cpu::{Layer, Workspaces};
@@ -330,41 +332,12 @@ impl CpuSession {
     /// Advances the state over `tokens`; leaves norm_f's output in `work.hidden`.
     fn forward(&mut self, tokens: &[u32], mode: Mode) {
         self.ready = false;
-        let weights = self.model.weights.clone();
-        let config = &weights.config;
-        let l = tokens.len();
-        let d_model = config.d_model;
-        self.begin(tokens);
-        let (work, scan) = (&mut self.work, self.model.options.scan);
-        let Workspace { residual, hidden, inside, .. } = work;
-        let (residual, hidden) = (&mut residual[..l * d_model], &mut hidden[..l * d_model]);
-        let mut stream = Stream { residual, hidden, l, norm_eps: config.norm_eps, mode, scan };
-        for (layer, state) in weights.layers.iter().zip(parts(&mut self.state, &weights.layers)) {
-            layer.forward(inside, &mut stream, state);
-        }
-        rms_norm(stream.hidden, stream.residual, None, Some(weights.norm_f.values()), config.norm_eps, d_model);
-    }
-
-    /// Room for so many tokens, and their embeddings in the residual stream.
-    fn begin(&mut self, tokens: &[u32]) {
-        let weights = &*self.model.weights;
-        let d_model = weights.config.d_model;
-        self.work.grow(tokens.len(), d_model);
-        embedding(&mut self.work.residual[..tokens.len() * d_model], &weights.embedding, tokens, d_model);
+        forward(&self.model, &mut self.work, std::iter::once(&mut self.state), tokens, mode);
     }
 
     /// logits (l, vocab_size) of the positions from `start` on of the last chunk.
     fn head(&self, logits: &mut [f32], start: usize, l: usize) {
-        let weights = &*self.model.weights;
-        let head = weights.lm_head.as_ref().unwrap_or(&weights.embedding);
-        let d_model = weights.config.d_model;
-        let hidden = &self.work.hidden[start * d_model..(start + l) * d_model];
-        let shape = Linear::dense(l, d_model, weights.config.vocab_size);
-        if l == 1 {
-            matvec(logits, hidden, head, None, &shape, Epilogue::None);
-        } else {
-            matmul(logits, hidden, head, None, &shape, Epilogue::None);
-        }
+        head(&self.model, &self.work, logits, start, l);
     }
 
     /// The logits of the last of the `l` positions of the last chunk.
@@ -373,5 +346,52 @@ impl CpuSession {
         self.head(&mut logits, l - 1, 1);
         self.logits = logits;
         self.ready = true;
+    }
+}
+
+/// Advances the states: a text's over all `tokens`, or in a step each text's over one. Leaves norm_f's output in `work.hidden`.
+fn forward<'a>(
+    model: &CpuModel,
+    work: &mut Workspace,
+    states: impl Iterator<Item = &'a mut StateData>,
+    tokens: &[u32],
+    mode: Mode,
+) {
+    let weights = &*model.weights;
+    let (config, l) = (&weights.config, tokens.len());
+    let d_model = config.d_model;
+    begin(model, work, tokens);
+    let Workspace { residual, hidden, inside, .. } = work;
+    let (residual, hidden) = (&mut residual[..l * d_model], &mut hidden[..l * d_model]);
+    let mut stream = Stream { residual, hidden, l, norm_eps: config.norm_eps, mode, scan: model.options.scan };
+    let mut texts: Vec<_> = states.map(|state| parts(state, &weights.layers)).collect();
+    let mut states = Vec::with_capacity(texts.len());
+    for layer in &weights.layers {
+        states.clear();
+        states.extend(texts.iter_mut().filter_map(Iterator::next));
+        layer.forward(inside, &mut stream, &mut states);
+    }
+    rms_norm(stream.hidden, stream.residual, None, Some(weights.norm_f.values()), config.norm_eps, d_model);
+}
+
+/// Room for so many tokens, and their embeddings in the residual stream.
+fn begin(model: &CpuModel, work: &mut Workspace, tokens: &[u32]) {
+    let weights = &*model.weights;
+    let d_model = weights.config.d_model;
+    work.grow(tokens.len(), d_model);
+    embedding(&mut work.residual[..tokens.len() * d_model], &weights.embedding, tokens, d_model);
+}
+
+/// logits (l, vocab_size) of the rows from `start` on of what [`forward`] has left.
+fn head(model: &CpuModel, work: &Workspace, logits: &mut [f32], start: usize, l: usize) {
+    let weights = &*model.weights;
+    let head = weights.lm_head.as_ref().unwrap_or(&weights.embedding);
+    let d_model = weights.config.d_model;
+    let hidden = &work.hidden[start * d_model..(start + l) * d_model];
+    let shape = Linear::dense(l, d_model, weights.config.vocab_size);
+    if l == 1 {
+        matvec(logits, hidden, head, None, &shape, Epilogue::None);
+    } else {
+        matmul(logits, hidden, head, None, &shape, Epilogue::None);
     }
 }

@@ -1,12 +1,13 @@
 //! A language model on either backend, and sessions that read and write text with it.
 
-use super::cpu::{CpuModel, CpuSession};
+use super::batch::{Batch, Inner as Together};
+use super::cpu::{CpuBatch, CpuModel, CpuSession};
 use super::explanation::{ExplainOptions, LayerExplanation};
-use super::gpu::{GpuModel, GpuSession};
+use super::gpu::{GpuBatch, GpuModel, GpuSession};
 use super::types::{Scores, StateData};
 use super::{Checkpoint, ModelConfig};
 use crate::checkpoint::synthetic::Outline;
-use crate::error::Result;
+use crate::error::{InputError, Result};
 use crate::gpu::{Gpu, GpuOptions, Plan};
 use crate::settings::{ModelOptions, SamplingParams};
 use std::sync::Arc;
@@ -101,7 +102,35 @@ impl LanguageModel {
             Model::Gpu(m) => Inner::Gpu(Box::new(GpuSession::new(m)?)),
         }))
     }
+
+    /// How many texts a [`Batch`] may hold: as many as the device's limits a binding let their states be. Whether its memory has room
+    /// for them shows when it is made.
+    pub fn most_slots(&self) -> usize {
+        match &self.0 {
+            Model::Cpu(_) => MANY,
+            Model::Gpu(m) => GpuBatch::most_slots(m).unwrap_or(MANY).min(MANY),
+        }
+    }
+
+    /// So many texts at their begin, to be advanced together.
+    ///
+    /// # Errors
+    /// No slots, or more than [`LanguageModel::most_slots`]; a full GPU memory.
+    pub fn batch(&self, slots: usize) -> Result<Batch> {
+        let most = self.most_slots();
+        if !(1..=most).contains(&slots) {
+            return Err(InputError::Slots { slots, most }.into());
+        }
+        Ok(Batch(match &self.0 {
+            Model::Cpu(m) => Together::Cpu(Box::new(CpuBatch::new(m, slots))),
+            Model::Gpu(m) if GpuBatch::most_slots(m).is_some() => Together::Gpu(Box::new(GpuBatch::new(m, slots)?)),
+            Model::Gpu(m) => Together::Apart((0..slots).map(|_| GpuSession::new(m)).collect::<Result<_>>()?),
+        }))
+    }
 }
+
+/// Texts at once, where nothing else limits them.
+const MANY: usize = 65_536;
 
 enum Inner {
     Cpu(Box<CpuSession>),

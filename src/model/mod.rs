@@ -1,5 +1,6 @@
 //! Models on a backend: [`LanguageModel`] takes what a [`Checkpoint`] holds to one, a [`Session`] is one text on it.
 
+mod batch;
 pub mod blocks;
 mod cpu;
 mod explanation;
@@ -11,6 +12,7 @@ mod types;
 
 pub use crate::checkpoint::*;
 pub use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
+pub use batch::Batch;
 pub use explanation::{ChannelExplanation, ExplainOptions, LayerExplanation};
 pub use lm::{Backend, LanguageModel, Session};
 pub use saved_state::{ModelId, SavedState, StateError};

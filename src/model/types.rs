@@ -60,3 +60,16 @@ pub(crate) fn check_length(what: &'static str, got: usize, expected: usize) -> R
         Err(InputError::LengthMismatch { what, got, expected })
     }
 }
+
+/// Slots that there are, each at most once.
+pub(crate) fn check_slots(named: impl Iterator<Item = usize>, slots: usize) -> Result<(), InputError> {
+    let mut taken = vec![false; slots];
+    for slot in named {
+        match taken.get_mut(slot) {
+            None => return Err(InputError::NoSlot { slot, slots }),
+            Some(true) => return Err(InputError::SlotTwice { slot }),
+            Some(free) => *free = true,
+        }
+    }
+    Ok(())
+}

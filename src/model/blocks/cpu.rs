@@ -25,11 +25,11 @@ impl Layer {
         Self { shape, w, states: STATES.map(|name| shape.state_elements(name)) }
     }
 
-    /// residual += mixer(rms_norm(residual)); the state advances.
-    pub fn forward(&self, work: &mut Workspaces, stream: &mut Stream<'_>, state: LayerState<'_>) {
+    /// residual += mixer(rms_norm(residual)); the states advance: one text's, or in a step one of each row.
+    pub fn forward(&self, work: &mut Workspaces, stream: &mut Stream<'_>, states: &mut [LayerState<'_>]) {
         match (&self.shape, &self.w) {
-            (Shape::Mamba1(s), Weights::Mamba1(w)) => mamba1::cpu::forward(w, s, &mut work.mamba1, stream, state),
-            (Shape::Mamba2(s), Weights::Mamba2(w)) => mamba2::cpu::forward(w, s, &mut work.mamba2, stream, state),
+            (Shape::Mamba1(s), Weights::Mamba1(w)) => mamba1::cpu::forward(w, s, &mut work.mamba1, stream, states),
+            (Shape::Mamba2(s), Weights::Mamba2(w)) => mamba2::cpu::forward(w, s, &mut work.mamba2, stream, states),
             _ => debug_assert!(false, "shape and weights are made together"),
         }
     }

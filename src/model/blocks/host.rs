@@ -34,11 +34,11 @@ impl<'a> From<&'a HostTensor> for Rows<'a, f32> {
 pub(crate) enum Mode {
     /// Any number of positions, by convolution and scan.
     Prefill,
-    /// One position, by the recurrent step.
+    /// One position of each of some texts, by the recurrent step.
     Decode,
 }
 
-/// What runs through all layers: l positions, and how.
+/// What runs through all layers: l positions of one text, or of as many texts, and how.
 pub(crate) struct Stream<'a> {
     pub residual: &'a mut [f32], // (l, d_model)
     pub hidden: &'a mut [f32],   // (l, d_model), scratch
@@ -66,7 +66,7 @@ pub(crate) fn linear(
 ) {
     let bias = bias.map(HostTensor::values);
     match mode {
-        Mode::Prefill => matmul(y, x, w, bias, shape, epilogue),
-        Mode::Decode => matvec(y, x, w, bias, shape, epilogue),
+        Mode::Decode if shape.l == 1 => matvec(y, x, w, bias, shape, epilogue),
+        Mode::Prefill | Mode::Decode => matmul(y, x, w, bias, shape, epilogue),
     }
 }

@@ -1,6 +1,6 @@
 //! What the layers see, by the twins.
 
-use super::{parts, CpuSession, Mode, Stream, Workspace};
+use super::{begin, parts, CpuSession, Mode, Stream, Workspace};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 
 impl CpuSession {
@@ -15,7 +15,7 @@ impl CpuSession {
         let (weights, l) = (&*model.weights, tokens.len());
         let c = &weights.config;
         self.ready = false;
-        self.begin(tokens);
+        begin(&model, &mut self.work, tokens);
         let Workspace { residual, hidden, inside, .. } = &mut self.work;
         let (residual, hidden) = (&mut residual[..l * c.d_model], &mut hidden[..l * c.d_model]);
         let (mode, scan) = (Mode::Prefill, model.options.scan);
@@ -24,7 +24,7 @@ impl CpuSession {
         let depth = options.depth(c.n_layer());
         let states = parts(&mut self.state, &weights.layers);
         for (i, (layer, state)) in weights.layers.iter().zip(states).enumerate().take(depth) {
-            layer.forward(inside, &mut stream, state);
+            layer.forward(inside, &mut stream, &mut [state]);
             if options.wants(i) {
                 explained.extend(layer.explain(inside, i, l, options));
             }

@@ -63,66 +63,108 @@ impl Workspace {
 /// Elements from which a layer's part of a state may begin, so that it can be bound.
 const ALIGN: usize = 64;
 
-/// What a text's layers remember, one tensor a kind of state ([`STATES`]), all layers' parts one after the other.
+/// What the layers remember of texts, each in its slot.
 pub(super) struct Memory {
-    /// (first element, elements) of each layer's part, and the whole.
-    states: Vec<(Vec<(usize, usize)>, Tensor)>,
+    states: Vec<State>, // in the order of STATES
+}
+
+/// One of the [`STATES`].
+struct State {
+    /// All layers' parts one after the other, in as few buffers as the adapter lets them be.
+    buffers: Vec<Tensor>,
+    /// Each layer's part of them, (slots, elements).
+    layers: Vec<Tensor>,
+    /// Elements of a slot of each layer's part.
+    elements: Vec<usize>,
+}
+
+impl State {
+    fn new(gpu: &Gpu, layers: &[Shape], slots: usize, name: &'static str) -> Result<Self, GpuError> {
+        let elements: Vec<_> = layers.iter().map(|layer| layer.state_elements(name)).collect();
+        let most = (gpu.limits().max_buffer_size / 4) as usize;
+        // Which buffer a layer's part lies in, and where.
+        let (mut at, mut sizes) = (Vec::new(), vec![0]);
+        for part in elements.iter().map(|elements| slots * elements) {
+            let room = most.saturating_sub(sizes[sizes.len() - 1]);
+            if part > room && sizes[sizes.len() - 1] > 0 {
+                sizes.push(0);
+            }
+            let buffer = sizes.len() - 1;
+            at.push((buffer, sizes[buffer], part));
+            sizes[buffer] += part.next_multiple_of(ALIGN);
+        }
+        let buffers = sizes.into_iter().map(|size| Tensor::zeros(gpu, name, size)).collect::<Result<Vec<_>, _>>()?;
+        let layers = at.into_iter().map(|(buffer, at, part)| buffers[buffer].slice(at, part)).collect();
+        Ok(Self { buffers, layers, elements })
+    }
+
+    /// What a slot has of every layer.
+    fn slot(&self, slot: usize) -> impl Iterator<Item = Tensor> + '_ {
+        let layers = self.layers.iter().zip(&self.elements).filter(|(_, &elements)| elements > 0);
+        layers.map(move |(layer, &elements)| layer.slice(slot * elements, elements))
+    }
 }
 
 impl Memory {
-    pub(super) fn new(gpu: &Gpu, layers: &[Shape]) -> Result<Self, GpuError> {
-        let state = |name: &&'static str| {
-            let mut at = 0;
-            let mut parts = Vec::new();
-            for layer in layers {
-                let elements = layer.state_elements(name);
-                parts.push((at, elements));
-                at += elements.next_multiple_of(ALIGN);
-            }
-            Ok((parts, Tensor::zeros(gpu, name, at)?))
-        };
-        Ok(Self { states: STATES.iter().map(state).collect::<Result<_, GpuError>>()? })
+    pub(super) fn new(gpu: &Gpu, layers: &[Shape], slots: usize) -> Result<Self, GpuError> {
+        let states = STATES.iter().map(|name| State::new(gpu, layers, slots, name));
+        Ok(Self { states: states.collect::<Result<_, GpuError>>()? })
     }
 
     /// A layer's states.
     pub(super) fn layer(&self, layer: usize) -> LayerState {
-        let part = |i: usize| {
-            let (parts, tensor) = &self.states[i];
-            let (at, elements) = parts[layer];
-            tensor.slice(at, elements)
-        };
+        let part = |i: usize| self.states[i].layers[layer].clone();
         LayerState { conv: part(0), ssm: part(1) }
     }
 
-    /// Records a copy to another memory of the same model.
+    /// Records a copy to another memory of the same model and as many slots.
     pub(super) fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, to: &Memory) {
-        self.states.iter().zip(&to.states).for_each(|((_, from), (_, to))| from.copy_to(encoder, to));
+        let states = self.states.iter().zip(&to.states);
+        states.flat_map(|(from, to)| from.buffers.iter().zip(&to.buffers)).for_each(|(a, b)| a.copy_to(encoder, b));
+    }
+
+    /// Records a copy of one slot to a slot of another memory of the same model.
+    pub(super) fn copy_slot(&self, encoder: &mut wgpu::CommandEncoder, slot: usize, (to, to_slot): (&Memory, usize)) {
+        let states = self.states.iter().zip(&to.states);
+        states.flat_map(|(from, to)| from.slot(slot).zip(to.slot(to_slot))).for_each(|(a, b)| a.copy_to(encoder, &b));
     }
 
     /// Records forgetting all.
     pub(super) fn clear(&self, encoder: &mut wgpu::CommandEncoder) {
-        self.states.iter().for_each(|(_, tensor)| encoder.clear_buffer(tensor.buffer(), 0, None));
+        let buffers = self.states.iter().flat_map(|state| &state.buffers);
+        buffers.for_each(|tensor| encoder.clear_buffer(tensor.buffer(), 0, None));
     }
 
-    /// To the host.
+    /// Records forgetting what a slot has.
+    pub(super) fn clear_slot(&self, encoder: &mut wgpu::CommandEncoder, slot: usize) {
+        let parts = self.states.iter().flat_map(|state| state.slot(slot));
+        parts.for_each(|t| encoder.clear_buffer(t.buffer(), t.offset(), Some(t.bytes() as u64)));
+    }
+
+    /// The only slot to the host.
     pub(super) async fn read(&self, gpu: &Gpu) -> Result<StateData> {
         let mut read = Vec::new();
-        for (parts, tensor) in &self.states {
-            let values = tensor.read::<f32>(gpu).await?;
-            let layers = parts.iter().flat_map(|&(at, elements)| &values[at..at + elements]);
-            read.push(layers.copied().collect());
+        for state in &self.states {
+            let mut values = Vec::new();
+            for (i, buffer) in state.buffers.iter().enumerate() {
+                let all = buffer.read::<f32>(gpu).await?;
+                for layer in state.slot(0).filter(|layer| layer.buffer() == state.buffers[i].buffer()) {
+                    values.extend(&all[layer.offset() as usize / 4..][..layer.elements()]);
+                }
+            }
+            read.push(values);
         }
         let mut read = read.into_iter();
         let mut next = || read.next().unwrap_or_default();
         Ok(StateData { conv: next(), ssm: next() })
     }
 
-    /// From the host; [`StateData::check`] has passed.
+    /// To the only slot from the host; [`StateData::check`] has passed.
     pub(super) fn write(&self, gpu: &Gpu, data: &StateData) {
-        for ((parts, tensor), mut values) in self.states.iter().zip([&data.conv[..], &data.ssm[..]]) {
-            for &(at, elements) in parts {
-                let (layer, rest) = values.split_at(elements);
-                tensor.slice(at, elements).write(gpu, 0, layer);
+        for (state, mut values) in self.states.iter().zip([&data.conv[..], &data.ssm[..]]) {
+            for layer in state.slot(0) {
+                let (part, rest) = values.split_at(layer.elements());
+                layer.write(gpu, 0, part);
                 values = rest;
             }
         }

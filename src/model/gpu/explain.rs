@@ -32,7 +32,7 @@ impl GpuSession {
             if i == 0 {
                 kernels::embedding(&mut plan, &model.embedding, &w.tokens, &w.residual, l)?;
             }
-            self.layer(&mut plan, &w, i, l, false)?;
+            model.layer(&mut plan, (&w, &self.memory), i, l, false)?;
             plan.finish()?.run(gpu).await?;
             if options.wants(i) {
                 explained.extend(layer.explain(gpu, &w.inside, &mut room, (i, l), options).await?);

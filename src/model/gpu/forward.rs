@@ -1,37 +1,37 @@
 //! The forward pass as dispatches: all layers, one of them, the head, the fused step.
 
-use super::buffers::Workspace;
-use super::session::GpuSession;
+use super::buffers::{Memory, Workspace};
+use super::GpuModel;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, RmsNorm};
 use crate::model::blocks::device::Chunk;
 
-impl GpuSession {
+impl GpuModel {
     /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).
-    /// `step`: the recurrent kernels for one token instead of the parallel ones.
+    /// `step`: the recurrent kernels, for a token of each of l texts, instead of the parallel ones.
     pub(super) fn layers(
         &self,
         plan: &mut PlanBuilder<'_>,
-        w: &Workspace,
+        (w, memory): (&Workspace, &Memory),
         l: usize,
         step: bool,
     ) -> Result<(), GpuError> {
-        kernels::embedding(plan, &self.model.embedding, &w.tokens, &w.residual, l)?;
-        (0..self.model.layers.len()).try_for_each(|i| self.layer(plan, w, i, l, step))
+        kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, l)?;
+        (0..self.layers.len()).try_for_each(|i| self.layer(plan, (w, memory), i, l, step))
     }
 
     /// Layer `i` of them, from `residual` and, but for the first, `hidden`.
     pub(super) fn layer(
         &self,
         plan: &mut PlanBuilder<'_>,
-        w: &Workspace,
+        (w, memory): (&Workspace, &Memory),
         i: usize,
         l: usize,
         step: bool,
     ) -> Result<(), GpuError> {
-        let (stream, state) = (w.stream(&self.model.config), self.memory.layer(i));
+        let (stream, state) = (w.stream(&self.config), memory.layer(i));
         let chunk = Chunk { l, first: i == 0, step: step.then_some(&w.texts) };
-        self.model.layers[i].forward(plan, &w.inside, &stream, &state, chunk)
+        self.layers[i].forward(plan, &w.inside, &stream, &state, chunk)
     }
 
     /// The final norm and the head for `rows` tokens from `row0` on.
@@ -42,25 +42,30 @@ impl GpuSession {
         (row0, rows): (usize, usize),
         logits: &Tensor,
     ) -> Result<(), GpuError> {
-        let c = &self.model.config;
+        let c = &self.config;
         let norm = RmsNorm { rows, row0, d: c.d_model, eps: c.norm_eps };
         // Without layers nothing is to be added.
         let hidden = (!c.layers.is_empty()).then_some(&w.hidden);
-        kernels::rms_norm(plan, &w.residual, hidden, &self.model.norm_f, &w.last, norm)?;
-        let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
+        kernels::rms_norm(plan, &w.residual, hidden, &self.norm_f, &w.last, norm)?;
+        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         let (x_stride, y_stride) = (c.d_model, c.vocab_size);
         let shape = kernels::Linear { l: rows, x_stride, y_stride, softplus: false };
         kernels::linear(plan, &w.last, head, None, logits, shape)
     }
 
     /// One token through all layers and the head by the fused step, the residual stream added to in place.
-    pub(super) fn fused_step(&self, plan: &mut PlanBuilder<'_>, w: &Workspace) -> Result<(), GpuError> {
-        let c = &self.model.config;
-        kernels::embedding(plan, &self.model.embedding, &w.tokens, &w.residual, 1)?;
-        for (i, layer) in self.model.layers.iter().enumerate() {
-            layer.fused_step(plan, &w.inside, &w.stream(c), &self.memory.layer(i))?;
+    pub(super) fn fused_step(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        (w, memory): (&Workspace, &Memory),
+        logits: &Tensor,
+    ) -> Result<(), GpuError> {
+        let c = &self.config;
+        kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, 1)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.fused_step(plan, &w.inside, &w.stream(c), &memory.layer(i))?;
         }
-        let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embedding);
-        kernels::matvec_norm(plan, &w.residual, (&self.model.norm_f, c.norm_eps), head, None, &self.logits)
+        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
+        kernels::matvec_norm(plan, &w.residual, (&self.norm_f, c.norm_eps), head, None, logits)
     }
 }

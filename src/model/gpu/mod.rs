@@ -1,6 +1,7 @@
-//! Models on a GPU: the weights there; [`session`] runs them, in the buffers of [`buffers`], by the dispatches of
+//! Models on a GPU: the weights there; [`session`] runs them for a text and [`batch`] for several, in the buffers of [`buffers`], by the dispatches of
 //! [`forward`]; [`explain`] looks inside.
 
+mod batch;
 mod buffers;
 mod explain;
 mod forward;
@@ -15,6 +16,7 @@ use crate::gpu::{Gpu, PlanBuilder, Tensor, Variant};
 use crate::kernels::{fill_matrix, WeightMatrix};
 use crate::reference::decay_rate;
 use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
+pub use batch::GpuBatch;
 pub use session::GpuSession;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -7,6 +7,7 @@ use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::model::types::{check_length, check_tokens, Scores, StateData};
+use crate::model::ModelConfig;
 use crate::settings::SamplingParams;
 use std::sync::Arc;
 
@@ -22,6 +23,15 @@ enum Head {
     Last,
     /// Every token's most likely successor, and with targets their -log p.
     Score { nll: bool },
+}
+
+/// A bit a token of the vocabulary: those of a text.
+pub(super) fn seen(text: &[u32], vocab_size: usize) -> Vec<u32> {
+    let mut seen = vec![0u32; vocab_size.div_ceil(32)];
+    for &token in text.iter().filter(|&&t| (t as usize) < vocab_size) {
+        seen[token as usize / 32] |= 1 << (token % 32);
+    }
+    seen
 }
 
 /// The text's state and logits before a step ahead, should the caller go another way.
@@ -54,11 +64,15 @@ pub struct GpuSession {
 }
 
 impl GpuSession {
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
     /// A text at its begin.
     pub fn new(model: &Arc<GpuModel>) -> Result<Self> {
         let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
         let session = Self {
-            memory: Memory::new(gpu, &model.config.layers)?,
+            memory: Memory::new(gpu, &model.config.layers, 1)?,
             logits: Tensor::zeros(gpu, "logits", vocab_size)?,
             has_logits: false,
             sampling: SampleBuffers::new(gpu, vocab_size)?,
@@ -105,14 +119,14 @@ impl GpuSession {
         } else {
             let mut builder = PlanBuilder::new(&self.model.gpu);
             let w = self.prefill.as_ref().ok_or(InputError::NoTokens)?;
-            self.layers(&mut builder, w, l, false)?;
+            self.model.layers(&mut builder, (w, &self.memory), l, false)?;
             match (head, &self.score) {
-                (Head::Last, _) => self.head(&mut builder, w, (l - 1, 1), &self.logits)?,
+                (Head::Last, _) => self.model.head(&mut builder, w, (l - 1, 1), &self.logits)?,
                 (Head::Score { nll }, Some(s)) => {
                     let vocab_size = self.model.config.vocab_size;
                     for row0 in (0..l).step_by(SCORE_ROWS) {
                         let rows = SCORE_ROWS.min(l - row0);
-                        self.head(&mut builder, w, (row0, rows), &s.logits)?;
+                        self.model.head(&mut builder, w, (row0, rows), &s.logits)?;
                         let view = |t: &Tensor| t.slice(row0, rows);
                         kernels::argmax(&mut builder, &s.logits, &view(&s.argmax), rows, vocab_size)?;
                         if nll {
@@ -223,10 +237,10 @@ impl GpuSession {
             let w = Workspace::new(&self.model, 1, scan, (NumberFormat::F32, false))?;
             let mut builder = PlanBuilder::new(gpu);
             if self.model.fuses_the_step() {
-                self.fused_step(&mut builder, &w)?;
+                self.model.fused_step(&mut builder, (&w, &self.memory), &self.logits)?;
             } else {
-                self.layers(&mut builder, &w, 1, step)?;
-                self.head(&mut builder, &w, (0, 1), &self.logits)?;
+                self.model.layers(&mut builder, (&w, &self.memory), 1, step)?;
+                self.model.head(&mut builder, &w, (0, 1), &self.logits)?;
             }
             let plan = builder.finish()?;
             self.decode = Some((w, plan));
@@ -252,7 +266,7 @@ impl GpuSession {
     fn keep(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.before.is_none() {
             let logits = Tensor::zeros(&self.model.gpu, "logits before", self.model.config.vocab_size)?;
-            let memory = Memory::new(&self.model.gpu, &self.model.config.layers)?;
+            let memory = Memory::new(&self.model.gpu, &self.model.config.layers, 1)?;
             self.before = Some(Before { memory, logits });
         }
         if let Some(before) = &self.before {
@@ -364,12 +378,8 @@ impl GpuSession {
         params.validate()?;
         self.go_back();
         let vocab_size = self.model.config.vocab_size;
-        let mut seen = vec![0u32; vocab_size.div_ceil(32)];
-        for &token in context.iter().filter(|&&t| (t as usize) < vocab_size) {
-            seen[token as usize / 32] |= 1 << (token % 32);
-        }
         let gpu = &self.model.gpu;
-        self.sampling.seen.write(gpu, 0, &seen);
+        self.sampling.seen.write(gpu, 0, &seen(context, vocab_size));
         self.sampling.sampled.write(gpu, 0, &[context.len() as u32, 0]);
         let mut builder = PlanBuilder::new(gpu);
         kernels::sample(&mut builder, &self.logits, &self.sampling, vocab_size, params)?;
@@ -450,6 +460,21 @@ impl GpuSession {
         self.memory.write(&self.model.gpu, state);
         self.has_logits = false;
         Ok(())
+    }
+
+    /// Takes up another text, whose state the caller has written; `wide` if it has had activations beyond f16.
+    pub(super) fn take_up(&mut self, wide: bool) {
+        self.ahead = None;
+        self.has_logits = false;
+        if self.wide != wide {
+            self.wide = wide;
+            self.prefill = None;
+        }
+    }
+
+    /// Whether the text has had activations beyond f16.
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide
     }
 
     fn need_logits(&self) -> Result<(), InputError> {

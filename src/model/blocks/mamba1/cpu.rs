@@ -39,13 +39,13 @@ impl Workspace {
     }
 }
 
-/// residual += mixer(rms_norm(residual)); both states advance.
+/// residual += mixer(rms_norm(residual)); the states advance, in a step one of each row.
 pub(crate) fn forward(
     w: &Weights<HostTensor>,
     s: &Shape,
     work: &mut Workspace,
     stream: &mut Stream<'_>,
-    state: LayerState<'_>,
+    states: &mut [LayerState<'_>],
 ) {
     let &Shape { d_model, d_inner, d_state, d_conv, dt_rank, .. } = s;
     let (l, mode, width) = (stream.l, stream.mode, s.x_dbl_width());
@@ -64,10 +64,15 @@ pub(crate) fn forward(
     let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
     match mode {
         Mode::Prefill => {
+            let [state] = &mut *states else { return };
             conv1d(u, xz, state.conv, conv, bias, &shape);
             conv1d_state(state.conv, xz, &shape);
         }
-        Mode::Decode => conv1d_update(u, state.conv, xz, conv, bias, &shape),
+        Mode::Decode => {
+            for ((u, xz), state) in u.chunks_mut(d_inner).zip(xz.chunks(2 * d_inner)).zip(&mut *states) {
+                conv1d_update(u, state.conv, xz, conv, bias, &ConvShape { l: 1, ..shape });
+            }
+        }
     }
 
     linear(mode, x_dbl, u, (&w.x_proj, None), &Linear::dense(l, d_inner, width), Epilogue::None);
@@ -77,16 +82,24 @@ pub(crate) fn forward(
     let shape = Linear { l, k: dt_rank, n: d_inner, x_stride: width, y_stride: d_inner };
     linear(mode, delta, x_dbl, (&w.dt_proj, Some(&w.dt_proj_bias)), &shape, Epilogue::Softplus);
 
-    let input = ScanInput { u, delta, a: w.a_log.values(), x_dbl, d: w.d.values(), xz };
-    let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
-    match (mode, stream.scan) {
-        (Mode::Decode, _) => selective_state_update(y, state.ssm, &input, &shape),
-        (Mode::Prefill, Scan::Sequential) => scan_sequential(y, state.ssm, &input, &shape),
-        (Mode::Prefill, Scan::Blelloch) => {
-            let block = l.next_power_of_two().clamp(2, BLELLOCH_BLOCK);
-            scan_blelloch(y, state.ssm, &input, &shape, block);
+    let (a, d, shape) = (w.a_log.values(), w.d.values(), ScanShape::of_layer(l, d_inner, d_state, dt_rank));
+    if mode == Mode::Decode {
+        for (row, (y, state)) in y.chunks_mut(d_inner).zip(&mut *states).enumerate() {
+            let (u, delta) = (&u[row * d_inner..][..d_inner], &delta[row * d_inner..][..d_inner]);
+            let (x_dbl, xz) = (&x_dbl[row * width..][..width], &xz[row * 2 * d_inner..][..2 * d_inner]);
+            let input = ScanInput { u, delta, a, x_dbl, d, xz };
+            selective_state_update(y, state.ssm, &input, &ScanShape { l: 1, ..shape });
         }
-        (Mode::Prefill, Scan::Fused) => scan_fused(y, state.ssm, &input, &shape, FUSED_CHUNK),
+    } else if let [state] = states {
+        let input = ScanInput { u, delta, a, x_dbl, d, xz };
+        match stream.scan {
+            Scan::Sequential => scan_sequential(y, state.ssm, &input, &shape),
+            Scan::Blelloch => {
+                let block = l.next_power_of_two().clamp(2, BLELLOCH_BLOCK);
+                scan_blelloch(y, state.ssm, &input, &shape, block);
+            }
+            Scan::Fused => scan_fused(y, state.ssm, &input, &shape, FUSED_CHUNK),
+        }
     }
 
     let out_proj = (&w.out_proj, w.out_proj_bias.as_ref());

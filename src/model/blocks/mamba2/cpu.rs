@@ -36,13 +36,13 @@ impl Workspace {
     }
 }
 
-/// residual += mixer(rms_norm(residual)); both states advance.
+/// residual += mixer(rms_norm(residual)); the states advance, in a step one of each row.
 pub(crate) fn forward(
     w: &Weights<HostTensor>,
     s: &Shape,
     work: &mut Workspace,
     stream: &mut Stream<'_>,
-    state: LayerState<'_>,
+    states: &mut [LayerState<'_>],
 ) {
     let (l, mode, d_model) = (stream.l, stream.mode, s.d_model);
     work.grow(l, s);
@@ -58,26 +58,27 @@ pub(crate) fn forward(
 
     let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
     let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
-    let x = &zxbcdt[s.conv_offset()..];
-    match mode {
-        Mode::Prefill => {
-            conv1d(xbc, x, state.conv, conv, bias, &shape);
-            conv1d_state(state.conv, x, &shape);
+    let (ssd, dt_bias) = (s.ssd(l), w.dt_bias.values());
+    let (a, d) = (w.a_log.values(), w.d.values());
+    if mode == Mode::Decode {
+        let rows = zxbcdt.chunks(s.row()).zip(xbc.chunks_mut(s.channels())).zip(y.chunks_mut(s.d_ssm()));
+        for (((zxbcdt, xbc), y), state) in rows.zip(states) {
+            let x = &zxbcdt[s.conv_offset()..];
+            conv1d_update(xbc, state.conv, x, conv, bias, &ConvShape { l: 1, ..shape });
+            ssd_state_update(y, state.ssm, (zxbcdt, dt_bias), &SsdInput { xbc, a, d }, false, &s.ssd(1));
         }
-        Mode::Decode => conv1d_update(xbc, state.conv, x, conv, bias, &shape),
-    }
-
-    let (shape, dt_bias) = (s.ssd(l), w.dt_bias.values());
-    let input = SsdInput { xbc, a: w.a_log.values(), d: w.d.values() };
-    match (mode, stream.scan) {
-        (Mode::Decode, _) => ssd_state_update(y, state.ssm, (zxbcdt, dt_bias), &input, false, &shape),
-        (Mode::Prefill, Scan::Sequential) => {
-            let delta = &mut work.delta[..l * s.n_heads];
-            ssd_delta(delta, zxbcdt, dt_bias, &shape);
-            ssd_sequential(y, state.ssm, delta, &input, &shape);
-        }
-        (Mode::Prefill, Scan::Blelloch | Scan::Fused) => {
-            ssd_chunked(y, state.ssm, (zxbcdt, dt_bias), &input, &shape, CHUNK);
+    } else if let [state] = states {
+        let x = &zxbcdt[s.conv_offset()..];
+        conv1d(xbc, x, state.conv, conv, bias, &shape);
+        conv1d_state(state.conv, x, &shape);
+        let input = SsdInput { xbc, a, d };
+        match stream.scan {
+            Scan::Sequential => {
+                let delta = &mut work.delta[..l * s.n_heads];
+                ssd_delta(delta, zxbcdt, dt_bias, &ssd);
+                ssd_sequential(y, state.ssm, delta, &input, &ssd);
+            }
+            Scan::Blelloch | Scan::Fused => ssd_chunked(y, state.ssm, (zxbcdt, dt_bias), &input, &ssd, CHUNK),
         }
     }
 

@@ -1,0 +1,173 @@
+//! Several texts of one model at once.
+
+use super::cpu::CpuBatch;
+use super::gpu::{GpuBatch, GpuSession};
+use super::types::{check_slots, check_tokens, StateData};
+use crate::error::{InputError, Result};
+use crate::settings::SamplingParams;
+
+pub(super) enum Inner {
+    Cpu(Box<CpuBatch>),
+    Gpu(Box<GpuBatch>),
+    /// On a device whose kernels for several texts are not to be used: one after the other.
+    Apart(Vec<GpuSession>),
+}
+
+/// Several texts, each in a slot of its own with its own state, logits and sampling. A step takes a token of any of them, which
+/// reads the weights once instead of once a text; a text in a batch is what it would be in a [`Session`](super::Session), but for
+/// rounding. Texts come and go between steps: [`Batch::reset`] makes a slot free for another.
+pub struct Batch(pub(super) Inner);
+
+impl Batch {
+    /// How many texts it holds.
+    pub fn slots(&self) -> usize {
+        match &self.0 {
+            Inner::Cpu(b) => b.slots(),
+            Inner::Gpu(b) => b.slots(),
+            Inner::Apart(texts) => texts.len(),
+        }
+    }
+
+    /// Feeds a slot's text by chunks through the parallel scan, as [`Session::prefill`](super::Session::prefill) does.
+    ///
+    /// # Errors
+    /// No such slot, no tokens, a token out of range (the text is then as it was), or the device's.
+    pub async fn prefill(&mut self, slot: usize, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.prefill(slot, tokens, progress),
+            Inner::Gpu(b) => b.prefill(slot, tokens, progress).await,
+            Inner::Apart(texts) => apart(texts, slot)?.prefill(tokens, progress).await,
+        }
+    }
+
+    /// Feeds a token to each of some slots, (slot, token), through the recurrent step; their logits are ready afterwards.
+    ///
+    /// # Errors
+    /// A slot that there is not or that is named twice, no tokens, a token out of range (all texts are then as they were), or the
+    /// device's.
+    pub async fn step(&mut self, tokens: &[(usize, u32)]) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.step(tokens),
+            Inner::Gpu(b) => b.step(tokens).await,
+            Inner::Apart(texts) => {
+                check_slots(tokens.iter().map(|&(slot, _)| slot), texts.len())?;
+                let vocab_size = texts.first().map_or(0, |text| text.config().vocab_size);
+                check_tokens(&tokens.iter().map(|&(_, token)| token).collect::<Vec<_>>(), vocab_size)?;
+                for &(slot, token) in tokens {
+                    texts[slot].step(token).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Draws a token from the last logits of each of some slots and feeds it: afterwards the texts have consumed it. `None` where the
+    /// logits left nothing to draw (NaN, or nothing but minus infinity); that text is of no use then until it is reset.
+    ///
+    /// # Errors
+    /// A slot that there is not, that is named twice or that was never fed; or the device's.
+    pub async fn advance(&mut self, slots: &[usize]) -> Result<Vec<Option<u32>>> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.advance(slots),
+            Inner::Gpu(b) => b.advance(slots).await,
+            Inner::Apart(texts) => {
+                check_slots(slots.iter().copied(), texts.len())?;
+                let mut drawn = Vec::new();
+                for &slot in slots {
+                    drawn.push(match texts[slot].sample().await {
+                        Ok(token) => {
+                            texts[slot].step(token).await?;
+                            Some(token)
+                        }
+                        Err(crate::Error::Input(InputError::NoTokenToChoose)) => None,
+                        Err(error) => return Err(error),
+                    });
+                }
+                Ok(drawn)
+            }
+        }
+    }
+
+    /// The last logits of a slot's text (vocab_size).
+    ///
+    /// # Errors
+    /// No such slot; `NoTokens` before any token was fed.
+    pub async fn logits(&mut self, slot: usize) -> Result<Vec<f32>> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.text(slot)?.logits(),
+            Inner::Gpu(b) => b.logits(slot).await,
+            Inner::Apart(texts) => apart(texts, slot)?.logits().await,
+        }
+    }
+
+    /// Sets how [`Batch::advance`] draws a slot's tokens: see [`Session::begin_sampling`](super::Session::begin_sampling). Greedy
+    /// before.
+    ///
+    /// # Errors
+    /// No such slot, a parameter out of range.
+    pub fn begin_sampling(&mut self, slot: usize, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.text(slot)?.begin_sampling(params, context),
+            Inner::Gpu(b) => b.begin_sampling(slot, params, context),
+            Inner::Apart(texts) => apart(texts, slot)?.begin_sampling(params, context),
+        }
+    }
+
+    /// A slot back to the begin of a text, with no logits and no sampling.
+    ///
+    /// # Errors
+    /// No such slot.
+    pub fn reset(&mut self, slot: usize) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.text(slot)?.reset(),
+            Inner::Gpu(b) => b.reset(slot)?,
+            Inner::Apart(texts) => apart(texts, slot)?.reset(),
+        }
+        Ok(())
+    }
+
+    /// Brings a slot to the point of another one's text; both go on alone. Sampling begins anew in the copy.
+    ///
+    /// # Errors
+    /// No such slot, or one and the same.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.fork(from, to),
+            Inner::Gpu(b) => b.fork(from, to),
+            Inner::Apart(texts) => {
+                check_slots([from, to].into_iter(), texts.len())?;
+                texts[to] = texts[from].try_clone()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The recurrent state of a slot's text on the host.
+    ///
+    /// # Errors
+    /// No such slot; the device's.
+    pub async fn state(&mut self, slot: usize) -> Result<StateData> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.text(slot)?.state(),
+            Inner::Gpu(b) => b.state(slot).await,
+            Inner::Apart(texts) => apart(texts, slot)?.state().await,
+        }
+    }
+
+    /// A slot's text goes on from a state; its logits are there after the next token.
+    ///
+    /// # Errors
+    /// No such slot, a state of another shape.
+    pub fn set_state(&mut self, slot: usize, state: &StateData) -> Result<()> {
+        match &mut self.0 {
+            Inner::Cpu(b) => b.text(slot)?.set_state(state),
+            Inner::Gpu(b) => b.set_state(slot, state),
+            Inner::Apart(texts) => apart(texts, slot)?.set_state(state),
+        }
+    }
+}
+
+fn apart(texts: &mut [GpuSession], slot: usize) -> Result<&mut GpuSession, InputError> {
+    let slots = texts.len();
+    texts.get_mut(slot).ok_or(InputError::NoSlot { slot, slots })
+}

@@ -1,0 +1,303 @@
+//! Several texts on the device, a token of each in a step.
+
+use super::buffers::{Memory, Workspace, SCORE_ROWS};
+use super::{GpuModel, GpuSession};
+use crate::error::{InputError, Result};
+use crate::gpu::shader::NumberFormat;
+use crate::gpu::{Plan, PlanBuilder, Readback, Tensor, Variant};
+use crate::kernels::{self, Draw, SampleBuffers, SampleSlots};
+use crate::model::blocks::Shape;
+use crate::model::types::{check_slots, check_tokens, StateData};
+use crate::settings::SamplingParams;
+use std::sync::Arc;
+
+/// Plans of other numbers of texts than the last few are built again.
+const MAX_PLANS: usize = 8;
+
+/// What the host knows of a slot.
+struct Text {
+    /// The element of [`GpuBatch::logits`] where its last logits begin.
+    logits: Option<usize>,
+    /// Its prompt has had activations beyond f16.
+    wide: bool,
+    draw: Draw,
+}
+
+impl Text {
+    fn new() -> Self {
+        Self { logits: None, wide: false, draw: Draw::Greedy }
+    }
+}
+
+/// Several texts' states on the device, each in its slot.
+pub struct GpuBatch {
+    model: Arc<GpuModel>,
+    memory: Memory,
+    texts: Vec<Text>,
+    /// (slots, vocab_size): of texts that the last step had no token of; then, from [`GpuBatch::rows_at`] on, (rows, vocab_size): the
+    /// last step's.
+    logits: Tensor,
+    sampling: SampleSlots,
+    /// Reads prompts, one at a time.
+    reader: GpuSession,
+    work: Workspace,
+    steps: Vec<(usize, Plan)>,
+    samples: Vec<((usize, Draw), Plan)>,
+    tokens_back: Readback,
+    logits_back: Readback,
+}
+
+/// Puts a plan at the end of the last few, building it if it is not among them.
+fn plan_of<K: PartialEq>(plans: &mut Vec<(K, Plan)>, key: K, build: impl FnOnce() -> Result<Plan>) -> Result<&Plan> {
+    let plan = match plans.iter().position(|(k, _)| *k == key) {
+        Some(i) => plans.remove(i).1,
+        None => build()?,
+    };
+    if plans.len() == MAX_PLANS {
+        plans.remove(0);
+    }
+    plans.push((key, plan));
+    Ok(plans.last().map(|(_, plan)| plan).ok_or(InputError::NoTokens)?)
+}
+
+impl GpuBatch {
+    /// The most slots that the adapter's bindings allow; `None` where the kernels of a step of several texts are not to be used.
+    pub fn most_slots(model: &GpuModel) -> Option<usize> {
+        let (gpu, c) = (&model.gpu, &model.config);
+        if !gpu.allows(Variant::Batch) || !model.layers.iter().all(|layer| layer.steps(gpu)) {
+            return None;
+        }
+        let states = c.layers.iter().flat_map(|layer| layer.state()).map(|field| field.elements());
+        let widest = c.layers.iter().map(Shape::widest).chain(states).chain([c.d_model, 2 * c.vocab_size]);
+        let widest = widest.chain([SampleSlots::widest(c.vocab_size)]).max().unwrap_or(1);
+        Some(((gpu.max_binding() / 4) as usize / widest).max(1))
+    }
+
+    /// So many texts at their begin.
+    pub fn new(model: &Arc<GpuModel>, slots: usize) -> Result<Self> {
+        let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
+        let batch = Self {
+            memory: Memory::new(gpu, &model.config.layers, slots)?,
+            texts: (0..slots).map(|_| Text::new()).collect(),
+            logits: Tensor::zeros(gpu, "logits", rows_at(slots, vocab_size) + slots * vocab_size)?,
+            sampling: SampleSlots::new(gpu, slots, vocab_size)?,
+            reader: GpuSession::new(model)?,
+            work: Workspace::new(model, slots, None, (NumberFormat::F32, false))?,
+            steps: Vec::new(),
+            samples: Vec::new(),
+            tokens_back: Readback::new(gpu, "sampled tokens", slots),
+            logits_back: Readback::new(gpu, "logits", vocab_size),
+            model: model.clone(),
+        };
+        (0..slots).try_for_each(|slot| batch.set_sampling(slot, &SamplingParams::default(), &[]))?;
+        gpu.check()?;
+        Ok(batch)
+    }
+
+    pub fn slots(&self) -> usize {
+        self.texts.len()
+    }
+
+    fn rows_at(&self) -> usize {
+        rows_at(self.slots(), self.model.config.vocab_size)
+    }
+
+    fn check_slot(&self, slot: usize) -> Result<(), InputError> {
+        check_slots([slot].into_iter(), self.slots())
+    }
+
+    /// A row of logits.
+    fn row(&self, at: usize) -> Tensor {
+        self.logits.slice(at, self.model.config.vocab_size)
+    }
+
+    /// Records the copy of a slot's logits to where the next step leaves them alone.
+    fn keep_logits(&mut self, encoder: &mut wgpu::CommandEncoder, slot: usize) {
+        let (from, to) = (self.texts[slot].logits, slot * self.model.config.vocab_size);
+        if let Some(from) = from.filter(|&from| from >= self.rows_at()) {
+            // A buffer cannot be copied within itself.
+            self.row(from).copy_to(encoder, &self.reader.logits);
+            self.reader.logits.copy_to(encoder, &self.row(to));
+            self.texts[slot].logits = Some(to);
+        }
+    }
+
+    /// Feeds a slot's text by chunks through the parallel kernels.
+    pub async fn prefill(&mut self, slot: usize, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        self.check_slot(slot)?;
+        check_tokens(tokens, self.model.config.vocab_size)?;
+        let gpu = self.model.gpu.clone();
+        self.reader.take_up(self.texts[slot].wide);
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.memory.copy_slot(&mut encoder, slot, (&self.reader.memory, 0));
+        gpu.submit([encoder.finish()]);
+        self.reader.prefill(tokens, progress).await?;
+        let at = slot * self.model.config.vocab_size;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, slot));
+        self.reader.logits.copy_to(&mut encoder, &self.row(at));
+        gpu.submit([encoder.finish()]);
+        self.texts[slot].logits = Some(at);
+        self.texts[slot].wide = self.reader.is_wide();
+        Ok(gpu.check()?)
+    }
+
+    /// The table of the texts of a step, as the device has it.
+    fn write_texts(&self, slots: impl Iterator<Item = usize>) {
+        let table: Vec<u32> =
+            slots.flat_map(|slot| [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32]).collect();
+        self.work.texts.write(&self.model.gpu, 0, &table);
+    }
+
+    /// Records the step of the tokens in the workspace, those of these slots in this order.
+    fn record_step(&mut self, encoder: &mut wgpu::CommandEncoder, slots: &[usize]) -> Result<()> {
+        // Who takes no part keeps logits that the step would overwrite.
+        let rows = slots.len();
+        let mut resting = vec![true; self.slots()];
+        slots.iter().for_each(|&slot| resting[slot] = false);
+        for slot in (0..self.slots()).filter(|&slot| resting[slot]) {
+            self.keep_logits(encoder, slot);
+        }
+        let (model, work, memory) = (&self.model, &self.work, &self.memory);
+        let (at, vocab_size) = (self.rows_at(), model.config.vocab_size);
+        let logits = &self.logits;
+        let plan = plan_of(&mut self.steps, rows, || {
+            let mut builder = PlanBuilder::new(&model.gpu);
+            model.layers(&mut builder, (work, memory), rows, true)?;
+            for row0 in (0..rows).step_by(SCORE_ROWS) {
+                let some = SCORE_ROWS.min(rows - row0);
+                let logits = logits.slice(at + row0 * vocab_size, some * vocab_size);
+                model.head(&mut builder, work, (row0, some), &logits)?;
+            }
+            Ok(builder.finish()?)
+        })?;
+        plan.record(encoder);
+        for (row, &slot) in slots.iter().enumerate() {
+            self.texts[slot].logits = Some(at + row * vocab_size);
+        }
+        Ok(())
+    }
+
+    /// A token of each of some texts by the recurrent kernels. Returns once it is submitted.
+    pub async fn step(&mut self, tokens: &[(usize, u32)]) -> Result<()> {
+        let (slots, tokens): (Vec<_>, Vec<_>) = tokens.iter().copied().unzip();
+        check_slots(slots.iter().copied(), self.slots())?;
+        check_tokens(&tokens, self.model.config.vocab_size)?;
+        let gpu = self.model.gpu.clone();
+        self.write_texts(slots.iter().copied());
+        self.work.tokens.write(&gpu, 0, &tokens);
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.record_step(&mut encoder, &slots)?;
+        gpu.submit([encoder.finish()]);
+        Ok(gpu.check()?)
+    }
+
+    /// Draws a token of each of some texts and feeds it; the device is at it still when the tokens are here. `None`: the logits left
+    /// nothing to draw.
+    pub async fn advance(&mut self, slots: &[usize]) -> Result<Vec<Option<u32>>> {
+        check_slots(slots.iter().copied(), self.slots())?;
+        if slots.is_empty() || slots.iter().any(|&slot| self.texts[slot].logits.is_none()) {
+            return Err(InputError::NoTokens.into());
+        }
+        let (gpu, rows) = (self.model.gpu.clone(), slots.len());
+        let draw = slots.iter().map(|&slot| self.texts[slot].draw).max().unwrap_or(Draw::Greedy);
+        self.write_texts(slots.iter().copied());
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let (work, logits, sampling) = (&self.work, &self.logits, &self.sampling);
+        let plan = plan_of(&mut self.samples, (rows, draw), || {
+            let mut builder = PlanBuilder::new(&gpu);
+            kernels::sample_batch(&mut builder, logits, sampling, (&work.texts, rows), &work.tokens, draw)?;
+            Ok(builder.finish()?)
+        })?;
+        plan.record(&mut encoder);
+        self.tokens_back.copy_from(&mut encoder, &self.work.tokens.slice(0, rows));
+        let submission = gpu.submit([encoder.finish()]);
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.record_step(&mut encoder, slots)?;
+        gpu.submit([encoder.finish()]);
+        let tokens = self.tokens_back.read_after::<u32>(&gpu, rows, Some(submission)).await?;
+        Ok(tokens.into_iter().map(|token| Some(token).filter(|&t| t != SampleBuffers::NOT_A_NUMBER)).collect())
+    }
+
+    /// A text's last logits (vocab_size).
+    pub async fn logits(&mut self, slot: usize) -> Result<Vec<f32>> {
+        self.check_slot(slot)?;
+        let at = self.texts[slot].logits.ok_or(InputError::NoTokens)?;
+        let gpu = &self.model.gpu;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.logits_back.copy_from(&mut encoder, &self.row(at));
+        gpu.submit([encoder.finish()]);
+        Ok(self.logits_back.read(gpu, self.model.config.vocab_size).await?)
+    }
+
+    /// Sets how a slot's tokens are drawn, and what its text so far is.
+    pub fn begin_sampling(&mut self, slot: usize, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        self.check_slot(slot)?;
+        params.validate()?;
+        self.texts[slot].draw = Draw::of(params, self.model.config.vocab_size);
+        self.set_sampling(slot, params, context)
+    }
+
+    fn set_sampling(&self, slot: usize, params: &SamplingParams, context: &[u32]) -> Result<()> {
+        let seen = super::session::seen(context, self.model.config.vocab_size);
+        self.sampling.begin(&self.model.gpu, slot, params, &seen, context.len() as u32);
+        Ok(())
+    }
+
+    /// A slot back to the begin of a text.
+    pub fn reset(&mut self, slot: usize) -> Result<()> {
+        self.check_slot(slot)?;
+        let gpu = self.model.gpu.clone();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.memory.clear_slot(&mut encoder, slot);
+        gpu.submit([encoder.finish()]);
+        self.texts[slot] = Text::new();
+        self.set_sampling(slot, &SamplingParams::default(), &[])
+    }
+
+    /// A slot's text to another slot as well; how that one draws is as after a reset.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        check_slots([from, to].into_iter(), self.slots())?;
+        let gpu = self.model.gpu.clone();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.memory.copy_slot(&mut encoder, from, (&self.reader.memory, 0));
+        self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, to));
+        self.texts[to] = Text { wide: self.texts[from].wide, ..Text::new() };
+        if let Some(at) = self.texts[from].logits {
+            let kept = to * self.model.config.vocab_size;
+            self.row(at).copy_to(&mut encoder, &self.reader.logits);
+            self.reader.logits.copy_to(&mut encoder, &self.row(kept));
+            self.texts[to].logits = Some(kept);
+        }
+        gpu.submit([encoder.finish()]);
+        self.set_sampling(to, &SamplingParams::default(), &[])
+    }
+
+    /// A slot's state on the host.
+    pub async fn state(&mut self, slot: usize) -> Result<StateData> {
+        self.check_slot(slot)?;
+        let gpu = self.model.gpu.clone();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.memory.copy_slot(&mut encoder, slot, (&self.reader.memory, 0));
+        gpu.submit([encoder.finish()]);
+        self.reader.memory.read(&gpu).await
+    }
+
+    /// A slot's text goes on from a state; its logits are there after the next token.
+    pub fn set_state(&mut self, slot: usize, state: &StateData) -> Result<()> {
+        self.check_slot(slot)?;
+        state.check(&self.model.config)?;
+        let gpu = self.model.gpu.clone();
+        self.reader.memory.write(&gpu, state);
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, slot));
+        gpu.submit([encoder.finish()]);
+        self.texts[slot].logits = None;
+        Ok(gpu.check()?)
+    }
+}
+
+/// Where in the logits those of a step's rows begin: where they can be bound.
+fn rows_at(slots: usize, vocab_size: usize) -> usize {
+    (slots * vocab_size).next_multiple_of(64)
+}
