@@ -1,10 +1,10 @@
 //! The loop of generation: prompt in, pieces of text out, one token at a time.
 
-use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
+use super::writing::Writing;
 use super::{DecodeStream, GenerateError, SamplingParams, StopMatcher, Tokenizer};
 use crate::error::Result;
 use crate::model::Session;
@@ -247,14 +247,9 @@ impl TextStream {
 #[derive(Debug)]
 pub struct Generator<S> {
     source: S,
-    prompt: Vec<u32>,
-    text: TextStream,
-    options: GenerateOptions,
-    eos: HashSet<u32>,
+    text: Writing,
     pending: Option<u32>,
     prompt_done: bool,
-    finish: Option<FinishReason>,
-    stats: Stats,
 }
 
 impl<S: TokenSource> Generator<S> {
@@ -269,27 +264,7 @@ impl<S: TokenSource> Generator<S> {
         prompt: &[u32],
         options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
-        options.validate()?;
-        if prompt.is_empty() {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        let mut context = options.history.clone();
-        context.extend_from_slice(prompt);
-        let mut text = TextStream::new(tokenizer, &context, options.stop.clone())?;
-        if options.continues {
-            text = text.after(tokenizer, &context)?;
-        }
-        Ok(Self {
-            source,
-            prompt: prompt.to_vec(),
-            text,
-            eos: options.eos.as_deref().unwrap_or(tokenizer.end_of_text()).iter().copied().collect(),
-            options,
-            pending: None,
-            prompt_done: false,
-            finish: None,
-            stats: Stats::default(),
-        })
+        Ok(Self { source, text: Writing::new(tokenizer, prompt, options)?, pending: None, prompt_done: false })
     }
 
     /// Feeds the prompt, with progress in tokens (done, total). Does nothing the second time.
@@ -297,24 +272,21 @@ impl<S: TokenSource> Generator<S> {
     /// # Errors
     /// Those of the model.
     pub async fn prefill(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
-        if self.prompt_done || self.finish.is_some() {
+        if self.prompt_done || self.text.finish.is_some() {
             return Ok(());
         }
-        let mut seen = std::mem::take(&mut self.options.history);
-        seen.extend_from_slice(&self.prompt);
-        self.source.begin_sampling(&self.options.params, &seen)?;
-        let total = self.prompt.len();
+        let text = &mut self.text;
+        self.source.begin_sampling(&text.options.params, &text.context)?;
+        let total = text.prompt().len();
         progress(0, total);
-        while self.stats.prompt_tokens < total {
-            if self.cancelled() {
-                self.finish = Some(FinishReason::Cancelled);
+        while let Some(part) = text.next_part() {
+            if text.cancelled() {
+                text.finish = Some(FinishReason::Cancelled);
                 return Ok(());
             }
-            let start = self.stats.prompt_tokens;
-            let end = total.min(start.saturating_add(self.options.prefill_chunk));
-            self.source.prefill(&self.prompt[start..end]).await?;
-            self.stats.prompt_tokens = end;
-            progress(end, total);
+            self.source.prefill(&text.context[part.clone()]).await?;
+            text.fed(part);
+            progress(text.stats.prompt_tokens, total);
         }
         self.prompt_done = true;
         Ok(())
@@ -325,68 +297,34 @@ impl<S: TokenSource> Generator<S> {
     /// # Errors
     /// Those of the model and of the tokenizer's decoder.
     pub async fn next(&mut self) -> Result<Option<Piece>> {
-        if self.finish.is_none() && self.cancelled() {
-            return self.end(FinishReason::Cancelled);
+        if self.text.finish.is_none() && self.text.cancelled() {
+            return self.text.end(FinishReason::Cancelled);
         }
         self.prefill(&mut |_, _| {}).await?;
-        if self.finish.is_some() {
+        if self.text.finish.is_some() {
             return Ok(None);
         }
         if let Some(token) = self.pending {
             self.source.step(token).await?;
             self.pending = None;
-            if self.cancelled() {
-                return self.end(FinishReason::Cancelled);
+            if self.text.cancelled() {
+                return self.text.end(FinishReason::Cancelled);
             }
         }
         let token = self.source.sample().await?;
-        if self.eos.contains(&token) && !self.options.ignore_eos {
-            return self.end(FinishReason::Eos);
-        }
-        self.pending = Some(token);
-        self.stats.generated_tokens += 1;
-        let mut text = self.text.push(token)?;
-        self.stats.unknown_tokens = self.text.unknown();
-        if !self.text.stopped() && self.stats.generated_tokens >= self.options.max_tokens {
-            self.finish = Some(FinishReason::Length);
-            text += &self.held_back()?;
-        }
-        if self.text.stopped() {
-            self.finish = Some(FinishReason::Stop);
-        }
-        Ok(Some(Piece { text, token: Some(token) }))
-    }
-
-    /// Ends the text with what was held back, as a piece of its own if there is any.
-    fn end(&mut self, reason: FinishReason) -> Result<Option<Piece>> {
-        self.finish = Some(reason);
-        let text = self.held_back()?;
-        // What was held back may end with a stop string only when broken bytes became U+FFFD, a stop string too.
-        if self.text.stopped() {
-            self.finish = Some(FinishReason::Stop);
-        }
-        Ok((!text.is_empty()).then_some(Piece { text, token: None }))
-    }
-
-    fn held_back(&mut self) -> Result<String, GenerateError> {
-        match self.options.to_be_continued {
-            true => self.text.pause(),
-            false => self.text.finish(),
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.options.cancel.load(Ordering::Relaxed)
+        let piece = self.text.take(token)?;
+        self.pending = piece.as_ref().and_then(|piece| piece.token);
+        Ok(piece)
     }
 
     /// Why the text ended; `None` while it goes on.
     pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.finish
+        self.text.finish
     }
 
     /// Counts so far.
     pub fn stats(&self) -> Stats {
-        self.stats
+        self.text.stats
     }
 
     /// The last token generated, while the source has not consumed it.

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, Stats, Text};
+use mamba_wgpu::generate::{FinishReason, GenerateOptions, Generator, SamplingParams, Stats, Text};
 use mamba_wgpu::model::{GenerationConfig, LanguageModel, ModelId, SavedState, StateError};
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{backend_name, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, backend_name, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
 use crate::output::{apart, lost, place, print_json, short, stdout_error, Progress};
 use crate::sampling_args::SamplingArgs;
@@ -32,21 +32,34 @@ pub struct Args {
     /// The text to continue [default: what comes through stdin, without its last line break; none is needed with
     /// --state-in]
     prompt: Option<String>,
+    /// Continue many texts: each line of this file (- is stdin) is a prompt, as it stands or as a JSON string ("..."). What comes of
+    /// them is printed in their order, with an empty line between two; with --json, as one object a line
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["prompt", "state_in", "state_out", "force", "count"]
+    )]
+    pub prompts: Option<PathBuf>,
+    /// How many of the --prompts to continue at once, which is faster than one after the other and needs more memory
+    /// [default: 8, or fewer where the device's limits allow no more]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub parallel: Option<usize>,
     #[command(flatten)]
-    model: ModelArgs,
+    pub model: ModelArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub sampling: SamplingArgs,
     #[command(flatten)]
-    special: SpecialTokens,
-    /// Same seed, same text [default: another one each time; --stats shows it]
+    pub special: SpecialTokens,
+    /// Same seed, same text; of --prompts the second text has the next seed, and so on [default: another one each time; --stats
+    /// shows it]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    seed: Option<u64>,
+    pub seed: Option<u64>,
     /// Go on where the model ends its text
     #[arg(long)]
-    ignore_eos: bool,
+    pub ignore_eos: bool,
     /// Print the continuation without the prompt before it
     #[arg(long)]
-    no_echo: bool,
+    pub no_echo: bool,
     /// Go on from a text that --state-out or the browser saved; the prompt is added to it
     #[arg(long, value_name = "FILE")]
     state_in: Option<PathBuf>,
@@ -57,24 +70,38 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    backend: BackendArgs,
+    pub backend: BackendArgs,
     #[command(flatten)]
     verify: VerifyArgs,
     /// Print speed, memory and the seed on stderr at the end
     #[arg(long)]
-    stats: bool,
+    pub stats: bool,
     /// Print one JSON object at the end instead of the text as it comes: prompt, text, tokens, prompt_tokens, generated_tokens,
     /// finish_reason, seed, temperature, top_k, top_p, min_p, repetition_penalty, eos_token_id, from_generation_config, backend,
     /// prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second,
     /// gpu_memory_peak_bytes
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Tokens of a prompt between two looks for a signal, where they are slow to compute.
 const SLOW_CHUNK: usize = 256;
 
+/// A signal is looked for between the pieces of a prompt: without a GPU in hardware a chunk of them takes seconds.
+pub fn prefill_chunk(model: &LanguageModel, options: &GenerateOptions) -> usize {
+    match model.gpu().is_none_or(|gpu| gpu.adapter_summary().software()) {
+        true => options.prefill_chunk.min(SLOW_CHUNK),
+        false => options.prefill_chunk,
+    }
+}
+
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(prompts) = &args.prompts {
+        return crate::generate_prompts::run(&args, prompts).await;
+    }
+    if args.parallel.is_some() {
+        return Err(misuse("--parallel is of --prompts: one text is written alone"));
+    }
     // Everything that can be refused is refused before the model is loaded.
     let seed = args.seed.unwrap_or_else(random_seed);
     args.options(&GenerationConfig::default(), seed).validate().map_err(flag_error)?;
@@ -99,10 +126,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(misuse("the prompt has no tokens: the model needs at least one to continue from"));
     }
     let model = args.backend.load(&checkpoint).await?;
-    // A signal is looked for between the pieces of a prompt: without a GPU in hardware a chunk of them takes seconds.
-    if model.gpu().is_none_or(|gpu| gpu.adapter_summary().software()) {
-        options.prefill_chunk = options.prefill_chunk.min(SLOW_CHUNK);
-    }
+    options.prefill_chunk = prefill_chunk(&model, &options);
     // Until here a signal ends the program as it does any other.
     signals::ask(&options.cancel);
 
@@ -141,30 +165,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
     let mut printed = echoed;
     if args.json {
-        let times = &run.times;
-        printed = print_json(&json!({
-            "prompt": prompt,
-            "text": run.text,
-            "tokens": run.tokens,
-            "prompt_tokens": run.stats.prompt_tokens,
-            "generated_tokens": run.stats.generated_tokens,
-            "finish_reason": run.finish,
-            "seed": seed,
-            "temperature": short(params.temperature),
-            "top_k": params.top_k,
-            "top_p": short(params.top_p),
-            "min_p": short(params.min_p),
-            "repetition_penalty": short(params.repetition_penalty),
-            "eos_token_id": eos,
-            "from_generation_config": from_model,
-            "backend": backend_name(&model),
-            "prefill_seconds": times.prefill.as_secs_f64(),
-            "time_to_first_token_seconds": times.first_token.map(|time| time.as_secs_f64()),
-            "total_seconds": times.total.as_secs_f64(),
-            "prefill_tokens_per_second": times.prefill_rate(&run.stats),
-            "decode_tokens_per_second": times.decode_rate(&run.stats),
-            "gpu_memory_peak_bytes": memory,
-        }));
+        let said = Said { seed, params, eos: &eos, from_model: &from_model, backend: &backend_name(&model), memory };
+        printed = print_json(&run.json(&prompt, &said));
     }
     if args.stats {
         eprintln!("{}", run.report(seed, &backend_name(&model), memory));
@@ -208,7 +210,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
-    fn options(&self, model: &GenerationConfig, seed: u64) -> GenerateOptions {
+    pub fn options(&self, model: &GenerationConfig, seed: u64) -> GenerateOptions {
         GenerateOptions {
             ignore_eos: self.ignore_eos,
             to_be_continued: self.state_out.is_some(),
@@ -257,12 +259,22 @@ fn read_state(path: &Path, model: &ModelId) -> Result<SavedState, StateError> {
 }
 
 /// A finished text.
-struct Run {
-    text: String,
-    tokens: Vec<u32>,
-    finish: FinishReason,
-    stats: Stats,
-    times: Times,
+pub struct Run {
+    pub text: String,
+    pub tokens: Vec<u32>,
+    pub finish: FinishReason,
+    pub stats: Stats,
+    pub times: Times,
+}
+
+/// What was asked for, and on what it ran.
+pub struct Said<'a> {
+    pub seed: u64,
+    pub params: SamplingParams,
+    pub eos: &'a [u32],
+    pub from_model: &'a [String],
+    pub backend: &'a str,
+    pub memory: Option<u64>,
 }
 
 /// Wall-clock times since the prompt's first token went in.
@@ -285,14 +297,14 @@ impl Times {
 }
 
 /// Where the text goes as it comes, if anywhere.
-struct Echo {
-    stdout: Option<io::StdoutLock<'static>>,
+pub struct Echo {
+    pub stdout: Option<io::StdoutLock<'static>>,
     /// Why no more goes there.
-    failed: Option<io::Error>,
+    pub failed: Option<io::Error>,
 }
 
 impl Echo {
-    fn write(&mut self, text: &str) {
+    pub fn write(&mut self, text: &str) {
         if let (Some(stdout), None) = (&mut self.stdout, &self.failed) {
             let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
             self.failed = written.map_err(stdout_error).err();
@@ -327,6 +339,34 @@ async fn generate(generator: &mut Generator<Text>, echo: &mut Echo) -> anyhow::R
 }
 
 impl Run {
+    /// What `--json` prints.
+    pub fn json(&self, prompt: &str, said: &Said<'_>) -> serde_json::Value {
+        let (times, params) = (&self.times, said.params);
+        json!({
+            "prompt": prompt,
+            "text": self.text,
+            "tokens": self.tokens,
+            "prompt_tokens": self.stats.prompt_tokens,
+            "generated_tokens": self.stats.generated_tokens,
+            "finish_reason": self.finish,
+            "seed": said.seed,
+            "temperature": short(params.temperature),
+            "top_k": params.top_k,
+            "top_p": short(params.top_p),
+            "min_p": short(params.min_p),
+            "repetition_penalty": short(params.repetition_penalty),
+            "eos_token_id": said.eos,
+            "from_generation_config": said.from_model,
+            "backend": said.backend,
+            "prefill_seconds": times.prefill.as_secs_f64(),
+            "time_to_first_token_seconds": times.first_token.map(|time| time.as_secs_f64()),
+            "total_seconds": times.total.as_secs_f64(),
+            "prefill_tokens_per_second": times.prefill_rate(&self.stats),
+            "decode_tokens_per_second": times.decode_rate(&self.stats),
+            "gpu_memory_peak_bytes": said.memory,
+        })
+    }
+
     /// What `--verify` compares.
     fn side<'a>(&'a self, model: &'a LanguageModel) -> Side<'a> {
         Side { model, tokens: &self.tokens, rate: self.times.decode_rate(&self.stats) }

@@ -25,6 +25,7 @@ mod errors;
 mod eval;
 mod explain;
 mod generate;
+mod generate_prompts;
 mod gpu_clock;
 mod inspect_model;
 mod logits;

@@ -41,10 +41,19 @@ pub struct GpuBatch {
     /// Reads prompts, one at a time.
     reader: GpuSession,
     work: Workspace,
-    steps: Vec<(usize, Plan)>,
+    steps: Vec<(Step, Plan)>,
     samples: Vec<((usize, Draw), Plan)>,
     tokens_back: Readback,
     logits_back: Readback,
+}
+
+/// Which plan is a step's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// One text's, in its slot, by the fused step.
+    One { slot: usize },
+    /// So many texts', wherever they are.
+    Rows(usize),
 }
 
 /// Puts a plan at the end of the last few, building it if it is not among them.
@@ -161,8 +170,17 @@ impl GpuBatch {
         let (model, work, memory) = (&self.model, &self.work, &self.memory);
         let (at, vocab_size) = (self.rows_at(), model.config.vocab_size);
         let logits = &self.logits;
-        let plan = plan_of(&mut self.steps, rows, || {
+        let step = match *slots {
+            [slot] if model.fuses_the_step() && memory.slots_can_be_bound() => Step::One { slot },
+            _ => Step::Rows(rows),
+        };
+        let plan = plan_of(&mut self.steps, step, || {
             let mut builder = PlanBuilder::new(&model.gpu);
+            if let Step::One { slot } = step {
+                let logits = logits.slice(at, vocab_size);
+                model.fused_step(&mut builder, work, &|layer| memory.layer_of(layer, slot), &logits)?;
+                return Ok(builder.finish()?);
+            }
             model.layers(&mut builder, (work, memory), rows, true)?;
             for row0 in (0..rows).step_by(SCORE_ROWS) {
                 let some = SCORE_ROWS.min(rows - row0);

@@ -117,6 +117,20 @@ impl Memory {
         LayerState { conv: part(0), ssm: part(1) }
     }
 
+    /// Whether every slot begins where it can be bound by itself.
+    pub(super) fn slots_can_be_bound(&self) -> bool {
+        self.states.iter().flat_map(|state| &state.elements).all(|elements| elements.is_multiple_of(ALIGN))
+    }
+
+    /// A layer's states of one slot.
+    pub(super) fn layer_of(&self, layer: usize, slot: usize) -> LayerState {
+        let part = |i: usize| {
+            let (state, elements) = (&self.states[i], self.states[i].elements[layer]);
+            state.layers[layer].slice(slot * elements, elements)
+        };
+        LayerState { conv: part(0), ssm: part(1) }
+    }
+
     /// Records a copy to another memory of the same model and as many slots.
     pub(super) fn copy_to(&self, encoder: &mut wgpu::CommandEncoder, to: &Memory) {
         let states = self.states.iter().zip(&to.states);

@@ -4,7 +4,7 @@ use super::buffers::{Memory, Workspace};
 use super::GpuModel;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, RmsNorm};
-use crate::model::blocks::device::Chunk;
+use crate::model::blocks::device::{Chunk, LayerState};
 
 impl GpuModel {
     /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).
@@ -53,17 +53,19 @@ impl GpuModel {
         kernels::linear(plan, &w.last, head, None, logits, shape)
     }
 
-    /// One token through all layers and the head by the fused step, the residual stream added to in place.
+    /// One token through all layers and the head by the fused step, the residual stream added to in place. `states`: a layer's, of one
+    /// text.
     pub(super) fn fused_step(
         &self,
         plan: &mut PlanBuilder<'_>,
-        (w, memory): (&Workspace, &Memory),
+        w: &Workspace,
+        states: &dyn Fn(usize) -> LayerState,
         logits: &Tensor,
     ) -> Result<(), GpuError> {
         let c = &self.config;
         kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, 1)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.fused_step(plan, &w.inside, &w.stream(c), &memory.layer(i))?;
+            layer.fused_step(plan, &w.inside, &w.stream(c), &states(i))?;
         }
         let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         kernels::matvec_norm(plan, &w.residual, (&self.norm_f, c.norm_eps), head, None, logits)

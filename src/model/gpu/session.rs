@@ -237,7 +237,7 @@ impl GpuSession {
             let w = Workspace::new(&self.model, 1, scan, (NumberFormat::F32, false))?;
             let mut builder = PlanBuilder::new(gpu);
             if self.model.fuses_the_step() {
-                self.model.fused_step(&mut builder, (&w, &self.memory), &self.logits)?;
+                self.model.fused_step(&mut builder, &w, &|layer| self.memory.layer(layer), &self.logits)?;
             } else {
                 self.model.layers(&mut builder, (&w, &self.memory), 1, step)?;
                 self.model.head(&mut builder, &w, (0, 1), &self.logits)?;
