@@ -61,10 +61,10 @@ fn conv1d_equals_its_twin_whole_and_by_tokens() {
             for (d_inner, l) in [(1, 1), (54, 0), (54, 2), (64, 3), (65, 4), (63, 5), (300, 33)] {
                 for bias in [false, true] {
                     for act in numbers(gpu) {
-                        pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), (bias, act), false, &mut random));
+                        pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), 0, (bias, act), false, &mut random));
                     }
                     let plain = (bias, NumberFormat::F32);
-                    pass(device, pointwise::conv1d(gpu, (l.min(7), d_inner, d_conv), plain, true, &mut random));
+                    pass(device, pointwise::conv1d(gpu, (l.min(7), d_inner, d_conv), 0, plain, true, &mut random));
                 }
             }
         }

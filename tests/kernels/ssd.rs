@@ -236,7 +236,7 @@ fn conv1d_at_a_column_equals_its_twin() {
             for by_tokens in [false, true] {
                 let numbers = (true, NumberFormat::F32);
                 let sizes = (if by_tokens { l.min(7) } else { l }, channels, 4);
-                pass(device, pointwise::conv1d_at(gpu, sizes, x_offset, numbers, by_tokens, &mut random));
+                pass(device, pointwise::conv1d(gpu, sizes, x_offset, numbers, by_tokens, &mut random));
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, rms_norm, scan_blelloch, scan_fused, scan_sequential, selective_state_update,
-    x_dbl_norm, ConvShape, Epilogue, ExplainInput, Linear, ScanInput, ScanShape,
+    x_dbl_norm, Epilogue, ExplainInput, Linear, ScanInput,
 };
 use crate::settings::Scan;
 
@@ -47,7 +47,7 @@ pub(crate) fn forward(
     stream: &mut Stream<'_>,
     state: LayerState<'_>,
 ) {
-    let &Shape { d_model, d_inner, d_state, d_conv, dt_rank, .. } = s;
+    let &Shape { d_model, d_inner, d_state, dt_rank, .. } = s;
     let (l, mode, width) = (stream.l, stream.mode, s.x_dbl_width());
     work.grow(l, s);
     let xz = &mut work.xz[..l * 2 * d_inner];
@@ -60,7 +60,7 @@ pub(crate) fn forward(
     let in_proj = (&w.in_proj, w.in_proj_bias.as_ref());
     linear(mode, xz, stream.hidden, in_proj, &Linear::dense(l, d_model, 2 * d_inner), Epilogue::None);
 
-    let shape = ConvShape { l, d_inner, d_conv, x_stride: 2 * d_inner };
+    let shape = s.conv(l);
     let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
     match mode {
         Mode::Prefill => {
@@ -78,7 +78,7 @@ pub(crate) fn forward(
     linear(mode, delta, x_dbl, (&w.dt_proj, Some(&w.dt_proj_bias)), &shape, Epilogue::Softplus);
 
     let input = ScanInput { u, delta, a: w.a_log.values(), x_dbl, d: w.d.values(), xz };
-    let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
+    let shape = s.scan(l);
     match (mode, stream.scan) {
         (Mode::Decode, _) => selective_state_update(y, state.ssm, &input, &shape),
         (Mode::Prefill, Scan::Sequential) => scan_sequential(y, state.ssm, &input, &shape),
@@ -106,5 +106,5 @@ pub(crate) fn explain(
     let (u, delta) = (&work.u[..rows], &work.delta[..rows]);
     let input = ExplainInput { u, delta, a: w.a_log.values(), x_dbl: &work.x_dbl };
     let tensors = LayerTensors { input, xz: &work.xz, d: w.d.values(), y: &work.y };
-    LayerExplanation::by_twins(i, &tensors, options, &ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank))
+    LayerExplanation::by_twins(i, &tensors, options, &s.scan(l))
 }

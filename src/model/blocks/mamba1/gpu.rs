@@ -2,9 +2,7 @@
 
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::kernels::{
-    self, BlellochWorkspace, FusedWorkspace, ScanBuffers, ScanShape, StepBuffers, StepShape, WeightMatrix,
-};
+use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, ScanBuffers, StepBuffers, StepShape, WeightMatrix};
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::settings::Scan;
 
@@ -78,11 +76,6 @@ impl Layer {
         self.w.a_log.tensor()
     }
 
-    pub fn scan_shape(&self, l: usize) -> ScanShape {
-        let s = &self.shape;
-        ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank)
-    }
-
     /// A chunk of l tokens from the stream's `residual` and `hidden` to `hidden`.
     pub fn forward(
         &self,
@@ -105,7 +98,7 @@ impl Layer {
             bias: p.conv1d_bias.as_ref().map(WeightMatrix::tensor),
             u: &w.u,
         };
-        let shape = kernels::ConvShape { l, d_inner: s.d_inner, d_conv: s.d_conv, x_stride: 2 * s.d_inner };
+        let shape = s.conv(l);
         if chunk.step {
             kernels::conv1d_update(plan, &conv, shape)?;
         } else {
@@ -131,7 +124,7 @@ impl Layer {
             ssm_state: &state.ssm,
             y: &w.y,
         };
-        let shape = self.scan_shape(l);
+        let shape = s.scan(l);
         match &w.scan {
             _ if chunk.step => kernels::selective_state_update(plan, &buffers, shape)?,
             ScanWorkspace::Sequential => kernels::scan_sequential(plan, &buffers, shape)?,

@@ -4,7 +4,7 @@ use super::{Shape, Weights};
 use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, ssd_chunked, ssd_delta, ssd_sequential,
-    ssd_state_update, ConvShape, Epilogue, GatedNorm, Linear, SsdInput,
+    ssd_state_update, Epilogue, GatedNorm, Linear, SsdInput,
 };
 use crate::settings::Scan;
 
@@ -56,15 +56,14 @@ pub(crate) fn forward(
     linear(mode, zxbcdt, stream.hidden, in_proj, &Linear::dense(l, d_model, s.row()), Epilogue::None);
     let zxbcdt = &*zxbcdt;
 
-    let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
+    let shape = s.conv(l);
     let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
-    let x = &zxbcdt[s.conv_offset()..];
     match mode {
         Mode::Prefill => {
-            conv1d(xbc, x, state.conv, conv, bias, &shape);
-            conv1d_state(state.conv, x, &shape);
+            conv1d(xbc, zxbcdt, state.conv, conv, bias, &shape);
+            conv1d_state(state.conv, zxbcdt, &shape);
         }
-        Mode::Decode => conv1d_update(xbc, state.conv, x, conv, bias, &shape),
+        Mode::Decode => conv1d_update(xbc, state.conv, zxbcdt, conv, bias, &shape),
     }
 
     let (shape, dt_bias) = (s.ssd(l), w.dt_bias.values());

@@ -2,7 +2,7 @@
 
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
-use crate::kernels::{self, Conv1d, ConvShape, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
+use crate::kernels::{self, Conv1d, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::reference::GatedNorm;
 use crate::settings::Scan;
@@ -104,14 +104,14 @@ impl Layer {
             bias: p.conv1d_bias.as_ref().map(WeightMatrix::tensor),
             u: &w.xbc,
         };
-        let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
+        let shape = s.conv(l);
         let buffers = self.buffers(w, state);
         if chunk.step {
-            kernels::conv1d_update_at(plan, &conv, s.conv_offset(), shape)?;
+            kernels::conv1d_update(plan, &conv, shape)?;
             kernels::ssd_state_update(plan, &buffers, false, &s.ssd(l))?;
         } else {
-            kernels::conv1d_at(plan, &conv, s.conv_offset(), shape)?;
-            kernels::conv1d_state_at(plan, &conv, s.conv_offset(), shape)?;
+            kernels::conv1d(plan, &conv, shape)?;
+            kernels::conv1d_state(plan, &conv, shape)?;
             kernels::ssd(plan, w.rung, &w.ssd, &buffers, &s.ssd(l))?;
         }
         self.gate(plan, w, l)?;
