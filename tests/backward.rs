@@ -131,7 +131,7 @@ fn embedding<T: Real>(tolerance: f64) {
 fn conv<T: Real>(name: &str, tolerance: f64) {
     let g = Golden::read(name);
     let (l, d_inner, d_conv) = (g.size("l"), g.size("d_inner"), g.size("d_conv"));
-    let shape = ConvShape { l, d_inner, d_conv, x_stride: d_inner };
+    let shape = ConvShape { l, d_inner, d_conv, x_stride: d_inner, x_offset: 0 };
     let (x, weight) = (g.get::<T>("x"), g.get::<T>("weight"));
     let bias = g.has("bias").then(|| g.get::<T>("bias"));
     let input = ConvInputs { xz: &x, weight: &weight, bias: bias.as_deref() };
@@ -354,7 +354,7 @@ fn twins_equal_their_finite_differences() {
     for name in ["conv1d", "conv1d_no_bias"] {
         let g = Golden::read(name);
         let (l, d_inner, d_conv) = (g.size("l"), g.size("d_inner"), g.size("d_conv"));
-        let shape = ConvShape { l, d_inner, d_conv, x_stride: d_inner };
+        let shape = ConvShape { l, d_inner, d_conv, x_stride: d_inner, x_offset: 0 };
         let (mut x, mut weight, grad_u) = (g.get::<f64>("x"), g.get::<f64>("weight"), g.get::<f64>("grad_u"));
         let bias = g.has("bias").then(|| g.get::<f64>("bias"));
         let state = vec![0.0; g.size("batch") * d_conv * d_inner];

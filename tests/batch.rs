@@ -4,7 +4,8 @@ mod common;
 
 use common::{assert_close, load, Golden, On, Rng};
 use mamba_wgpu::generate::SamplingParams;
-use mamba_wgpu::model::{Batch, LanguageModel, Scan};
+use mamba_wgpu::gpu::Variant;
+use mamba_wgpu::model::{Backend, Batch, LanguageModel, Scan};
 use pollster::block_on;
 
 /// Absolute, on logits of standard deviation 1.6.
@@ -28,7 +29,9 @@ impl Script {
         let params = match i % 3 {
             0 => SamplingParams::default(),
             1 => SamplingParams { temperature: 0.7, seed: i, ..SamplingParams::default() },
-            _ => SamplingParams { temperature: 1.1, top_k: 9, top_p: 0.9, repetition_penalty: 1.3, seed: i, min_p: 0.01 },
+            _ => {
+                SamplingParams { temperature: 1.1, top_k: 9, top_p: 0.9, repetition_penalty: 1.3, seed: i, min_p: 0.01 }
+            }
         };
         Self { prompt, forced, params, drawn: 2 + (i * 5 % 9) as usize }
     }
@@ -156,4 +159,121 @@ fn mamba2_cpu_texts_are_what_they_are_alone() {
 #[test]
 fn mamba2_gpu_texts_are_what_they_are_alone() {
     check_all(On::Gpu, Golden::mamba2());
+}
+
+/// States go in and out, and a text is brought to another slot.
+#[test]
+fn states_are_a_sessions() {
+    block_on(async {
+        for on in [On::Cpu, On::Gpu] {
+            for name in ["odd-dims", "bf16"] {
+                let model = load(&Golden::named(name).checkpoint(), &on.open().await, Scan::Fused, 64).await;
+                let (mut session, mut batch) = (model.session().unwrap(), model.batch(3).unwrap());
+                session.prefill(&[5, 1, 4], &mut quiet).await.unwrap();
+                let state = session.state().await.unwrap();
+                batch.prefill(2, &[5, 1, 4], &mut quiet).await.unwrap();
+                assert_eq!(batch.state(2).await.unwrap(), state, "{name} on {on:?}");
+                assert_eq!(batch.logits(2).await.unwrap(), session.logits().await.unwrap());
+
+                batch.fork(2, 0).unwrap();
+                batch.set_state(1, &state).unwrap();
+                assert_eq!(batch.logits(0).await.unwrap(), session.logits().await.unwrap());
+                assert!(batch.logits(1).await.is_err(), "there are none before the next token");
+                batch.step(&[(1, 7), (0, 7), (2, 3)]).await.unwrap();
+                session.step(7).await.unwrap();
+                let want = session.logits().await.unwrap();
+                for slot in [0, 1] {
+                    assert_close("after a state", &batch.logits(slot).await.unwrap(), &want, LOGITS, 0.0);
+                }
+                // One text by itself goes another way than several.
+                batch.step(&[(1, 2)]).await.unwrap();
+                session.step(2).await.unwrap();
+                let want = session.logits().await.unwrap();
+                assert_close("one alone", &batch.logits(1).await.unwrap(), &want, LOGITS, 0.0);
+                batch.reset(1).unwrap();
+                assert!(batch.state(1).await.unwrap().ssm.iter().all(|x| *x == 0.0));
+            }
+        }
+    });
+}
+
+/// A text whose logits are NaN gets no token; the others go on as if it were not there.
+#[test]
+fn a_text_gone_wrong_disturbs_nobody() {
+    block_on(async {
+        for on in [On::Cpu, On::Gpu] {
+            let model = load(&Golden::named("bf16").checkpoint(), &on.open().await, Scan::Fused, 64).await;
+            let mut batch = model.batch(3).unwrap();
+            let mut bad = model.session().unwrap().state().await.unwrap();
+            bad.ssm.fill(f32::NAN);
+            batch.set_state(1, &bad).unwrap();
+            for slot in 0..3 {
+                batch.prefill(slot, &[3, 9], &mut quiet).await.unwrap();
+            }
+            let warm = SamplingParams { temperature: 0.9, top_p: 0.9, seed: 4, ..SamplingParams::default() };
+            batch.begin_sampling(2, &warm, &[3, 9]).unwrap();
+            let mut session = model.session().unwrap();
+            session.prefill(&[3, 9], &mut quiet).await.unwrap();
+            let mut other = session.try_clone().unwrap();
+            other.begin_sampling(&warm, &[3, 9]).unwrap();
+            for _ in 0..4 {
+                let want = [session.sample().await.ok(), None, other.sample().await.ok()];
+                assert_eq!(batch.advance(&[0, 1, 2]).await.unwrap(), want, "{on:?}");
+                session.step(want[0].unwrap()).await.unwrap();
+                other.step(want[2].unwrap()).await.unwrap();
+            }
+            // The slot is as good as new for the next text.
+            batch.reset(1).unwrap();
+            batch.prefill(1, &[3, 9], &mut quiet).await.unwrap();
+            let first = batch.advance(&[1]).await.unwrap();
+            assert!(first[0].is_some(), "{on:?}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    block_on(async {
+        for on in [On::Cpu, On::Gpu] {
+            let model = load(&Golden::named("bf16").checkpoint(), &on.open().await, Scan::Fused, 64).await;
+            for slots in [0, model.most_slots() + 1] {
+                let error = model.batch(slots).err().unwrap().to_string();
+                assert!(error.contains(&format!("{slots} texts at once")), "{error}");
+            }
+            let mut batch = model.batch(2).unwrap();
+            batch.prefill(0, &[3], &mut quiet).await.unwrap();
+            let before = (batch.logits(0).await.unwrap(), batch.state(0).await.unwrap());
+            let vocab_size = model.config().vocab_size as u32;
+            let errors = [
+                batch.step(&[(2, 1)]).await.err(),
+                batch.step(&[(0, 1), (0, 2)]).await.err(),
+                batch.step(&[(0, 1), (1, vocab_size)]).await.err(),
+                batch.step(&[]).await.err(),
+                batch.advance(&[0, 1]).await.err(),
+                batch.advance(&[]).await.err(),
+                batch.prefill(9, &[1], &mut quiet).await.err(),
+                batch.prefill(0, &[vocab_size], &mut quiet).await.err(),
+                batch.fork(0, 0).err(),
+                batch.reset(2).err(),
+                batch.begin_sampling(0, &SamplingParams { top_p: 2.0, ..SamplingParams::default() }, &[]).err(),
+            ];
+            let words: Vec<_> = errors.iter().map(|error| error.as_ref().map(ToString::to_string)).collect();
+            assert!(words.iter().all(Option::is_some), "{on:?}: {words:?}");
+            assert_eq!(words[0].as_deref(), Some("slot 2 is out of range: the batch has 2, counted from 0"));
+            assert_eq!(words[1].as_deref(), Some("slot 0 is named twice: a step takes one token of a text"));
+            let after = (batch.logits(0).await.unwrap(), batch.state(0).await.unwrap());
+            assert_eq!(before, after, "{on:?}");
+        }
+    });
+}
+
+/// A device on which the kernels for several texts are wrong takes them one after the other.
+#[test]
+fn texts_go_apart_where_batches_are_switched_off() {
+    block_on(async {
+        let Backend::Gpu(gpu) = On::Gpu.open().await else { return };
+        gpu.switch_off(Variant::Batch);
+        let model = load(&Golden::named("bf16").checkpoint(), &Backend::Gpu(gpu), Scan::Fused, 64).await;
+        assert_eq!(check("apart", &model, SLOTS).await, 0.0);
+    });
 }

@@ -6,8 +6,8 @@ use common::{compare, repository};
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
-    Batch, Data, Decay, NamedTensor, Optimiser, Preset, Saved, Schedule, Settings, Shape, Task, TaskKind, Trainer,
-    TrainerState, IGNORE,
+    Batch, Data, Decay, NamedTensor, Optimiser, Preset, Saved, Schedule, Settings, Shape, Task, TaskKind, Trained,
+    Trainer, TrainerState, IGNORE,
 };
 use pollster::block_on;
 use safetensors::SafeTensors;
@@ -171,7 +171,7 @@ fn ten_steps_are_pytorchs() {
 fn tiny(lti: bool) -> Settings {
     Settings {
         task: Task::InductionHeads { length: 12, vocab_size: 6, occurrences: 3 },
-        shape: Shape { d_state: 4, lti, ..Shape::new(2, 16) },
+        shape: Shape { layer: Trained { d_state: 4, lti, ..Trained::default() }, ..Shape::new(2, 16) },
         batch: 4,
         accumulate: 2,
         label_smoothing: 0.0,

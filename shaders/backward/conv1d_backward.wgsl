@@ -19,6 +19,7 @@ const TOKENS: u32 = 32u;
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
     let i = flat_index(wid, num, lid, 64u);
     let d = i % p.d_inner;
+    let column = p.x_offset + d;
     let run = i / p.d_inner;
     let runs = (p.l + TOKENS - 1u) / TOKENS;
     if run >= runs * p.batch { return; }
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     for (var j = 0u; j < D_CONV; j++) {
         w[j] = weight[d * D_CONV + j];
         let t = t0 + j;
-        x[j] = select(0.0, xz[(first + max(t, D_CONV) - D_CONV) * p.x_stride + d], t >= D_CONV);
+        x[j] = select(0.0, xz[(first + max(t, D_CONV) - D_CONV) * p.x_stride + column], t >= D_CONV);
     }
     for (var t = t0; t < t1 + D_CONV - 1u; t++) {
         let row = first + min(t, p.l - 1u);
@@ -46,7 +47,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             x[j] = x[j + 1u];
             g[j] = g[j + 1u];
         }
-        x[D_CONV - 1u] = xz[row * p.x_stride + d];
+        x[D_CONV - 1u] = xz[row * p.x_stride + column];
         for (var j = 0u; j < D_CONV; j++) { sum = fma(w[j], x[j], sum); }
         let now = select(0.0, grad_u[row * p.d_inner + d] * gate(sum).y, t < p.l);
         g[D_CONV - 1u] = now;
@@ -57,7 +58,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         if t + 1u >= t0 + D_CONV {
             var back = 0.0;
             for (var j = 0u; j < D_CONV; j++) { back = fma(w[j], g[D_CONV - 1u - j], back); }
-            grad_xz[(first + t + 1u - D_CONV) * p.x_stride + d] = back;
+            grad_xz[(first + t + 1u - D_CONV) * p.x_stride + column] = back;
         }
     }
     for (var j = 0u; j < D_CONV; j++) { scratch[i * D_CONV + j] = grad_w[j]; }

@@ -1,6 +1,5 @@
 //! The rows: what each measures, and of whose speed that can be foreseen.
 
-use super::kernels;
 use super::measure::Kind;
 use super::models::Model;
 use super::report::Row;
@@ -11,7 +10,10 @@ use super::{backward, training};
 use crate::checkpoint::synthetic::Spec;
 use crate::generate::SamplingParams;
 use crate::gpu::shader::NumberFormat;
-use crate::kernels::ScanShape;
+use crate::model::blocks::mamba1::{
+    self,
+    alone::{Alone, Kernel},
+};
 use crate::model::{Dtype, Scan};
 
 /// What a row measures.
@@ -21,11 +23,8 @@ pub(super) enum Job {
         bytes: u64,
     },
     Fma,
-    Scan {
-        rung: Scan,
-        act: NumberFormat,
-        shape: ScanShape,
-    },
+    /// A kernel that only one kind of layer has.
+    Alone(Alone),
     /// `l` None: a matvec.
     Linear {
         l: Option<usize>,
@@ -84,16 +83,15 @@ impl Job {
         match self {
             Job::Copy { .. } => Row::new(Suite::Ceilings, "copy", "f32"),
             Job::Fma => Row::new(Suite::Ceilings, "fma", "f32"),
-            Job::Scan { rung, act, shape } => Row {
-                l: Some(shape.l),
-                d_inner: Some(shape.d_inner),
-                d_state: Some(shape.d_state),
-                ..Row::new(
-                    Suite::Scan,
-                    format!("{}x{}", shape.d_inner, shape.l),
-                    with_activations(&rung.to_string(), *act),
-                )
-            },
+            Job::Alone(alone) => {
+                let size = format!("{}x{}", alone.channels(), alone.l);
+                let row = match alone.kernel {
+                    Kernel::Scan(rung, act) => Row::new(Suite::Scan, size, with_activations(&rung.to_string(), act)),
+                    #[cfg(not(target_arch = "wasm32"))]
+                    kernel => Row::new(Suite::Backward, format!("{kernel} {size}"), "f32"),
+                };
+                row.of_channels(alone.l, alone.channels(), alone.states())
+            }
             Job::Linear { l, n, k, dtype, act } => {
                 let name = match l {
                     Some(l) => format!("matmul {l}x{n}x{k}"),
@@ -128,10 +126,7 @@ impl Job {
     pub fn work(&self) -> (Option<f64>, Option<f64>) {
         match self {
             Job::Copy { .. } | Job::Fma => (None, None), // settled by measuring
-            Job::Scan { shape, act, .. } => {
-                let (wide, narrow) = (4 * shape.l * shape.d_inner, 2 * shape.l * shape.d_state);
-                (Some((act.bytes() * wide + 4 * narrow) as f64), None)
-            }
+            Job::Alone(alone) => (Some(alone.bytes()), None),
             Job::Linear { l: Some(l), n, k, .. } => (None, Some(2.0 * *l as f64 * (n * k) as f64)),
             Job::Linear { l: None, n, k, dtype, .. } => (Some((n * dtype.row_bytes(*k)) as f64), None),
             Job::Sample { vocab_size, .. } => (Some(4.0 * *vocab_size as f64), None),
@@ -161,7 +156,18 @@ impl Job {
         match self {
             Job::Copy { .. } => vec![kind(Suite::Ceilings, "copy")],
             Job::Fma => vec![kind(Suite::Ceilings, "fma")],
-            Job::Scan { rung, .. } => vec![kind(Suite::Scan, &rung.to_string()), kind(Suite::Ceilings, "copy")],
+            Job::Alone(alone) => {
+                let copy = kind(Suite::Ceilings, "copy");
+                match alone.kernel {
+                    Kernel::Scan(rung, _) => vec![kind(Suite::Scan, &rung.to_string()), copy],
+                    #[cfg(not(target_arch = "wasm32"))]
+                    Kernel::ScanBackward { .. } => {
+                        vec![kind(Suite::Backward, &alone.kernel.to_string()), kind(Suite::Scan, "fused"), copy]
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    Kernel::Conv1dBackward => vec![kind(Suite::Backward, &alone.kernel.to_string()), copy],
+                }
+            }
             Job::Linear { l: Some(_), dtype, act, .. } => {
                 vec![
                     kind(Suite::Matmul, &format!("matmul {}", with_activations(&dtype.to_string(), *act))),
@@ -192,18 +198,16 @@ impl Job {
     /// What the row needs the adapter to hold activations in.
     pub fn activations(&self) -> NumberFormat {
         match self {
-            Job::Scan { act, .. } | Job::Linear { act, .. } => *act,
+            Job::Alone(alone) => alone.format(),
+            Job::Linear { act, .. } => *act,
             _ => NumberFormat::F32,
         }
     }
 
     /// Bytes of the largest tensor that a kernel has to see at once, where that may be more than an adapter shows.
     pub fn largest_binding(&self) -> Option<u64> {
-        let scan = |shape: &ScanShape, act: NumberFormat| Some((shape.l * shape.xz_stride * act.bytes()) as u64);
         match self {
-            Job::Scan { shape, act, .. } => scan(shape, *act),
-            #[cfg(not(target_arch = "wasm32"))]
-            Job::Backward(backward::Kernel::Scan { shape, .. }) => scan(shape, NumberFormat::F32),
+            Job::Alone(alone) => Some(alone.largest_binding()),
             _ => None,
         }
     }
@@ -231,11 +235,9 @@ impl Job {
         match suite {
             Suite::Ceilings => {}
             Suite::Scan => {
-                for &(d_inner, l) in &shapes.scan {
-                    let shape = kernels::scan_shape(l, d_inner, shapes.d_state);
-                    jobs.extend(Scan::ALL.map(|rung| Job::Scan { rung, act: NumberFormat::F32, shape }));
-                    jobs.push(Job::Scan { rung: Scan::Fused, act: NumberFormat::F16, shape });
-                }
+                let f32s = Scan::ALL.map(|rung| Kernel::Scan(rung, NumberFormat::F32));
+                let kernels = [&f32s[..], &[Kernel::Scan(Scan::Fused, NumberFormat::F16)]].concat();
+                jobs.extend(Self::alone(&kernels, &shapes.scan, shapes.d_state));
             }
             Suite::Matmul => {
                 let act = NumberFormat::F32;
@@ -268,7 +270,12 @@ impl Job {
                 jobs.extend(models.map(|(model, _)| Job::Decode { model, prompt, tokens }));
             }
             #[cfg(not(target_arch = "wasm32"))]
-            Suite::Backward => jobs.extend(backward::kernels(shapes).into_iter().map(Job::Backward)),
+            Suite::Backward => {
+                let scans = [false, true].map(|whole| Kernel::ScanBackward { whole });
+                jobs.extend(Self::alone(&scans, &shapes.scan_backward, shapes.d_state));
+                jobs.extend(Self::alone(&[Kernel::Conv1dBackward], &shapes.conv1d_backward, shapes.d_state));
+                jobs.extend(backward::kernels(shapes).into_iter().map(Job::Backward));
+            }
             #[cfg(not(target_arch = "wasm32"))]
             Suite::Training => {
                 for (name, spec, [sequences, length]) in &shapes.training {
@@ -282,6 +289,15 @@ impl Job {
             Suite::Backward | Suite::Training => {}
         }
         jobs
+    }
+
+    /// Kernels of a kind of layer, at (channels, tokens).
+    fn alone(kernels: &[Kernel], sizes: &[(usize, usize)], states: usize) -> Vec<Self> {
+        let of = |&(channels, l): &(usize, usize)| {
+            let shape = mamba1::Shape::of_channels(channels, states);
+            kernels.iter().map(move |&kernel| Job::Alone(Alone { kernel, shape, l }))
+        };
+        sizes.iter().flat_map(of).collect()
     }
 
     /// The models in some formats, those of one size together.

@@ -5,40 +5,12 @@ use super::report::Row;
 use crate::error::Result;
 use crate::generate::SamplingParams;
 use crate::gpu::shader::{NumberFormat, WeightFormat};
-use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Tensor, Timer};
-use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, Linear, SampleBuffers, ScanBuffers, ScanShape, Values};
-use crate::model::{Dtype, Scan};
+use crate::gpu::{Gpu, Plan, PlanBuilder, Tensor, Timer};
+use crate::kernels::{self, filled, Linear, SampleBuffers};
+use crate::model::Dtype;
 
 /// Repeats of a kernel at most.
 pub(super) const REPEATS: usize = 30;
-
-/// A tensor of values over (low, high), made on the device.
-pub(super) fn filled(gpu: &Gpu, label: &str, elements: usize, range: (f32, f32)) -> Result<Tensor, GpuError> {
-    activations(gpu, label, elements, range, NumberFormat::F32)
-}
-
-/// The same in any format.
-fn activations(
-    gpu: &Gpu,
-    label: &str,
-    elements: usize,
-    (low, high): (f32, f32),
-    format: NumberFormat,
-) -> Result<Tensor, GpuError> {
-    let mut plan = PlanBuilder::new(gpu);
-    let tensor = Values { low, high, seed: elements as u32 }.tensor(&mut plan, label, elements, format)?;
-    submit(gpu, plan)?;
-    Ok(tensor)
-}
-
-/// Submits without waiting: what is measured comes after it.
-pub(super) fn submit(gpu: &Gpu, plan: PlanBuilder<'_>) -> Result<(), GpuError> {
-    let plan = plan.finish()?;
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    plan.record(&mut encoder);
-    gpu.submit([encoder.finish()]);
-    gpu.check()
-}
 
 /// What a slow adapter copies: more than most caches hold, in a time that can be repeated.
 const SLOW_COPY: u64 = 64 << 20;
@@ -50,7 +22,7 @@ pub(super) async fn copy(gpu: &Gpu, meter: &mut Meter<'_>, bytes: u64, row: &mut
     let bytes = bytes.min(gpu.max_binding()) / 16 * 16;
     let plan_of = |bytes: u64| -> Result<Plan> {
         let elements = (bytes / 4) as usize;
-        let source = filled(gpu, "copy source", elements, (-1.0, 1.0))?;
+        let source = filled(gpu, "copy source", elements, (-1.0, 1.0), NumberFormat::F32)?;
         let destination = Tensor::zeros(gpu, "copy destination", elements)?;
         let mut plan = PlanBuilder::new(gpu);
         kernels::bench_copy(&mut plan, &source, &destination)?;
@@ -89,47 +61,6 @@ pub(super) async fn fma(gpu: &Gpu, meter: &mut Meter<'_>, row: &mut Row) -> Resu
     Ok(0.0)
 }
 
-/// As in a model: z beside x, dt beside B and C.
-pub(super) fn scan_shape(l: usize, d_inner: usize, d_state: usize) -> ScanShape {
-    let dt_rank = d_inner.div_ceil(32);
-    ScanShape::of_layer(l, d_inner, d_state, dt_rank)
-}
-
-/// A rung of the scan; another number format of activations than f32 for the fused one alone.
-pub(super) async fn scan(
-    gpu: &Gpu,
-    meter: &mut Meter<'_>,
-    (rung, act): (Scan, NumberFormat),
-    shape: ScanShape,
-    row: &mut Row,
-) -> Result<()> {
-    let ScanShape { l, d_inner, d_state, .. } = shape;
-    let b = ScanBuffers {
-        u: &activations(gpu, "u", l * d_inner, (-1.0, 1.0), act)?,
-        delta: &activations(gpu, "delta", l * d_inner, (1e-3, 0.1), act)?,
-        a: &filled(gpu, "A", d_inner * d_state, (-16.0, -1.0))?,
-        x_dbl: &filled(gpu, "x_dbl", l * shape.x_dbl_stride, (-1.0, 1.0))?,
-        d: &filled(gpu, "D", d_inner, (0.5, 1.5))?,
-        xz: &activations(gpu, "xz", l * shape.xz_stride, (-2.0, 2.0), act)?,
-        ssm_state: &Tensor::zeros(gpu, "ssm_state", d_inner * d_state)?,
-        y: &Tensor::activations(gpu, "y", l * d_inner, act)?,
-    };
-    let mut plan = PlanBuilder::new(gpu);
-    match rung {
-        Scan::Sequential => kernels::scan_sequential(&mut plan, &b, shape)?,
-        Scan::Blelloch => {
-            let workspace = BlellochWorkspace::new(gpu, l, d_inner, d_state)?;
-            kernels::scan_blelloch(&mut plan, &workspace, &b, shape)?;
-        }
-        Scan::Fused => {
-            let workspace = FusedWorkspace::new(gpu, l, d_inner, d_state)?;
-            kernels::scan_fused(&mut plan, &workspace, &b, shape)?;
-        }
-    }
-    let plan = plan.finish()?;
-    meter.repeat(&plan, &[], REPEATS, row).await
-}
-
 /// A linear layer without bias: for `l` tokens, or matvec's single one.
 pub(super) async fn linear(
     gpu: &Gpu,
@@ -147,9 +78,9 @@ pub(super) async fn linear(
     };
     let mut weights = PlanBuilder::new(gpu);
     let w = kernels::fill_matrix(&mut weights, "w", (n, k), format, 0.1, 1)?;
-    submit(gpu, weights)?;
+    weights.finish()?.submit(gpu)?;
     let tokens = l.unwrap_or(1);
-    let x = activations(gpu, "x", tokens * k, (-1.0, 1.0), act)?;
+    let x = filled(gpu, "x", tokens * k, (-1.0, 1.0), act)?;
     let y = Tensor::activations(gpu, "y", tokens * n, act)?;
     let shape = Linear { l: tokens, x_stride: k, y_stride: n, softplus: false };
     let mut plan = PlanBuilder::new(gpu);
@@ -169,7 +100,7 @@ pub(super) async fn sample(
     params: &SamplingParams,
     row: &mut Row,
 ) -> Result<()> {
-    let logits = filled(gpu, "logits", vocab_size, (-10.0, 10.0))?;
+    let logits = filled(gpu, "logits", vocab_size, (-10.0, 10.0), NumberFormat::F32)?;
     let buffers = SampleBuffers::new(gpu, vocab_size)?;
     let mut plan = PlanBuilder::new(gpu);
     kernels::sample(&mut plan, &logits, &buffers, vocab_size, params)?;

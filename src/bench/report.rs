@@ -213,6 +213,11 @@ impl Row {
         }
     }
 
+    /// Of a kernel over l tokens of so many channels, with their states where it has any.
+    pub(super) fn of_channels(self, l: usize, channels: usize, states: Option<usize>) -> Self {
+        Self { l: Some(l), d_inner: Some(channels), d_state: states, ..self }
+    }
+
     /// The median that rates are computed from: the device's where there is one.
     pub fn median_us(&self) -> Option<f64> {
         self.gpu_us.or(self.wall_us).map(|spread| spread.median)

@@ -1,14 +1,16 @@
 //! The sizes that are measured.
 
 use crate::checkpoint::synthetic::Spec;
+use crate::model::blocks::Role;
 
 /// The sizes measured. The default is what docs and records compare.
 #[derive(Debug, Clone)]
 pub struct Shapes {
     /// Bytes of the buffer that is copied, or what the device's limits allow of it.
     pub copy_bytes: u64,
-    /// (d_inner, L)
+    /// (channels, L)
     pub scan: Vec<(usize, usize)>,
+    /// States of a channel.
     pub d_state: usize,
     /// (L, outputs, inputs)
     pub matmul: Vec<[usize; 3]>,
@@ -24,11 +26,11 @@ pub struct Shapes {
     pub long: Option<(String, usize)>,
     /// Length of the prompt before decoding, and tokens then decoded.
     pub decode: (usize, usize),
-    /// (d_inner, L), small ones first: by them slow adapters know when to stop.
+    /// (channels, L), small ones first: by them slow adapters know when to stop.
     pub scan_backward: Vec<(usize, usize)>,
     /// (L, outputs, inputs)
     pub matmul_grad: Vec<[usize; 3]>,
-    /// (d_inner, L)
+    /// (channels, L)
     pub conv1d_backward: Vec<(usize, usize)>,
     /// (d_model, L)
     pub rms_norm_backward: Vec<(usize, usize)>,
@@ -54,15 +56,7 @@ impl Default for Shapes {
             long: Some(("130m".into(), 1 << 20)),
             decode: (100, 64),
             scan_backward: vec![(1536, 512), (1536, 2048), (1536, 8192), (5120, 2048), (5120, 8192)],
-            // 130m's x_proj, dt_proj, out_proj, in_proj and a block of its head; a layer of 1.4b.
-            matmul_grad: vec![
-                [2048, 80, 1536],
-                [2048, 1536, 48],
-                [2048, 768, 1536],
-                [2048, 3072, 768],
-                [1280, 50_280, 768],
-                [2048, 8192, 2048],
-            ],
+            matmul_grad: Self::matmul_grad(2048, 1280),
             conv1d_backward: vec![(1536, 2048), (5120, 8192)],
             rms_norm_backward: vec![(768, 2048), (2560, 8192)],
             cross_entropy: vec![(50_280, 1280)],
@@ -84,10 +78,35 @@ impl Shapes {
         known.filter_map(|name| Some((name.to_owned(), Spec::preset(name)?))).collect()
     }
 
+    /// Of `l` tokens the linear layers of 130m, small ones first, and 1.4b's largest; of `rows` tokens the head of 130m.
+    fn matmul_grad(l: usize, rows: usize) -> Vec<[usize; 3]> {
+        let matrices = |name: &str| {
+            let params = Spec::preset(name).map_or(Vec::new(), |spec| spec.layer.params());
+            let matrices = params.into_iter().filter(|param| matches!(param.role, Role::Matrix | Role::Exact));
+            let mut sizes: Vec<_> = matrices.map(|param| [l, param.shape[0], param.shape[1]]).collect();
+            sizes.sort_by_key(|[_, n, k]| n * k);
+            sizes
+        };
+        let head = Spec::preset("130m").map(|spec| [rows, spec.vocab_size, spec.d_model]);
+        matrices("130m").into_iter().chain(head).chain(matrices("1.4b").pop()).collect()
+    }
+
     /// What any adapter trains in moments, and the smallest published size.
     fn training() -> Vec<(String, Spec, [usize; 2])> {
         let small = ("small".to_owned(), Spec::new(2, 64, 256), [4, 64]);
         let published = Spec::preset("130m").map(|spec| ("130m".to_owned(), spec, [1, 2048]));
         [small].into_iter().chain(published).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_measured_at_the_published_sizes() {
+        let head = [1280, 50_280, 768];
+        let layers = [[2048, 1536, 48], [2048, 80, 1536], [2048, 768, 1536], [2048, 3072, 768]];
+        assert_eq!(Shapes::default().matmul_grad, [&layers[..], &[head, [2048, 8192, 2048]]].concat());
     }
 }

@@ -244,8 +244,10 @@ impl Run<'_> {
         let (bytes, flops) = match job {
             Job::Copy { bytes } => (Some(kernels::copy(gpu, meter, *bytes, row).await?), None),
             Job::Fma => (None, Some(kernels::fma(gpu, meter, row).await?)),
-            Job::Scan { rung, act, shape } => {
-                kernels::scan(gpu, meter, (*rung, *act), *shape, row).await?;
+            Job::Alone(alone) => {
+                let (plan, restore) = alone.prepare(gpu).await?;
+                let restore: Vec<_> = restore.iter().map(|(from, to)| (from, to)).collect();
+                meter.repeat(&plan, &restore, kernels::REPEATS, row).await?;
                 (bytes, flops)
             }
             Job::Linear { l, n, k, dtype, act } => {

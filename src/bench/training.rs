@@ -9,7 +9,7 @@ use super::Suite;
 use crate::checkpoint::synthetic::Spec;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::model::blocks::mamba1;
+use crate::model::blocks::{mamba1, Role};
 use crate::train::random::Purpose;
 use crate::train::{Batch, Data, Decay, Preset, Schedule, Settings, Shape, Task, TaskKind, Trainer};
 use web_time::Instant;
@@ -57,9 +57,12 @@ impl Training {
         kinds
     }
 
-    /// A product by which the first step is foreseen.
+    /// The largest product of a layer, by which the first step is foreseen.
     pub fn trial(&self) -> Kernel {
-        Kernel::MatmulGrad { x: true, l: TRIAL_TOKENS, n: 2 * self.layer().d_inner, k: self.spec.d_model }
+        let matrices = self.layer().params().into_iter().filter(|param| param.role == Role::Matrix);
+        let largest = matrices.map(|param| param.shape).max_by_key(|shape| shape.iter().product::<usize>());
+        let (n, k) = largest.map_or((1, 1), |shape| (shape[0], shape[1]));
+        Kernel::MatmulGrad { x: true, l: TRIAL_TOKENS, n, k }
     }
 
     /// What is trained is Mamba.
@@ -69,11 +72,10 @@ impl Training {
 
     fn settings(&self) -> Settings {
         let s = &self.spec;
-        let mamba1::Shape { d_inner, d_state, d_conv, .. } = self.layer();
-        let (expand, tied) = (d_inner / s.d_model.max(1), s.tied);
+        let layer = mamba1::Trained::of(&self.layer()).unwrap_or_default();
         Settings {
             task: Task::Text { length: self.length, vocab_size: s.vocab_size },
-            shape: Shape { d_state, d_conv, expand, tied, ..Shape::new(s.n_layer, s.d_model) },
+            shape: Shape { layer, tied: s.tied, ..Shape::new(s.n_layer, s.d_model) },
             batch: self.sequences,
             schedule: Schedule {
                 peak: 1e-4,

@@ -234,7 +234,7 @@ pub async fn embedding(
     near(&what, &matrix(gpu, &table).await?, &want)
 }
 
-/// conv1d_batch, conv1d_state_batch and conv1d_backward.
+/// conv1d_batch, conv1d_state_batch and conv1d_backward; without a bias x stands behind other columns.
 pub async fn conv(
     gpu: &Gpu,
     batch: usize,
@@ -244,7 +244,7 @@ pub async fn conv(
 ) -> Result<(), CheckError> {
     let what = format!("conv1d_backward batch {batch} l {l} d_inner {d_inner} d_conv {d_conv} bias {bias}");
     let (rows, x_stride) = (batch * l, 2 * d_inner);
-    let shape = ConvShape { l, d_inner, d_conv, x_stride };
+    let shape = ConvShape { l, d_inner, d_conv, x_stride, x_offset: if bias { 0 } else { d_inner } };
     let (xz, weight) = (random.vec(rows * x_stride, -2.0, 2.0), random.vec(d_inner * d_conv, -1.0, 1.0));
     let (b, state) = (random.vec(d_inner, -1.0, 1.0), random.vec(batch * d_conv * d_inner, -1.0, 1.0));
     let (grad_u, grad_xz) = (random.vec(rows * d_inner, -1.0, 1.0), random.vec(rows * x_stride, -1.0, 1.0));

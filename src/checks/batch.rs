@@ -69,18 +69,18 @@ pub async fn conv1d_update(
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
     let mut state = Slots::random(slots, d_conv * d_inner, random);
     let (w64, b64, mut want) = (f64s(&weight), b.as_deref().map(f64s), f64s(&xz));
-    let shape = ConvShape { l: 1, d_inner, d_conv, x_stride };
+    let shape = ConvShape { l: 1, d_inner, d_conv, x_stride, x_offset };
     for (row, &slot) in rows.iter().enumerate() {
-        let x = &mut want[row * x_stride + x_offset..][..d_inner];
+        let xz = &mut want[row * x_stride..][..x_stride];
         let mut u = vec![0.0; d_inner];
-        reference::conv1d_update(&mut u, state.slot(slot), x, &w64, b64.as_deref(), &shape);
-        x.copy_from_slice(&u);
+        reference::conv1d_update(&mut u, state.slot(slot), xz, &w64, b64.as_deref(), &shape);
+        xz[x_offset..][..d_inner].copy_from_slice(&u);
     }
     let (txz, ts, tw) = (tensor(gpu, &xz)?, tensor(gpu, &state.before)?, tensor(gpu, &weight)?);
     let (tb, texts) = (b.map(|b| tensor(gpu, &b)).transpose()?, texts(gpu, &rows, 0)?);
     let conv = ConvStep { xz: &txz, conv_state: &ts, weight: &tw, bias: tb.as_ref() };
     let shape = ConvShape { l: rows.len(), ..shape };
-    run(gpu, |plan| kernels::conv1d_update(plan, &conv, &texts, x_offset, shape)).await?;
+    run(gpu, |plan| kernels::conv1d_update(plan, &conv, &texts, shape)).await?;
     let what = format!("conv1d_update {n} texts d_inner {d_inner} d_conv {d_conv} x at {x_offset} bias {bias}");
     close(&what, &txz.read(gpu).await?, &want, 2e-6, 2e-6)?;
     state.check(gpu, &format!("{what}, state"), &rows, &ts, 0.0).await

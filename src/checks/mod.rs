@@ -276,7 +276,7 @@ impl Check {
                 }
                 Ok(())
             }
-            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), (true, NumberFormat::F32), random).await,
+            Check::Conv1d => pointwise::conv1d(gpu, (37, 65, 4), 0, (true, NumberFormat::F32), random).await,
             Check::Conv1dUpdate => batch::conv1d_update(gpu, 5, (65, 4), (2, true), random).await,
             Check::StateUpdate => {
                 for (d_inner, d_state) in [(65, 16), (33, 5)] {
@@ -325,7 +325,7 @@ impl Check {
                 let f16 = NumberFormat::F16;
                 let shape = RmsNorm { rows: 3, row0: 1, d: 257, eps: 1e-5 };
                 pointwise::rms_norm(gpu, shape, true, f16, random).await?;
-                pointwise::conv1d(gpu, (37, 65, 4), (true, f16), random).await?;
+                pointwise::conv1d(gpu, (37, 65, 4), 0, (true, f16), random).await?;
                 // k no multiple of four: never by cooperative matrices.
                 for numbers in [(f16, f16), (f16, NumberFormat::F32), (NumberFormat::F32, f16)] {
                     let (format, bias, softplus) = (WeightFormat::F16, true, numbers.1 == f16);

@@ -61,18 +61,8 @@ pub async fn x_dbl_norm(
     close(&format!("x_dbl_norm l {l} dt_rank {dt_rank} d_state {d_state}"), &t.read(gpu).await?, &want, 1e-6, 2e-6)
 }
 
-/// conv1d over a chunk, with its state after it.
+/// conv1d over a chunk, with its state after it. x is in the columns from `x_offset` on.
 pub async fn conv1d(
-    gpu: &Gpu,
-    sizes: (usize, usize, usize),
-    numbers: (bool, NumberFormat),
-    random: &mut Random,
-) -> Result<(), CheckError> {
-    conv1d_at(gpu, sizes, 0, numbers, random).await
-}
-
-/// The same with x in the columns from `x_offset` on.
-pub async fn conv1d_at(
     gpu: &Gpu,
     (l, d_inner, d_conv): (usize, usize, usize),
     x_offset: usize,
@@ -84,20 +74,19 @@ pub async fn conv1d_at(
     let state = random.vec(d_conv * d_inner, -2.0, 2.0);
     let weight = random.vec(d_inner * d_conv, -1.0, 1.0);
     let b = bias.then(|| random.vec(d_inner, -1.0, 1.0));
-    let shape = ConvShape { l, d_inner, d_conv, x_stride };
+    let shape = ConvShape { l, d_inner, d_conv, x_stride, x_offset };
     let (x64, w64, b64) = (f64s(&xz), f64s(&weight), b.as_deref().map(f64s));
-    let x64 = &x64[x_offset.min(x64.len())..];
     let (mut want, mut want_state) = (vec![0.0; l * d_inner], f64s(&state));
-    reference::conv1d(&mut want, x64, &want_state, &w64, b64.as_deref(), &shape);
-    reference::conv1d_state(&mut want_state, x64, &shape);
+    reference::conv1d(&mut want, &x64, &want_state, &w64, b64.as_deref(), &shape);
+    reference::conv1d_state(&mut want_state, &x64, &shape);
 
     let what = format!("conv1d l {l} d_inner {d_inner} d_conv {d_conv} x at {x_offset} bias {bias} {act:?}");
     let (ts, tw) = (tensor(gpu, &state)?, tensor(gpu, &weight)?);
     let (tb, tu) = (b.map(|b| tensor(gpu, &b)).transpose()?, poisoned_activations(gpu, l * d_inner, act)?);
     let conv = Conv1d { xz: &txz, conv_state: &ts, weight: &tw, bias: tb.as_ref(), u: &tu };
     run(gpu, |plan| {
-        kernels::conv1d_at(plan, &conv, x_offset, shape)?;
-        kernels::conv1d_state_at(plan, &conv, x_offset, shape)
+        kernels::conv1d(plan, &conv, shape)?;
+        kernels::conv1d_state(plan, &conv, shape)
     })
     .await?;
     close(&what, &read_activations(gpu, &tu).await?, &want, 2e-6, 2e-6 + rounding(act))?;

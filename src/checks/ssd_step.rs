@@ -64,8 +64,8 @@ pub async fn ssd_step(
         reference::rms_norm(&mut normed, &mut f64s(&values), None, Some(&norm), eps, d_model);
         let dense = Linear::dense(1, d_model, rows);
         reference::matvec(&mut want, &normed, &in_proj, in_bias.as_deref(), &dense, Epilogue::None);
-        let shape = ConvShape { l: 1, d_inner: channels, d_conv: D_CONV, x_stride: rows };
-        reference::conv1d_update(&mut u, &mut conv_state, &want[first..], &conv, conv_bias.as_deref(), &shape);
+        let shape = ConvShape { l: 1, d_inner: channels, d_conv: D_CONV, x_stride: rows, x_offset: first };
+        reference::conv1d_update(&mut u, &mut conv_state, &want, &conv, conv_bias.as_deref(), &shape);
         want[first..first + channels].copy_from_slice(&u);
         run(gpu, |plan| kernels::ssd_in_proj(plan, &first_part, (first, D_CONV), &s)).await?;
         let got: Vec<f32> = zxbcdt.read(gpu).await?;

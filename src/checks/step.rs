@@ -113,7 +113,7 @@ pub async fn mixer(
         reference::rms_norm(&mut normed, &mut f64s(&values), None, Some(&norm), 1e-5, d_model);
         let dense = Linear::dense(1, d_model, 2 * d_inner);
         reference::matvec(&mut xz, &normed, &in_proj, bias.as_deref(), &dense, Epilogue::None);
-        let conv_shape = ConvShape { l: 1, d_inner, d_conv, x_stride: 2 * d_inner };
+        let conv_shape = ConvShape { l: 1, d_inner, d_conv, x_stride: 2 * d_inner, x_offset: 0 };
         reference::conv1d_update(&mut u, &mut conv_state, &xz, &conv1d, conv1d_bias.as_deref(), &conv_shape);
         let mut want_uz: Vec<f64> = u.iter().chain(&xz[d_inner..]).copied().collect();
         let in_proj = (&in_matrix, tb.as_ref());

@@ -168,6 +168,14 @@ impl Plan {
         &self.labels
     }
 
+    /// Records and submits without waiting.
+    pub fn submit(&self, gpu: &Gpu) -> Result<(), GpuError> {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.record(&mut encoder);
+        gpu.submit([encoder.finish()]);
+        gpu.check()
+    }
+
     /// Records, submits and waits: for kernels run alone.
     pub async fn run(&self, gpu: &Gpu) -> Result<(), GpuError> {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());

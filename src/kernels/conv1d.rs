@@ -8,7 +8,7 @@ use crate::reference::ConvShape;
 /// The tensors of a convolution.
 #[derive(Debug, Clone, Copy)]
 pub struct Conv1d<'a> {
-    /// (L, x_stride), x in its first d_inner columns, or ([`conv1d_at`]) in others
+    /// (L, x_stride): x is the d_inner columns from x_offset on
     pub xz: &'a Tensor,
     /// (d_conv, d_inner): the last d_conv inputs, oldest first
     pub conv_state: &'a Tensor,
@@ -39,12 +39,8 @@ impl Params {
             d_conv: shape.d_conv as u32,
             x_stride: shape.x_stride as u32,
             batch: batch as u32,
-            x_offset: 0,
+            x_offset: shape.x_offset as u32,
         }
-    }
-
-    fn at(self, x_offset: usize) -> Self {
-        Params { x_offset: x_offset as u32, ..self }
     }
 }
 
@@ -81,21 +77,7 @@ pub fn conv1d_batch(
     batch: usize,
     shape: ConvShape,
 ) -> Result<(), GpuError> {
-    convolve(plan, conv, Params::new(shape, batch))
-}
-
-/// [`conv1d`] of the d_inner columns of xz from `x_offset` on: Mamba-2's x, B and C, which stand behind z.
-pub fn conv1d_at(
-    plan: &mut PlanBuilder<'_>,
-    conv: &Conv1d<'_>,
-    x_offset: usize,
-    shape: ConvShape,
-) -> Result<(), GpuError> {
-    convolve(plan, conv, Params::new(shape, 1).at(x_offset))
-}
-
-fn convolve(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, params: Params) -> Result<(), GpuError> {
-    let items = params.batch as usize * (params.l as usize).div_ceil(TOKENS) * params.d_inner as usize;
+    let (params, items) = (Params::new(shape, batch), batch * shape.l.div_ceil(TOKENS) * shape.d_inner);
     let spec = spec(conv.bias.is_some(), (conv.xz.format(), conv.u.format())).flag("WATCH", conv.u.watch().is_some());
     let mut bindings = conv.bindings();
     bindings.extend(conv.u.watch().map(|flag| (WATCH, flag)));
@@ -114,28 +96,14 @@ pub fn conv1d_state_batch(
     batch: usize,
     shape: ConvShape,
 ) -> Result<(), GpuError> {
-    keep(plan, conv, Params::new(shape, batch))
-}
-
-/// [`conv1d_state`] of the columns from `x_offset` on.
-pub fn conv1d_state_at(
-    plan: &mut PlanBuilder<'_>,
-    conv: &Conv1d<'_>,
-    x_offset: usize,
-    shape: ConvShape,
-) -> Result<(), GpuError> {
-    keep(plan, conv, Params::new(shape, 1).at(x_offset))
-}
-
-fn keep(plan: &mut PlanBuilder<'_>, conv: &Conv1d<'_>, params: Params) -> Result<(), GpuError> {
-    let (bindings, items) = ([(1, conv.xz), (2, conv.conv_state)], params.batch as usize * params.d_inner as usize);
-    plan.dispatch_flat(state_spec(conv.xz.format()), &params, &bindings, items, 64)
+    let (bindings, items) = ([(1, conv.xz), (2, conv.conv_state)], batch * shape.d_inner);
+    plan.dispatch_flat(state_spec(conv.xz.format()), &Params::new(shape, batch), &bindings, items, 64)
 }
 
 /// The tensors of a convolution's step.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvStep<'a> {
-    /// (rows, x_stride), x in its columns from `x_offset` on; u = silu(conv(x) + bias) in their place afterwards
+    /// (rows, x_stride), x in some of its columns; u = silu(conv(x) + bias) in their place afterwards
     pub xz: &'a Tensor,
     /// (slots, d_conv, d_inner): the last d_conv inputs, oldest first
     pub conv_state: &'a Tensor,
@@ -156,13 +124,12 @@ struct StepParams {
     x_offset: u32,
 }
 
-/// A token of each of some texts (`shape.l` rows) through the convolution, in place, and their states moved on; x begins at column
-/// `x_offset` of xz. `texts`: [`super::TEXT`].
+/// A token of each of some texts (`shape.l` rows) through the convolution, in place, and their states moved on. `texts`:
+/// [`super::TEXT`].
 pub fn conv1d_update(
     plan: &mut PlanBuilder<'_>,
     conv: &ConvStep<'_>,
     texts: &Tensor,
-    x_offset: usize,
     shape: ConvShape,
 ) -> Result<(), GpuError> {
     let params = StepParams {
@@ -170,7 +137,7 @@ pub fn conv1d_update(
         d_inner: shape.d_inner as u32,
         d_conv: shape.d_conv as u32,
         x_stride: shape.x_stride as u32,
-        x_offset: x_offset as u32,
+        x_offset: shape.x_offset as u32,
     };
     let mut bindings = vec![(1, conv.xz), (2, conv.conv_state), (3, conv.weight), (4, texts)];
     bindings.extend(conv.bias.map(|b| (5, b)));

@@ -79,6 +79,23 @@ impl Values {
     }
 }
 
+/// A tensor of values over (low, high), made on the device without waiting: what is measured comes after it.
+///
+/// # Errors
+/// Over the adapter's limit a buffer or a binding; a full memory.
+pub fn filled(
+    gpu: &Gpu,
+    label: &str,
+    elements: usize,
+    (low, high): (f32, f32),
+    format: NumberFormat,
+) -> Result<Tensor, GpuError> {
+    let mut plan = PlanBuilder::new(gpu);
+    let tensor = Values { low, high, seed: elements as u32 }.tensor(&mut plan, label, elements, format)?;
+    plan.finish()?.submit(gpu)?;
+    Ok(tensor)
+}
+
 /// A matrix (n, k) of weights in [-bound, bound] in any format, by dispatches of `plan`: of a quantised one the integers are
 /// drawn and the scales such that they reach as far.
 ///

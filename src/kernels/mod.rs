@@ -21,11 +21,10 @@ mod ssd;
 mod step;
 
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
-pub use conv1d::{conv1d, conv1d_at, conv1d_batch, conv1d_state, conv1d_state_at, conv1d_state_batch};
-pub use conv1d::{conv1d_update, Conv1d, ConvStep};
+pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
 pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
-pub use fill::{fill, fill_matrix, Values};
+pub use fill::{fill, fill_matrix, filled, Values};
 pub use gated_norm::gated_rms_norm;
 pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};

@@ -2,7 +2,7 @@
 //! convolution over time with its bias and SiLU, and the state that carries it over a cut in the sequence.
 //!
 //! u[t, d] = silu(bias[d] + sum_j weight[d, j] x[t - (d_conv - 1) + j, d]), x before the start from `conv_state`, whose last
-//! row is time -1. x is the first half of `xz`.
+//! row is time -1. x is some columns of `xz`: Mamba's first half, or what stands behind z in Mamba-2.
 
 use super::{discretise::silu, par, Real};
 
@@ -17,16 +17,18 @@ pub struct ConvShape {
     pub d_conv: usize,
     /// Elements from one row of `xz` to the next.
     pub x_stride: usize,
+    /// Column of `xz` where x begins.
+    pub x_offset: usize,
 }
 
 /// u = silu(causal convolution of x).
 ///
-/// `u` (L, d_inner), `xz` (L, x_stride) of which the first d_inner columns are x, `conv_state` (d_conv, d_inner) the inputs
+/// `u` (L, d_inner), `xz` (L, x_stride) of which d_inner columns from x_offset on are x, `conv_state` (d_conv, d_inner) the inputs
 /// before, oldest first, `weight` (d_inner, d_conv), `bias` (d_inner).
 pub fn conv1d<T: Real>(u: &mut [T], xz: &[T], conv_state: &[T], weight: &[T], bias: Option<&[T]>, shape: &ConvShape) {
-    let &ConvShape { l, d_inner, d_conv, x_stride } = shape;
+    let &ConvShape { l, d_inner, d_conv, x_stride, x_offset } = shape;
     debug_assert_eq!(u.len(), l * d_inner);
-    debug_assert!(l == 0 || xz.len() >= (l - 1) * x_stride + d_inner);
+    debug_assert!(l == 0 || xz.len() >= (l - 1) * x_stride + x_offset + d_inner);
     debug_assert_eq!(conv_state.len(), d_conv * d_inner);
     debug_assert_eq!(weight.len(), d_inner * d_conv);
     let rows = par::piece(l, 1, l * d_inner * (d_conv + 4));
@@ -37,7 +39,7 @@ pub fn conv1d<T: Real>(u: &mut [T], xz: &[T], conv_state: &[T], weight: &[T], bi
             for j in 0..d_conv {
                 // The input d_conv - 1 - j positions before t; rows of the state are counted from its end.
                 let x = match (t + j + 1).checked_sub(d_conv) {
-                    Some(t) => &xz[t * x_stride..][..d_inner],
+                    Some(t) => &xz[t * x_stride + x_offset..][..d_inner],
                     None => &conv_state[(t + j + 1) * d_inner..][..d_inner],
                 };
                 tap(u, x, weight, j, d_conv);
@@ -49,15 +51,15 @@ pub fn conv1d<T: Real>(u: &mut [T], xz: &[T], conv_state: &[T], weight: &[T], bi
 
 /// conv_state = the last d_conv inputs, older ones first, after the L inputs in `xz`.
 ///
-/// `conv_state` (d_conv, d_inner), `xz` (L, x_stride) of which the first d_inner columns are x.
+/// `conv_state` (d_conv, d_inner), `xz` (L, x_stride) of which d_inner columns from x_offset on are x.
 pub fn conv1d_state<T: Real>(conv_state: &mut [T], xz: &[T], shape: &ConvShape) {
-    let &ConvShape { l, d_inner, d_conv, x_stride } = shape;
+    let &ConvShape { l, d_inner, d_conv, x_stride, x_offset } = shape;
     debug_assert_eq!(conv_state.len(), d_conv * d_inner);
     let kept = d_conv.saturating_sub(l);
     conv_state.copy_within((d_conv - kept) * d_inner.., 0);
     for (row, state) in conv_state.chunks_exact_mut(d_inner).enumerate().skip(kept) {
         let t = l + row - d_conv;
-        state.copy_from_slice(&xz[t * x_stride..][..d_inner]);
+        state.copy_from_slice(&xz[t * x_stride + x_offset..][..d_inner]);
     }
 }
 
@@ -112,12 +114,15 @@ mod tests {
     #[test]
     fn by_hand() {
         // One channel, taps [1 10 100] from oldest to newest, x = 1 2 3, before it 7 8 9 (9 the most recent).
-        let shape = ConvShape { l: 3, d_inner: 1, d_conv: 3, x_stride: 2 };
+        let shape = ConvShape { l: 3, d_inner: 1, d_conv: 3, x_stride: 2, x_offset: 0 };
         let xz = [1.0, f64::NAN, 2.0, f64::NAN, 3.0, f64::NAN];
         let mut state = [7.0, 8.0, 9.0];
         let mut u = [0.0; 3];
         conv1d(&mut u, &xz, &state, &[1.0, 10.0, 100.0], Some(&[-200.0]), &shape);
         assert_eq!(u, [silu(-2.0), silu(19.0), silu(121.0)]);
+        let (mut behind, at_one) = ([0.0; 3], ConvShape { x_offset: 1, ..shape });
+        conv1d(&mut behind, &[9.0, 1.0, 9.0, 2.0, 9.0, 3.0], &state, &[1.0, 10.0, 100.0], Some(&[-200.0]), &at_one);
+        assert_eq!(behind, u);
         conv1d_state(&mut state, &xz, &shape);
         assert_eq!(state, [1.0, 2.0, 3.0]);
         conv1d_state(&mut state, &xz, &ConvShape { l: 1, ..shape });
@@ -133,11 +138,11 @@ mod tests {
         ) {
             let cut = cut.min(l);
             let numbers = |len: usize, salt| -> Vec<f32> { (0..len).map(|i| uniform(salt, i as u32) - 0.5).collect() };
-            let x_stride = 2 * d_inner;
+            let (x_stride, x_offset) = (2 * d_inner, d_inner / 2);
             let (xz, weight) = (numbers(l * x_stride, 1), numbers(d_inner * d_conv, 2));
             let (before, bias_data) = (numbers(d_conv * d_inner, 3), numbers(d_inner, 4));
             let bias = bias.then_some(&bias_data[..]);
-            let shape = |l| ConvShape { l, d_inner, d_conv, x_stride };
+            let shape = |l| ConvShape { l, d_inner, d_conv, x_stride, x_offset };
 
             let mut whole = vec![f32::NAN; l * d_inner];
             let mut whole_state = before.clone();
@@ -164,7 +169,7 @@ mod tests {
 
     #[test]
     fn f32_follows_f64_and_nan_reaches_d_conv_outputs() {
-        let shape = ConvShape { l: 700, d_inner: 64, d_conv: 4, x_stride: 128 };
+        let shape = ConvShape { l: 700, d_inner: 64, d_conv: 4, x_stride: 128, x_offset: 0 };
         let mut x: Vec<f32> = (0..700 * 128).map(|i| uniform(1, i) * 8.0 - 4.0).collect();
         let weight: Vec<f32> = (0..256).map(|i| uniform(2, i) - 0.5).collect();
         let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();

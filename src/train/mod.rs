@@ -21,6 +21,7 @@ mod text_id;
 mod trainer;
 
 pub use crate::error::TrainError;
+pub use crate::model::blocks::mamba1::Trained;
 #[cfg(not(target_arch = "wasm32"))]
 pub use folder::RunFolder;
 pub use named::NamedTensor;

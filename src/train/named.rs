@@ -14,11 +14,7 @@ pub struct NamedTensor {
 /// Epsilon of the layers' norms and the last one, as published models have it.
 pub(super) const NORM_EPS: f32 = 1e-5;
 
-/// What a layer may have that the trainer does not know.
-pub(super) const UNKNOWN: [&str; 2] = ["mixer.in_proj.bias", "mixer.out_proj.bias"];
-
-/// A model's weights in f32 under Hugging Face's names, whatever they are called and stored as. The trainer knows no biases on
-/// in_proj and out_proj: they are left out.
+/// A model's weights in f32 under Hugging Face's names, whatever they are called and stored as.
 ///
 /// # Errors
 /// Weights that are NaN or infinite.
@@ -30,9 +26,9 @@ pub(super) fn named_tensors(weights: &ModelWeights<'_>) -> Result<Vec<NamedTenso
     };
     take("backbone.embeddings.weight".into(), &weights.embedding)?;
     for (i, w) in weights.layers.iter().enumerate() {
-        let mut known = Vec::new();
-        w.for_each(&mut |name, view| known.extend((!UNKNOWN.contains(&name)).then_some((name, view))));
-        for (name, view) in known {
+        let mut all = Vec::new();
+        w.for_each(&mut |name, view| all.push((name, view)));
+        for (name, view) in all {
             take(format!("backbone.layers.{i}.{name}"), view)?;
         }
     }

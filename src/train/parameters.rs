@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, AdamBuffers, AdamW, StepTensors, WeightMatrix, WeightPart};
+use crate::model::blocks::mamba1::trained::{C, SELECTIVE};
 use std::collections::BTreeMap;
 
 /// Bound slices begin at multiples of so many elements.
@@ -72,7 +73,7 @@ pub struct Parameters {
 }
 
 /// A model's parameters before the first step: Mamba's initialisation ([`crate::checkpoint::synthetic`]). With selectivity off, C is
-/// normal, delta's bias is initialised as dt_proj's, and x_proj and dt_proj.weight are not there.
+/// normal, and what makes delta, B and C of the input is not there.
 ///
 /// # Errors
 /// A dimension of 0.
@@ -80,13 +81,15 @@ pub(super) fn initial(settings: &Settings) -> Result<Vec<NamedTensor>> {
     let shape = &settings.shape;
     let checkpoint = shape.spec(settings.task.vocab_size(), settings.seed).checkpoint()?;
     let mut tensors = named_tensors(&checkpoint.weights())?;
-    if shape.lti {
-        tensors.retain(|t| !t.name.ends_with(".x_proj.weight") && !t.name.ends_with(".dt_proj.weight"));
-        for layer in 0..shape.n_layer {
+    if shape.layer.lti {
+        tensors.retain(|t| !SELECTIVE.iter().any(|end| t.name.ends_with(end)));
+        // (channels, states), as A_log.
+        let rates = tensors.iter().filter_map(|t| Some((t.name.strip_suffix("mixer.A_log")?, &t.shape)));
+        let mut cs: Vec<_> = rates.map(|(layer, shape)| (format!("{layer}{C}"), shape.clone())).collect();
+        for (layer, (name, shape)) in cs.drain(..).enumerate() {
             let mut random = Stream::new(settings.seed, Purpose::Initialisation, layer as u64);
-            let (name, c) = (format!("backbone.layers.{layer}.mixer.C"), vec![shape.d_inner(), shape.d_state]);
-            let values = (0..c[0] * c[1]).map(|_| random.normal() as f32).collect();
-            tensors.push(NamedTensor { name, shape: c, values });
+            let values = (0..shape.iter().product()).map(|_| random.normal() as f32).collect();
+            tensors.push(NamedTensor { name, shape, values });
         }
     }
     Ok(tensors)
@@ -175,22 +178,11 @@ impl Parameters {
         }
     }
 
-    fn find(&self, name: &str) -> Result<&Parameter, TrainError> {
+    /// A parameter: its values or its gradient.
+    pub(super) fn find(&self, name: &str, side: Side) -> Result<WeightMatrix, TrainError> {
         let missing =
             || TrainError::Tensor { file: "the model".into(), tensor: name.into(), problem: "is not there".into() };
-        self.by_name.get(name).map(|&i| &self.list[i]).ok_or_else(missing)
-    }
-
-    /// A vector or another tensor that is no matrix: its values or its gradient.
-    pub(super) fn vector(&self, name: &str, side: Side) -> Result<Tensor, TrainError> {
-        let p = self.find(name)?;
-        let piece = p.pieces[0];
-        Ok(self.tensor_of(piece.arena, side).slice(piece.at, p.rows * p.stride))
-    }
-
-    /// A matrix: its values or its gradient.
-    pub(super) fn matrix(&self, name: &str, side: Side) -> Result<WeightMatrix, TrainError> {
-        let p = self.find(name)?;
+        let p = self.by_name.get(name).map(|&i| &self.list[i]).ok_or_else(missing)?;
         let part = |piece: &Piece| WeightPart {
             tensor: self.tensor_of(piece.arena, side).slice(piece.at, piece.rows * p.stride),
             scales: None,

@@ -1,6 +1,6 @@
 //! Sizes to start from. docs/training.md says where their numbers are from.
 
-use super::{Decay, Optimiser, Schedule, Settings, Shape, Task, TaskKind};
+use super::{Decay, Optimiser, Schedule, Settings, Shape, Task, TaskKind, Trained};
 
 /// What sizes a run begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Settings {
         // What lets noise go by for long was not seen to be learnt with weights that decay (docs/claims.md).
         let (shape, batch, schedule, weight_decay, label_smoothing) = match (preset, kind) {
             (Preset::Tiny, _) => {
-                let shape = Shape { d_state: 8, ..Shape::new(2, 32) };
+                let shape = Shape { layer: Trained { d_state: 8, ..Trained::default() }, ..Shape::new(2, 32) };
                 (shape, 16, schedule(8e-3, 20, 300, Decay::Cosine), 0.01, 0.0)
             }
             (Preset::Paper, TaskKind::SelectiveCopying) => {

@@ -1,9 +1,9 @@
 //! A model that a run begins with, instead of from nothing: fine-tuning.
 
-use super::named::{named_tensors, NamedTensor, NORM_EPS, UNKNOWN};
-use super::{Settings, Shape, TrainError};
+use super::named::{named_tensors, NamedTensor, NORM_EPS};
+use super::{Settings, Shape, TrainError, Trained};
 use crate::error::Result;
-use crate::model::blocks::{self, mamba1};
+use crate::model::blocks::Shape as Layer;
 use crate::model::{Arch, Checkpoint};
 use serde::{Deserialize, Serialize};
 
@@ -31,41 +31,27 @@ impl Pretrained {
     /// Takes a Mamba-1 model's parameters out of its checkpoint.
     ///
     /// # Errors
-    /// [`TrainError::Untrainable`] for what the trainer does not know: Falcon-Mamba, biases on in_proj and out_proj, a convolution
-    /// without a bias, another epsilon than 1e-5, a d_inner that is no multiple of d_model. Weights that are NaN or infinite.
+    /// [`TrainError::Untrainable`] for what the trainer does not know: other kinds of layers, among Mamba's biases on linear layers, a
+    /// convolution without a bias, a width that is no multiple of d_model; another epsilon than 1e-5. Weights that are NaN or infinite.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
         let c = checkpoint.config();
         let fail = |what: String| Err(TrainError::Untrainable { model: checkpoint.source().into(), what }.into());
-        let kind = || format!("it is a {} model, only mamba is trained", c.arch);
-        let Some(&mamba1::Shape { d_inner, d_state, d_conv, dt_rank, mixer_rms_eps: None, .. }) =
-            c.first().and_then(blocks::Shape::mamba1)
-        else {
-            return fail(kind());
+        let layer = match c.first() {
+            Some(Layer::Mamba1(layer)) if c.arch == Arch::Mamba1 => Trained::of(layer),
+            _ => return fail(format!("it is a {} model, only mamba is trained", c.arch)),
         };
-        let shape = Shape {
-            d_state,
-            d_conv,
-            expand: d_inner / c.d_model.max(1),
-            tied: c.tie_embeddings,
-            ..Shape::new(c.n_layer(), c.d_model)
+        let layer = match layer {
+            Ok(layer) => layer,
+            Err(what) => return fail(what),
         };
-        let shape = Shape { dt_rank: Some(dt_rank).filter(|&rank| rank != shape.dt_rank()), ..shape };
-        if c.arch != Arch::Mamba1 {
-            return fail(kind());
-        }
-        if d_inner != shape.d_inner() {
-            return fail(format!("its d_inner is {d_inner}, no multiple of its d_model, {}", c.d_model));
-        }
+        let shape = Shape { layer, tied: c.tie_embeddings, ..Shape::new(c.n_layer(), c.d_model) };
         if c.norm_eps != NORM_EPS {
             return fail(format!("its norms' epsilon is {}, it must be {NORM_EPS}", c.norm_eps));
         }
         let weights = checkpoint.weights();
         for (i, w) in weights.layers.iter().enumerate() {
-            if w.get("mixer.conv1d.bias").is_none() {
-                return fail(format!("layer {i}: its convolution has no bias"));
-            }
-            if UNKNOWN.iter().any(|name| w.get(name).is_some()) {
-                return fail(format!("layer {i}: in_proj and out_proj must have no bias"));
+            if let Err(what) = Trained::knows(w) {
+                return fail(format!("layer {i}: {what}"));
             }
         }
         let tensors = named_tensors(&weights)?;

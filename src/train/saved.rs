@@ -160,7 +160,7 @@ impl Saved<'_> {
     pub fn config_json(&self) -> String {
         let shape = &self.settings.shape;
         let mut config = shape.spec(self.settings.task.vocab_size(), 0).config();
-        if shape.lti {
+        if shape.layer.lti {
             config["model_type"] = json!("mamba_lti");
             config["architectures"] = json!(["MambaLtiForCausalLM"]);
         }
@@ -263,12 +263,12 @@ impl Saved<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{Decay, Optimiser, Schedule, Shape, Task, TaskKind};
+    use crate::train::{Decay, Optimiser, Schedule, Shape, Task, TaskKind, Trained};
 
     fn run() -> (Settings, TrainerState) {
         let settings = Settings {
             task: Task::paper(TaskKind::InductionHeads).with_length(16),
-            shape: Shape { d_state: 4, ..Shape::new(1, 8) },
+            shape: Shape { layer: Trained { d_state: 4, ..Trained::default() }, ..Shape::new(1, 8) },
             batch: 2,
             accumulate: 1,
             label_smoothing: 0.0,

@@ -1,10 +1,10 @@
 //! What decides a run: the model's shape, the task, the optimiser, the schedule, the seed.
 
-use super::{Origin, Task, TextId, TrainError};
+use super::{Origin, Task, TextId, TrainError, Trained};
 use crate::checkpoint::synthetic::Spec;
 use crate::error::number;
-use crate::kernels::{AdamW, ScanShape};
-use crate::model::blocks::{self, mamba1};
+use crate::kernels::AdamW;
+use crate::model::blocks;
 use serde::{Deserialize, Serialize};
 
 /// Tokens of a step, which the host makes some steps of ahead.
@@ -17,16 +17,11 @@ const MAX_PARAMETERS: u64 = 1 << 33;
 pub struct Shape {
     pub n_layer: usize,
     pub d_model: usize,
-    pub d_state: usize,
-    pub d_conv: usize,
-    pub expand: usize,
-    /// Rank of the projection that gives delta; `None`: d_model / 16, rounded up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dt_rank: Option<usize>,
+    /// Its fields stand beside the others in a run's settings.json.
+    #[serde(flatten)]
+    pub layer: Trained,
     /// Whether the head is the embedding.
     pub tied: bool,
-    /// Selectivity off: delta, B and C do not depend on the input (S4D-real), and there is neither x_proj nor dt_proj.weight.
-    pub lti: bool,
     /// delta begins log-uniform between these.
     #[serde(default = "dt_min")]
     pub dt_min: f64,
@@ -44,27 +39,13 @@ fn dt_max() -> f64 {
 
 impl Shape {
     pub fn new(n_layer: usize, d_model: usize) -> Self {
-        Self {
-            n_layer,
-            d_model,
-            d_state: 16,
-            d_conv: 4,
-            expand: 2,
-            dt_rank: None,
-            tied: true,
-            lti: false,
-            dt_min: Spec::DT_MIN,
-            dt_max: Spec::DT_MAX,
-        }
+        Self { n_layer, d_model, layer: Trained::default(), tied: true, dt_min: Spec::DT_MIN, dt_max: Spec::DT_MAX }
     }
 
     /// The same for [`crate::checkpoint::synthetic`], with Mamba's initialisation.
     pub fn spec(&self, vocab_size: usize, seed: u64) -> Spec {
-        let &Self { d_model, d_state, d_conv, .. } = self;
-        let (d_inner, dt_rank) = (self.d_inner(), self.dt_rank());
-        let layer = mamba1::Shape { d_inner, d_state, d_conv, dt_rank, ..mamba1::Shape::of(d_model) };
         Spec {
-            layer: blocks::Shape::Mamba1(layer),
+            layer: blocks::Shape::Mamba1(self.layer.shape(self.d_model)),
             dt_min: self.dt_min,
             dt_max: self.dt_max,
             tied: self.tied,
@@ -73,28 +54,11 @@ impl Shape {
         }
     }
 
-    pub fn d_inner(&self) -> usize {
-        self.expand * self.d_model
-    }
-
-    /// Rank of the projection that gives delta.
-    pub fn dt_rank(&self) -> usize {
-        self.dt_rank.unwrap_or_else(|| self.d_model.div_ceil(16))
-    }
-
     /// About how many parameters such a model has; saturating, for sizes that nothing has checked.
     fn parameters(&self, vocab_size: usize) -> u64 {
-        let [layers, d, e, n, conv, rank, vocab] =
-            [self.n_layer, self.d_model, self.d_inner(), self.d_state, self.d_conv, self.dt_rank(), vocab_size]
-                .map(|size| size as u128);
-        let layer = d + 3 * e * d + e * (conv + 1) + e * (rank + 2 * n) + e * (rank + 1) + e * (n + 1);
-        let all = layers * layer + vocab * d * if self.tied { 1 } else { 2 } + d;
+        let [layers, d, vocab] = [self.n_layer, self.d_model, vocab_size].map(|size| size as u128);
+        let all = layers * self.layer.parameters(self.d_model) + vocab * d * if self.tied { 1 } else { 2 } + d;
         u64::try_from(all).unwrap_or(u64::MAX)
-    }
-
-    /// Columns of x_dbl.
-    pub fn x_dbl_width(&self) -> usize {
-        self.dt_rank() + 2 * self.d_state
     }
 }
 
@@ -199,17 +163,13 @@ impl Settings {
         self.task.check()?;
         let s = &self.shape;
         // Bounds far beyond what is trained, within which no size that is computed from these overflows.
-        for (what, value, most) in [
-            ("layers", s.n_layer as u64, 1 << 10),
-            ("d-model", s.d_model as u64, 1 << 16),
-            ("d-state", s.d_state as u64, ScanShape::MAX_STATES as u64),
-            ("d-conv", s.d_conv as u64, 1 << 10),
-            ("expand", s.expand as u64, 1 << 4),
-            ("dt-rank", s.dt_rank() as u64, 1 << 16),
+        let model = [("layers", s.n_layer as u64, 1 << 10), ("d-model", s.d_model as u64, 1 << 16)];
+        let run = [
             ("batch", self.batch as u64, MAX_STEP_TOKENS),
             ("accumulate", self.accumulate as u64, MAX_STEP_TOKENS),
             ("steps", self.schedule.steps, u64::from(u32::MAX)),
-        ] {
+        ];
+        for (what, value, most) in model.into_iter().chain(s.layer.sizes(s.d_model)).chain(run) {
             if !(1..=most).contains(&value) {
                 return fail(what, value.to_string(), &format!("at least 1 and at most {most}"));
             }
@@ -289,13 +249,12 @@ mod tests {
     fn sizes_beyond_all_bounds_are_refused_by_name() {
         use crate::train::{Preset, TaskKind};
         type Set = fn(&mut Settings, usize);
-        let sets: [(&str, Set); 9] = [
+        let sets: [(&str, Set); 8] = [
             ("layers", |s, n| s.shape.n_layer = n),
             ("d-model", |s, n| s.shape.d_model = n),
-            ("d-state", |s, n| s.shape.d_state = n),
-            ("d-conv", |s, n| s.shape.d_conv = n),
-            ("expand", |s, n| s.shape.expand = n),
-            ("dt-rank", |s, n| s.shape.dt_rank = Some(n)),
+            ("d-state", |s, n| s.shape.layer.d_state = n),
+            ("d-conv", |s, n| s.shape.layer.d_conv = n),
+            ("expand", |s, n| s.shape.layer.expand = n),
             ("batch", |s, n| s.batch = n),
             ("accumulate", |s, n| s.accumulate = n),
             ("steps", |s, n| s.schedule.steps = n as u64),

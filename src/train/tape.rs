@@ -1,44 +1,21 @@
 //! A batch's way through the model and back, as two plans of dispatches: the model's ops in their order with all that the
-//! backward pass reads kept, and the same backwards. No general autodiff: what a layer's gradients are is written down in
-//! `tape/plans.rs`.
+//! backward pass reads kept, and the same backwards. No general autodiff: what a layer's gradients are is written down in its
+//! block (`model/blocks/mamba1/trained.rs`), those of embedding, head and loss in `tape/plans.rs`.
 
 mod plans;
 
 use self::plans::Model;
+use super::named::NORM_EPS;
 use super::parameters::{Parameters, Side};
 use super::tasks::{Batch, IGNORE};
 use super::TrainError;
 use crate::error::{InputError, Result};
-use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Readback, Tensor};
-use crate::kernels::backward::{ScanTape, Scratch, ScratchShape, TrainScan};
-use crate::kernels::{ConvShape, SampleBuffers, ScanShape};
+use crate::gpu::{Gpu, Plan, PlanBuilder, Readback, Tensor};
+use crate::kernels::SampleBuffers;
+use crate::model::blocks::mamba1::trained::{Back, Kept, Pass};
 
 /// The most bytes of logits at a time.
 const LOGITS_BYTES: u64 = 256 << 20;
-
-/// What a layer's forward pass leaves for its backward pass; without one, all layers share it.
-struct Kept {
-    sum: Tensor,    // (rows, d_model): the residual stream into the layer
-    normed: Tensor, // (rows, d_model)
-    xz: Tensor,     // (rows, 2 d_inner)
-    u: Tensor,      // (rows, d_inner)
-    x_dbl: Tensor,  // (rows, dt_rank + 2 d_state)
-    delta: Tensor,  // (rows, d_inner); LTI: (d_inner)
-    y: Tensor,      // (rows, d_inner)
-    a: Tensor,      // (d_inner, d_state)
-    scan: ScanTape,
-}
-
-/// Gradients on their way down.
-struct Back {
-    residual: Tensor, // (rows, d_model)
-    normed: Tensor,   // (rows, d_model)
-    xz: Tensor,       // (rows, 2 d_inner)
-    x_dbl: Tensor,    // (rows, dt_rank + 2 d_state)
-    y: Tensor,        // (rows, d_inner)
-    scratch: Scratch,
-    order: Tensor, // u32 (rows): positions sorted by token
-}
 
 /// What a batch's loss is taken with.
 #[derive(Clone, Copy)]
@@ -83,21 +60,23 @@ pub struct Tape {
     gpu: Gpu,
     sequences: usize,
     length: usize,
+    pass: Pass,
     n_layer: usize,
     d_model: usize,
     vocab_size: usize,
-    tokens: Tensor,  // u32 (rows)
-    targets: Tensor, // u32 (rows)
-    nll: Tensor,     // (rows)
-    argmax: Tensor,  // u32 (rows)
-    hidden: Tensor,  // (rows, d_model)
-    kept: Vec<Kept>,
-    states: Tensor,     // n_layer of (sequences, d_inner, d_state)
-    conv_state: Tensor, // (sequences, d_conv, d_inner), zeros
-    sum_f: Tensor,      // (rows, d_model)
-    normed_f: Tensor,   // (rows, d_model)
-    logits: Tensor,     // (block rows, vocab_size)
-    back: Option<Back>,
+    tokens: Tensor,               // u32 (rows)
+    targets: Tensor,              // u32 (rows)
+    nll: Tensor,                  // (rows)
+    argmax: Tensor,               // u32 (rows)
+    hidden: Tensor,               // (rows, d_model)
+    sums: Vec<Tensor>,            // (rows, d_model): the residual stream into each layer; in evaluation two in turn
+    kept: Vec<Kept>,              // a layer's; in evaluation one for all
+    states: Tensor,               // n_layer of ssm_state, of all sequences
+    conv_state: Tensor,           // of all sequences, zeros
+    sum_f: Tensor,                // (rows, d_model)
+    normed_f: Tensor,             // (rows, d_model)
+    logits: Tensor,               // (block rows, vocab_size)
+    back: Option<(Back, Tensor)>, // in training, with u32 (rows): positions sorted by token
     prepare: Plan,
     forward: Plan,
     backward: Plan,
@@ -135,70 +114,15 @@ impl Tape {
         loss: Option<Loss<'_>>,
     ) -> Result<Self> {
         let (shape, vocab_size) = (parameters.shape(), parameters.vocab_size());
-        let (rows, d_model, d_inner) = (sequences * length, shape.d_model, shape.d_inner());
-        let (d_state, width) = (shape.d_state, shape.x_dbl_width());
+        let (rows, d_model, n_layer) = (sequences * length, shape.d_model, shape.n_layer);
+        let pass = Pass::new(shape.layer, d_model, (sequences, length), NORM_EPS);
         let zeros = |label: &str, elements| Tensor::zeros(gpu, label, elements);
-        let scan = Self::scan_of(parameters, sequences, length);
-        let kept = |layer: usize, sum: Option<&Kept>| -> Result<Kept, GpuError> {
-            let label = |what: &str| format!("layers.{layer} {what}");
-            if let Some(shared) = sum {
-                // Two residual streams in turn; everything else is the first layer's.
-                let scan = ScanTape::new(gpu, scan)?;
-                return Ok(Kept {
-                    sum: zeros(&label("sum"), rows * d_model)?,
-                    normed: shared.normed.clone(),
-                    xz: shared.xz.clone(),
-                    u: shared.u.clone(),
-                    x_dbl: shared.x_dbl.clone(),
-                    delta: shared.delta.clone(),
-                    y: shared.y.clone(),
-                    a: shared.a.clone(),
-                    scan,
-                });
-            }
-            Ok(Kept {
-                sum: zeros(&label("sum"), rows * d_model)?,
-                normed: zeros(&label("normed"), rows * d_model)?,
-                xz: zeros(&label("xz"), rows * 2 * d_inner)?,
-                u: zeros(&label("u"), rows * d_inner)?,
-                x_dbl: zeros(&label("x_dbl"), if shape.lti { 0 } else { rows * width })?,
-                delta: zeros(&label("delta"), if shape.lti { d_inner } else { rows * d_inner })?,
-                y: zeros(&label("y"), rows * d_inner)?,
-                a: zeros(&label("A"), d_inner * d_state)?,
-                scan: ScanTape::new(gpu, scan)?,
-            })
-        };
-        let mut all = Vec::new();
-        for layer in 0..shape.n_layer {
-            let shared = if loss.is_some() || layer == 0 { None } else { all.first() };
-            let this = match layer {
-                2.. if loss.is_none() => break,
-                _ => kept(layer, shared)?,
-            };
-            all.push(this);
-        }
+        let (sums, kept) = if loss.is_some() { (n_layer, n_layer) } else { (n_layer.min(2), n_layer.min(1)) };
+        let sums = (0..sums).map(|i| zeros(&format!("layers.{i} sum"), rows * d_model)).collect::<Result<_, _>>()?;
+        let kept = (0..kept).map(|i| Kept::new(gpu, &pass, i)).collect::<Result<_, _>>()?;
         let back = match loss {
             None => None,
-            Some(_) => Some(Back {
-                residual: zeros("gradient of the residual stream", rows * d_model)?,
-                normed: zeros("gradient of normed", rows * d_model)?,
-                xz: zeros("gradient of xz", rows * 2 * d_inner)?,
-                x_dbl: zeros("gradient of x_dbl", if shape.lti { 0 } else { rows * width })?,
-                y: zeros("gradient of y", rows * d_inner)?,
-                scratch: Scratch::new(
-                    gpu,
-                    ScratchShape {
-                        rows,
-                        batch: sequences,
-                        d_model,
-                        d_inner,
-                        d_state,
-                        d_conv: shape.d_conv,
-                        dt_rank: shape.dt_rank(),
-                    },
-                )?,
-                order: zeros("order of tokens", rows)?,
-            }),
+            Some(_) => Some((Back::new(gpu, &pass)?, zeros("order of tokens", rows)?)),
         };
         let block = Self::block_rows(gpu, rows, vocab_size);
         let empty = || PlanBuilder::new(gpu).finish();
@@ -206,7 +130,8 @@ impl Tape {
             gpu: gpu.clone(),
             sequences,
             length,
-            n_layer: shape.n_layer,
+            pass,
+            n_layer,
             d_model,
             vocab_size,
             tokens: zeros("tokens", rows)?,
@@ -214,9 +139,10 @@ impl Tape {
             nll: zeros("nll", rows)?,
             argmax: zeros("argmax", rows)?,
             hidden: zeros("hidden", rows * d_model)?,
-            kept: all,
-            states: zeros("states", shape.n_layer * aligned(sequences * d_inner * d_state))?,
-            conv_state: zeros("conv_state", sequences * shape.d_conv * d_inner)?,
+            sums,
+            kept,
+            states: zeros("states", n_layer * aligned(pass.state_elements("ssm_state")))?,
+            conv_state: zeros("conv_state", pass.state_elements("conv_state"))?,
             sum_f: zeros("norm_f sum", rows * d_model)?,
             normed_f: zeros("norm_f normed", rows * d_model)?,
             logits: zeros("logits", block * vocab_size)?,
@@ -226,34 +152,14 @@ impl Tape {
             backward: empty()?,
             read: [Readback::new(gpu, "nll", rows), Readback::new(gpu, "argmax", rows)],
         };
-        let model = Model::new(parameters, Side::Value)?;
-        (tape.prepare, tape.forward) = tape.forward_plans(&model, parameters)?;
+        let model = Model::new(parameters, &pass, Side::Value)?;
+        (tape.prepare, tape.forward) = tape.forward_plans(&model)?;
         tape.backward = match loss {
-            Some(loss) => tape.backward_plan(&model, &Model::new(parameters, Side::Gradient)?, parameters, loss)?,
+            Some(loss) => tape.backward_plan(&model, &Model::new(parameters, &pass, Side::Gradient)?, loss)?,
             None => tape.judging_plan(&model)?,
         };
         gpu.check()?;
         Ok(tape)
-    }
-
-    fn scan_of(parameters: &Parameters, batch: usize, l: usize) -> TrainScan {
-        let s = parameters.shape();
-        let shape = ScanShape {
-            l,
-            d_inner: s.d_inner(),
-            d_state: s.d_state,
-            x_dbl_stride: s.x_dbl_width(),
-            b_offset: s.dt_rank(),
-            c_offset: s.dt_rank() + s.d_state,
-            xz_stride: 2 * s.d_inner(),
-            z_offset: s.d_inner(),
-        };
-        TrainScan { batch, shape, lti: s.lti }
-    }
-
-    fn conv_shape(&self, parameters: &Parameters) -> ConvShape {
-        let s = parameters.shape();
-        ConvShape { l: self.length, d_inner: s.d_inner(), d_conv: s.d_conv, x_stride: 2 * s.d_inner() }
     }
 
     /// Rows whose logits fit into the buffer, a multiple of 64 unless they are all.
@@ -271,12 +177,15 @@ impl Tape {
         self.sequences * self.length
     }
 
-    fn layer_kept(&self, layer: usize) -> &Kept {
-        // In evaluation there are two, used in turn.
+    fn sum(&self, layer: usize) -> &Tensor {
+        &self.sums[layer % self.sums.len().max(1)]
+    }
+
+    fn kept(&self, layer: usize) -> &Kept {
         &self.kept[layer % self.kept.len().max(1)]
     }
 
-    /// A layer's states (sequences, d_inner, d_state).
+    /// A layer's ssm_state, of all sequences.
     fn states_of(&self, layer: usize) -> Tensor {
         let each = self.states.elements() / self.n_layer.max(1);
         self.states.slice(layer * each, each)
@@ -307,9 +216,9 @@ impl Tape {
         }
         self.tokens.write(&self.gpu, 0, &batch.tokens);
         match &self.back {
-            Some(b) => {
+            Some((_, order)) => {
                 self.targets.write(&self.gpu, 0, &batch.targets);
-                b.order.write(&self.gpu, 0, batch.order());
+                order.write(&self.gpu, 0, batch.order());
             }
             None => {
                 // token_nll knows no target that does not count: what it says of those is thrown away.
@@ -333,7 +242,7 @@ impl Tape {
     /// The way back of what the forward pass has left.
     pub(super) fn record_backward(&self, encoder: &mut wgpu::CommandEncoder) {
         encoder.clear_buffer(self.states.buffer(), 0, None);
-        if let Some(back) = &self.back {
+        if let Some((back, _)) = &self.back {
             encoder.clear_buffer(back.residual.buffer(), 0, None);
         }
         self.backward.record(encoder);
@@ -352,7 +261,8 @@ impl Tape {
 
     /// The first activation that is not finite, in the order of the forward pass.
     pub(super) async fn not_finite(&self) -> Result<Option<String>> {
-        let layers = self.kept.iter().flat_map(|k| [&k.sum, &k.normed, &k.xz, &k.u, &k.x_dbl, &k.delta, &k.y]);
+        let layers =
+            self.sums.iter().zip(&self.kept).flat_map(|(sum, kept)| [sum].into_iter().chain(kept.activations()));
         for tensor in layers.chain([&self.sum_f, &self.normed_f, &self.nll]) {
             let values: Vec<f32> = tensor.read(&self.gpu).await?;
             if values.iter().any(|x| !x.is_finite()) {

@@ -54,7 +54,7 @@ impl Info {
             vocab_size: s.task.vocab_size(),
             n_layer: s.shape.n_layer,
             d_model: s.shape.d_model,
-            d_state: s.shape.d_state,
+            d_state: s.shape.layer.d_state,
         }
     }
 }

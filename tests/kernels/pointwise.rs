@@ -61,7 +61,7 @@ fn conv1d_equals_its_twin() {
             for (d_inner, l) in [(1, 1), (54, 0), (54, 2), (64, 3), (65, 4), (63, 5), (300, 33)] {
                 for bias in [false, true] {
                     for act in numbers(gpu) {
-                        pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), (bias, act), &mut random));
+                        pass(device, pointwise::conv1d(gpu, (l, d_inner, d_conv), 0, (bias, act), &mut random));
                     }
                 }
             }

@@ -140,7 +140,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }));
     }
     if args.json {
-        let lti = judge.settings.shape.lti;
+        let lti = judge.settings.shape.layer.lti;
         let validation = args.validation;
         print_json(&json!({
             "task": kind, "model": judge.path, "lti": lti, "validation": validation, "lengths": rows,
@@ -161,7 +161,7 @@ struct Judge {
 impl Judge {
     /// `None` after a signal.
     async fn ask(&self, asked: &Questions) -> anyhow::Result<Option<Evaluation>> {
-        if asked.length() > self.chunk.min(MAX_ROWS) && !self.settings.shape.lti {
+        if asked.length() > self.chunk.min(MAX_ROWS) && !self.settings.shape.layer.lti {
             return self.ask_long(asked).await;
         }
         let together = (self.chunk.min(MAX_ROWS) / asked.length()).clamp(1, asked.sequences());

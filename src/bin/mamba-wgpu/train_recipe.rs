@@ -179,9 +179,9 @@ impl Recipe {
         }
         set(&mut s.shape.n_layer, self.layers);
         set(&mut s.shape.d_model, self.d_model);
-        set(&mut s.shape.d_state, self.d_state);
+        set(&mut s.shape.layer.d_state, self.d_state);
         s.shape.tied &= !self.untied;
-        s.shape.lti |= self.lti;
+        s.shape.layer.lti |= self.lti;
         set(&mut s.shape.dt_min, self.dt_min);
         set(&mut s.shape.dt_max, self.dt_max);
         set(&mut s.batch, self.batch);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::InputError;
+use std::sync::atomic::Ordering;
 
 /// Plays a list of tokens, and records what it was fed.
 #[derive(Debug, Default)]

@@ -27,7 +27,7 @@ pub(super) fn partials(batch: usize, l: usize, d_inner: usize, d_conv: usize) ->
 /// The tensors of [`conv1d_backward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Conv1dGrads<'a> {
-    /// (rows, x_stride): x in its first d_inner columns
+    /// (rows, x_stride): x in the d_inner columns from x_offset on
     pub xz: &'a Tensor,
     /// (d_inner, d_conv)
     pub weight: &'a Tensor,
@@ -35,7 +35,7 @@ pub struct Conv1dGrads<'a> {
     pub bias: Option<&'a Tensor>,
     /// (rows, d_inner)
     pub grad_u: &'a Tensor,
-    /// (rows, x_stride): its first d_inner columns are set
+    /// (rows, x_stride): the d_inner columns from x_offset on are set
     pub grad_xz: &'a Tensor,
     /// (d_inner, d_conv), added to
     pub grad_weight: &'a Tensor,

@@ -18,6 +18,14 @@ pub struct ScratchShape {
     pub dt_rank: usize,
 }
 
+impl ScratchShape {
+    /// For a layer of the usual proportions, of that d_model.
+    pub fn of_width(rows: usize, d_model: usize) -> Self {
+        let (d_inner, dt_rank) = (2 * d_model, d_model.div_ceil(16));
+        Self { rows, batch: 1, d_model, d_inner, d_state: 16, d_conv: 4, dt_rank }
+    }
+}
+
 /// Partial sums, from one dispatch to the next. All kernels may share one: each uses it only within its own dispatches.
 #[derive(Debug, Clone)]
 pub struct Scratch {

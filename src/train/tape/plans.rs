@@ -1,143 +1,61 @@
 //! The dispatches of a batch's way, in their order: there ([`Tape::forward_plans`]), to the loss and back
 //! ([`Tape::backward_plan`]), or to what the model says ([`Tape::judging_plan`]).
 
-use super::{Back, Loss, Tape};
+use super::{Loss, Tape};
 use crate::error::Result;
 use crate::gpu::{GpuError, Plan, PlanBuilder, Tensor};
-use crate::kernels::backward::{
-    self as grads, Columns, Conv1dGrads, CrossEntropy, LinearGrad, MatmulGrads, RmsNormGrads, ScanGrads,
-};
-use crate::kernels::{self, Conv1d, Linear, RmsNorm, ScanBuffers, WeightMatrix};
+use crate::kernels::backward::{self as grads, Columns, CrossEntropy, LinearGrad, MatmulGrads, RmsNormGrads};
+use crate::kernels::{self, Linear, RmsNorm, WeightMatrix};
+use crate::model::blocks::mamba1::trained::{Layer, Pass, States, Stream};
 use crate::train::named::NORM_EPS;
 use crate::train::parameters::{Parameters, Side};
 use crate::train::TrainError;
-
-/// A layer's parameters, or their gradients.
-struct Layer {
-    norm: Tensor,                  // (d_model)
-    in_proj: WeightMatrix,         // (2 d_inner, d_model)
-    conv1d: Tensor,                // (d_inner, d_conv)
-    conv1d_bias: Tensor,           // (d_inner)
-    x_proj: Option<WeightMatrix>,  // (dt_rank + 2 d_state, d_inner); None: LTI
-    dt_proj: Option<WeightMatrix>, // (d_inner, dt_rank); None: LTI
-    c: Option<Tensor>,             // (d_inner, d_state); LTI only
-    dt_bias: Tensor,               // (d_inner)
-    a_log: Tensor,                 // (d_inner, d_state)
-    d: Tensor,                     // (d_inner)
-    out_proj: WeightMatrix,        // (d_model, d_inner)
-}
-
-impl Layer {
-    fn new(parameters: &Parameters, layer: usize, side: Side) -> Result<Self, TrainError> {
-        let name = |end: &str| format!("backbone.layers.{layer}.{end}");
-        let vector = |end: &str| parameters.vector(&name(end), side);
-        let matrix = |end: &str| parameters.matrix(&name(end), side);
-        let lti = parameters.shape().lti;
-        Ok(Self {
-            norm: vector("norm.weight")?,
-            in_proj: matrix("mixer.in_proj.weight")?,
-            conv1d: vector("mixer.conv1d.weight")?,
-            conv1d_bias: vector("mixer.conv1d.bias")?,
-            x_proj: if lti { None } else { Some(matrix("mixer.x_proj.weight")?) },
-            dt_proj: if lti { None } else { Some(matrix("mixer.dt_proj.weight")?) },
-            c: if lti { Some(vector("mixer.C")?) } else { None },
-            dt_bias: vector("mixer.dt_proj.bias")?,
-            a_log: vector("mixer.A_log")?,
-            d: vector("mixer.D")?,
-            out_proj: matrix("mixer.out_proj.weight")?,
-        })
-    }
-}
 
 /// A model's parameters, or their gradients.
 pub(super) struct Model {
     embedding: WeightMatrix, // (vocab_size, d_model)
     layers: Vec<Layer>,
-    norm_f: Tensor,     // (d_model)
-    head: WeightMatrix, // (vocab_size, d_model): the embedding itself, where they are tied
+    norm_f: WeightMatrix, // (d_model)
+    head: WeightMatrix,   // (vocab_size, d_model): the embedding itself, where they are tied
 }
 
 impl Model {
-    pub fn new(parameters: &Parameters, side: Side) -> Result<Self, TrainError> {
-        let embedding = parameters.matrix("backbone.embeddings.weight", side)?;
+    pub fn new(parameters: &Parameters, pass: &Pass, side: Side) -> Result<Self, TrainError> {
+        let find = |name: &str| parameters.find(name, side);
+        let layer = |i: usize| Layer::new(pass, &mut |name| find(&format!("backbone.layers.{i}.{name}")));
+        let embedding = find("backbone.embeddings.weight")?;
         Ok(Self {
-            head: if parameters.shape().tied {
-                embedding.clone()
-            } else {
-                parameters.matrix("lm_head.weight", side)?
-            },
+            head: if parameters.shape().tied { embedding.clone() } else { find("lm_head.weight")? },
             embedding,
-            layers: (0..parameters.shape().n_layer)
-                .map(|layer| Layer::new(parameters, layer, side))
-                .collect::<Result<_, _>>()?,
-            norm_f: parameters.vector("backbone.norm_f.weight", side)?,
+            layers: (0..parameters.shape().n_layer).map(layer).collect::<Result<_, _>>()?,
+            norm_f: find("backbone.norm_f.weight")?,
         })
     }
 }
 
 impl Tape {
-    fn norm_shape(&self) -> RmsNorm {
+    fn norm_f(&self) -> RmsNorm {
         RmsNorm { rows: self.rows(), row0: 0, d: self.d_model, eps: NORM_EPS }
-    }
-
-    fn linear(&self, x_stride: usize, y_stride: usize) -> Linear {
-        Linear { l: self.rows(), x_stride, y_stride, softplus: false }
     }
 
     /// What a step needs once, and a batch's way to `normed_f`. In evaluation, where layers share buffers, the former is
     /// part of the latter.
-    pub(super) fn forward_plans(&self, model: &Model, parameters: &Parameters) -> Result<(Plan, Plan)> {
-        let s = parameters.shape();
-        let (d_inner, width) = (s.d_inner(), s.x_dbl_width());
+    pub(super) fn forward_plans(&self, model: &Model) -> Result<(Plan, Plan)> {
         let mut prepare = PlanBuilder::new(&self.gpu);
         let mut plan = PlanBuilder::new(&self.gpu);
         let training = self.back.is_some();
-        kernels::embedding(&mut plan, &model.embedding, &self.tokens, &self.hidden, self.rows())?;
+        let hidden = &self.hidden;
+        kernels::embedding(&mut plan, &model.embedding, &self.tokens, hidden, self.rows())?;
+        let (mut residual, mut added) = (hidden, None);
         for (i, layer) in model.layers.iter().enumerate() {
-            let k = self.layer_kept(i);
-            let once = if training { &mut prepare } else { &mut plan };
-            grads::negative_exp(once, &layer.a_log, &k.a, d_inner * s.d_state)?;
-            if s.lti {
-                grads::softplus(once, &layer.dt_bias, &k.delta, d_inner)?;
-            }
-            let (residual, hidden) = match i {
-                0 => (&self.hidden, None),
-                _ => (&self.layer_kept(i - 1).sum, Some(&self.hidden)),
-            };
-            grads::rms_norm_train(&mut plan, residual, hidden, &k.sum, &layer.norm, &k.normed, self.norm_shape())?;
-            let in_proj = self.linear(self.d_model, 2 * d_inner);
-            kernels::matmul(&mut plan, &k.normed, &layer.in_proj, None, &k.xz, in_proj)?;
-            let conv = Conv1d {
-                xz: &k.xz,
-                conv_state: &self.conv_state,
-                weight: &layer.conv1d,
-                bias: Some(&layer.conv1d_bias),
-                u: &k.u,
-            };
-            grads::conv1d_batch(&mut plan, &conv, self.sequences, self.conv_shape(parameters))?;
-            if let (Some(x_proj), Some(dt_proj)) = (&layer.x_proj, &layer.dt_proj) {
-                kernels::matmul(&mut plan, &k.u, x_proj, None, &k.x_dbl, self.linear(d_inner, width))?;
-                let delta = Linear { softplus: true, ..self.linear(width, d_inner) };
-                kernels::matmul(&mut plan, &k.x_dbl, dt_proj, Some(&layer.dt_bias), &k.delta, delta)?;
-            }
-            let states = self.states_of(i);
-            let buffers = ScanBuffers {
-                u: &k.u,
-                delta: &k.delta,
-                a: &k.a,
-                x_dbl: layer.c.as_ref().unwrap_or(&k.x_dbl),
-                d: &layer.d,
-                xz: &k.xz,
-                ssm_state: &states,
-                y: &k.y,
-            };
-            grads::scan_train(&mut plan, &k.scan, &buffers, Self::scan_of(parameters, self.sequences, self.length))?;
-            let out_proj = self.linear(d_inner, self.d_model);
-            kernels::matmul(&mut plan, &k.y, &layer.out_proj, None, &self.hidden, out_proj)?;
+            let (sum, kept, ssm) = (self.sum(i), self.kept(i), self.states_of(i));
+            layer.prepare(if training { &mut prepare } else { &mut plan }, kept)?;
+            let states = States { conv: &self.conv_state, ssm: &ssm };
+            layer.forward(&mut plan, &self.pass, kept, Stream { residual, added, sum, hidden }, states)?;
+            (residual, added) = (sum, Some(hidden));
         }
-        let last = &self.layer_kept(self.n_layer.saturating_sub(1)).sum;
         let (sum, normed) = (&self.sum_f, &self.normed_f);
-        grads::rms_norm_train(&mut plan, last, Some(&self.hidden), sum, &model.norm_f, normed, self.norm_shape())?;
+        grads::rms_norm_train(&mut plan, residual, added, sum, model.norm_f.tensor(), normed, self.norm_f())?;
         Ok((prepare.finish()?, plan.finish()?))
     }
 
@@ -167,15 +85,9 @@ impl Tape {
     }
 
     /// From `normed_f` to the loss and back to all gradients.
-    pub(super) fn backward_plan(
-        &self,
-        model: &Model,
-        grad: &Model,
-        parameters: &Parameters,
-        loss: Loss<'_>,
-    ) -> Result<Plan> {
+    pub(super) fn backward_plan(&self, model: &Model, grad: &Model, loss: Loss<'_>) -> Result<Plan> {
         let mut plan = PlanBuilder::new(&self.gpu);
-        let Some(b) = &self.back else { return Ok(plan.finish()?) };
+        let Some((b, order)) = &self.back else { return Ok(plan.finish()?) };
         for (at, rows) in self.blocks() {
             self.head(&mut plan, model, (at, rows))?;
             let (targets, nll) = (self.targets.slice(at, rows), self.nll.slice(at, rows));
@@ -198,86 +110,19 @@ impl Tape {
         grads::column_sums(&mut plan, &b.scratch, &self.nll, loss.sum, columns)?;
         let norm = RmsNormGrads {
             x: &self.sum_f,
-            weight: &model.norm_f,
+            weight: model.norm_f.tensor(),
             grad_y: &b.normed,
             grad_x: &b.residual,
-            grad_weight: &grad.norm_f,
+            grad_weight: grad.norm_f.tensor(),
         };
-        grads::rms_norm_backward(&mut plan, &b.scratch, &norm, self.norm_shape())?;
+        grads::rms_norm_backward(&mut plan, &b.scratch, &norm, self.norm_f())?;
         for (i, (layer, grad)) in model.layers.iter().zip(&grad.layers).enumerate().rev() {
-            self.layer_backward(&mut plan, parameters, i, (layer, grad), b)?;
+            let ssm = self.states_of(i);
+            let states = States { conv: &self.conv_state, ssm: &ssm };
+            layer.backward(&mut plan, grad, (&self.pass, self.kept(i), b), self.sum(i), states)?;
         }
-        let (tokens, order, table) = (&self.tokens, &b.order, &grad.embedding);
+        let (tokens, table) = (&self.tokens, &grad.embedding);
         grads::embedding_backward(&mut plan, &b.scratch, tokens, order, &b.residual, table, self.rows())?;
         Ok(plan.finish()?)
-    }
-
-    /// A layer backwards: `b.residual`, the gradient of the stream above it, becomes that of the stream below.
-    fn layer_backward(
-        &self,
-        plan: &mut PlanBuilder<'_>,
-        parameters: &Parameters,
-        i: usize,
-        (layer, grad): (&Layer, &Layer),
-        b: &Back,
-    ) -> Result<(), GpuError> {
-        let (s, k) = (parameters.shape(), self.layer_kept(i));
-        let (d_inner, width) = (s.d_inner(), s.x_dbl_width());
-        let linear = |x_stride, y_stride| LinearGrad { l: self.rows(), x_stride, y_stride };
-
-        // hidden = y out_proj^T: the stream's gradient is hidden's too.
-        let out_proj =
-            MatmulGrads { x: &k.y, w: &layer.out_proj, grad_y: &b.residual, grad_x: &b.y, grad_w: &grad.out_proj };
-        grads::matmul_grad(plan, &b.scratch, &out_proj, linear(d_inner, self.d_model), false)?;
-
-        let states = self.states_of(i);
-        let scan = ScanGrads {
-            u: &k.u,
-            a: &k.a,
-            x_dbl: layer.c.as_ref().unwrap_or(&k.x_dbl),
-            d: &layer.d,
-            xz: &k.xz,
-            delta: &k.delta,
-            grad_y: &b.y,
-            grad_xz: &b.xz,
-            grad_x_dbl: grad.c.as_ref().unwrap_or(&b.x_dbl),
-            grad_a_log: &grad.a_log,
-            grad_d: &grad.d,
-            grad_dt_bias: &grad.dt_bias,
-            grad_state: &states,
-        };
-        grads::scan_backward(plan, &b.scratch, &k.scan, &scan, Self::scan_of(parameters, self.sequences, self.length))?;
-
-        // b.y is the gradient of u now, and k.delta that of what dt_proj gives.
-        if let (Some(x_proj), Some(dt_proj), Some(grad_x), Some(grad_dt)) =
-            (&layer.x_proj, &layer.dt_proj, &grad.x_proj, &grad.dt_proj)
-        {
-            let dt = MatmulGrads { x: &k.x_dbl, w: dt_proj, grad_y: &k.delta, grad_x: &b.x_dbl, grad_w: grad_dt };
-            grads::matmul_grad(plan, &b.scratch, &dt, linear(width, d_inner), false)?;
-            let x = MatmulGrads { x: &k.u, w: x_proj, grad_y: &b.x_dbl, grad_x: &b.y, grad_w: grad_x };
-            grads::matmul_grad(plan, &b.scratch, &x, linear(d_inner, width), true)?;
-        }
-        let conv = Conv1dGrads {
-            xz: &k.xz,
-            weight: &layer.conv1d,
-            bias: Some(&layer.conv1d_bias),
-            grad_u: &b.y,
-            grad_xz: &b.xz,
-            grad_weight: &grad.conv1d,
-            grad_bias: Some(&grad.conv1d_bias),
-        };
-        grads::conv1d_backward(plan, &b.scratch, &conv, self.sequences, self.conv_shape(parameters))?;
-
-        let in_proj =
-            MatmulGrads { x: &k.normed, w: &layer.in_proj, grad_y: &b.xz, grad_x: &b.normed, grad_w: &grad.in_proj };
-        grads::matmul_grad(plan, &b.scratch, &in_proj, linear(self.d_model, 2 * d_inner), false)?;
-        let norm = RmsNormGrads {
-            x: &k.sum,
-            weight: &layer.norm,
-            grad_y: &b.normed,
-            grad_x: &b.residual,
-            grad_weight: &grad.norm,
-        };
-        grads::rms_norm_backward(plan, &b.scratch, &norm, self.norm_shape())
     }
 }

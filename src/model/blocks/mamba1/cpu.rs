@@ -5,7 +5,7 @@ use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, rms_norm, scan_blelloch, scan_fused, scan_sequential, selective_state_update,
-    x_dbl_norm, ConvShape, Epilogue, ExplainInput, Linear, ScanInput, ScanShape,
+    x_dbl_norm, Epilogue, ExplainInput, Linear, ScanInput,
 };
 use crate::settings::Scan;
 
@@ -47,7 +47,7 @@ pub(crate) fn forward(
     stream: &mut Stream<'_>,
     states: &mut [LayerState<'_>],
 ) {
-    let &Shape { d_model, d_inner, d_state, d_conv, dt_rank, .. } = s;
+    let &Shape { d_model, d_inner, d_state, dt_rank, .. } = s;
     let (l, mode, width) = (stream.l, stream.mode, s.x_dbl_width());
     work.grow(l, s);
     let xz = &mut work.xz[..l * 2 * d_inner];
@@ -60,7 +60,7 @@ pub(crate) fn forward(
     let in_proj = (&w.in_proj, w.in_proj_bias.as_ref());
     linear(mode, xz, stream.hidden, in_proj, &Linear::dense(l, d_model, 2 * d_inner), Epilogue::None);
 
-    let shape = ConvShape { l, d_inner, d_conv, x_stride: 2 * d_inner };
+    let shape = s.conv(l);
     let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
     match mode {
         Mode::Prefill => {
@@ -70,7 +70,7 @@ pub(crate) fn forward(
         }
         Mode::Decode => {
             for ((u, xz), state) in u.chunks_mut(d_inner).zip(xz.chunks(2 * d_inner)).zip(&mut *states) {
-                conv1d_update(u, state.conv, xz, conv, bias, &ConvShape { l: 1, ..shape });
+                conv1d_update(u, state.conv, xz, conv, bias, &s.conv(1));
             }
         }
     }
@@ -82,13 +82,13 @@ pub(crate) fn forward(
     let shape = Linear { l, k: dt_rank, n: d_inner, x_stride: width, y_stride: d_inner };
     linear(mode, delta, x_dbl, (&w.dt_proj, Some(&w.dt_proj_bias)), &shape, Epilogue::Softplus);
 
-    let (a, d, shape) = (w.a_log.values(), w.d.values(), ScanShape::of_layer(l, d_inner, d_state, dt_rank));
+    let (a, d, shape) = (w.a_log.values(), w.d.values(), s.scan(l));
     if mode == Mode::Decode {
         for (row, (y, state)) in y.chunks_mut(d_inner).zip(&mut *states).enumerate() {
             let (u, delta) = (&u[row * d_inner..][..d_inner], &delta[row * d_inner..][..d_inner]);
             let (x_dbl, xz) = (&x_dbl[row * width..][..width], &xz[row * 2 * d_inner..][..2 * d_inner]);
             let input = ScanInput { u, delta, a, x_dbl, d, xz };
-            selective_state_update(y, state.ssm, &input, &ScanShape { l: 1, ..shape });
+            selective_state_update(y, state.ssm, &input, &s.scan(1));
         }
     } else if let [state] = states {
         let input = ScanInput { u, delta, a, x_dbl, d, xz };
@@ -119,5 +119,5 @@ pub(crate) fn explain(
     let (u, delta) = (&work.u[..rows], &work.delta[..rows]);
     let input = ExplainInput { u, delta, a: w.a_log.values(), x_dbl: &work.x_dbl };
     let tensors = LayerTensors { input, xz: &work.xz, d: w.d.values(), y: &work.y };
-    LayerExplanation::by_twins(i, &tensors, options, &ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank))
+    LayerExplanation::by_twins(i, &tensors, options, &s.scan(l))
 }

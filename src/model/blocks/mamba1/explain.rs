@@ -38,7 +38,7 @@ impl Layer {
         (i, l): (usize, usize),
         options: &ExplainOptions,
     ) -> Result<LayerExplanation> {
-        let shape = self.scan_shape(l);
+        let shape = self.shape.scan(l);
         let by_kernels = gpu.allows(Variant::Explain);
         let read = async |tensor: &Tensor| tensor.read::<f32>(gpu).await;
         // Only one channel's inputs and output, and the twins, need them on the host.

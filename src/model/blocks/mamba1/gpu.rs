@@ -3,8 +3,7 @@
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{
-    self, BlellochWorkspace, ConvStep, FusedWorkspace, ScanBuffers, ScanShape, StateUpdate, StepBuffers, StepShape,
-    WeightMatrix,
+    self, BlellochWorkspace, ConvStep, FusedWorkspace, ScanBuffers, StateUpdate, StepBuffers, StepShape, WeightMatrix,
 };
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::settings::Scan;
@@ -79,11 +78,6 @@ impl Layer {
         self.w.a_log.tensor()
     }
 
-    pub fn scan_shape(&self, l: usize) -> ScanShape {
-        let s = &self.shape;
-        ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank)
-    }
-
     /// A chunk of l tokens, or a step of l texts, from the stream's `residual` and `hidden` to `hidden`.
     pub fn forward(
         &self,
@@ -99,12 +93,12 @@ impl Layer {
         let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.xz, linear(s.d_model, 2 * s.d_inner))?;
 
-        let shape = kernels::ConvShape { l, d_inner: s.d_inner, d_conv: s.d_conv, x_stride: 2 * s.d_inner };
+        let shape = s.conv(l);
         let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
         let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
         // A step leaves u where x was.
         let (u, u_stride) = if let Some(texts) = chunk.step {
-            kernels::conv1d_update(plan, &ConvStep { xz: &w.xz, conv_state, weight, bias }, texts, 0, shape)?;
+            kernels::conv1d_update(plan, &ConvStep { xz: &w.xz, conv_state, weight, bias }, texts, shape)?;
             (&w.xz, 2 * s.d_inner)
         } else {
             let conv = kernels::Conv1d { xz: &w.xz, conv_state, weight, bias, u: &w.u };
@@ -134,7 +128,7 @@ impl Layer {
         state: &LayerState,
         chunk: Chunk<'_>,
     ) -> Result<(), GpuError> {
-        let (a, d, shape) = (self.a(), self.w.d.tensor(), self.scan_shape(chunk.l));
+        let (a, d, shape) = (self.a(), self.w.d.tensor(), self.shape.scan(chunk.l));
         let (delta, x_dbl, ssm_state, y) = (&w.delta, &w.x_dbl, &state.ssm, &w.y);
         if let Some(texts) = chunk.step {
             let update = StateUpdate { uz: &w.xz, delta, a, x_dbl, d, ssm_state, y };

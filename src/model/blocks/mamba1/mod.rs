@@ -6,12 +6,16 @@
 //!    +------------------ out_proj <-- y <-----+--- scan -----+--------------+----------------------------+
 //! ```
 
+pub(crate) mod alone;
 pub(crate) mod cpu;
 pub(crate) mod explain;
 pub(crate) mod gpu;
+pub(crate) mod trained;
 
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
+use crate::reference::{ConvShape, ScanShape};
+pub use trained::Trained;
 
 /// Epsilon of Falcon-Mamba's norms inside the mixer, where a config says nothing.
 pub(crate) const MIXER_RMS_EPS: f32 = 1e-6;
@@ -57,8 +61,12 @@ parameters! { s;
 impl Shape {
     /// Of the usual proportions: expand 2, d_state 16, d_conv 4, dt_rank d_model / 16.
     pub fn of(d_model: usize) -> Self {
-        let dt_rank = d_model.div_ceil(16);
+        let dt_rank = Self::usual_rank(d_model);
         Self { d_model, d_inner: 2 * d_model, d_state: 16, d_conv: 4, dt_rank, mixer_rms_eps: None }
+    }
+
+    pub(super) fn usual_rank(d_model: usize) -> usize {
+        d_model.div_ceil(16)
     }
 
     /// What a config.json of transformers says of the layers.
@@ -79,6 +87,15 @@ impl Shape {
     /// Columns of x_dbl: dt, B and C.
     pub fn x_dbl_width(&self) -> usize {
         self.dt_rank + 2 * self.d_state
+    }
+
+    pub(crate) fn conv(&self, l: usize) -> ConvShape {
+        let &Shape { d_inner, d_conv, .. } = self;
+        ConvShape { l, d_inner, d_conv, x_stride: 2 * d_inner, x_offset: 0 }
+    }
+
+    pub(crate) fn scan(&self, l: usize) -> ScanShape {
+        ScanShape::of_layer(l, self.d_inner, self.d_state, self.dt_rank)
     }
 
     pub(super) fn state(&self) -> Vec<Field> {

@@ -4,7 +4,7 @@ use super::{Shape, Weights};
 use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, ssd_chunked, ssd_delta, ssd_sequential,
-    ssd_state_update, ConvShape, Epilogue, GatedNorm, Linear, SsdInput,
+    ssd_state_update, Epilogue, GatedNorm, Linear, SsdInput,
 };
 use crate::settings::Scan;
 
@@ -56,21 +56,19 @@ pub(crate) fn forward(
     linear(mode, zxbcdt, stream.hidden, in_proj, &Linear::dense(l, d_model, s.row()), Epilogue::None);
     let zxbcdt = &*zxbcdt;
 
-    let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
+    let shape = s.conv(l);
     let (conv, bias) = (w.conv1d.values(), w.conv1d_bias.as_ref().map(HostTensor::values));
     let (ssd, dt_bias) = (s.ssd(l), w.dt_bias.values());
     let (a, d) = (w.a_log.values(), w.d.values());
     if mode == Mode::Decode {
         let rows = zxbcdt.chunks(s.row()).zip(xbc.chunks_mut(s.channels())).zip(y.chunks_mut(s.d_ssm()));
         for (((zxbcdt, xbc), y), state) in rows.zip(states) {
-            let x = &zxbcdt[s.conv_offset()..];
-            conv1d_update(xbc, state.conv, x, conv, bias, &ConvShape { l: 1, ..shape });
+            conv1d_update(xbc, state.conv, zxbcdt, conv, bias, &s.conv(1));
             ssd_state_update(y, state.ssm, (zxbcdt, dt_bias), &SsdInput { xbc, a, d }, false, &s.ssd(1));
         }
     } else if let [state] = states {
-        let x = &zxbcdt[s.conv_offset()..];
-        conv1d(xbc, x, state.conv, conv, bias, &shape);
-        conv1d_state(state.conv, x, &shape);
+        conv1d(xbc, zxbcdt, state.conv, conv, bias, &shape);
+        conv1d_state(state.conv, zxbcdt, &shape);
         let input = SsdInput { xbc, a, d };
         match stream.scan {
             Scan::Sequential => {

@@ -2,7 +2,7 @@
 
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
-use crate::kernels::{self, Conv1d, ConvShape, ConvStep, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
+use crate::kernels::{self, Conv1d, ConvStep, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
 use crate::reference::GatedNorm;
 use crate::settings::Scan;
@@ -99,17 +99,17 @@ impl Layer {
 
         let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
         let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
-        let shape = ConvShape { l, d_inner: s.channels(), d_conv: s.d_conv, x_stride: s.row() };
+        let shape = s.conv(l);
         let (first, buffers) = (s.conv_offset(), self.buffers(w, state));
         if let Some(texts) = chunk.step {
             let conv = ConvStep { xz: &w.zxbcdt, conv_state, weight, bias };
-            kernels::conv1d_update(plan, &conv, texts, first, shape)?;
+            kernels::conv1d_update(plan, &conv, texts, shape)?;
             let buffers = SsdBuffers { xbc: &w.zxbcdt, ..buffers };
             kernels::ssd_state_update_rows(plan, &buffers, texts, &s.ssd(l).in_row(first))?;
         } else {
             let conv = Conv1d { xz: &w.zxbcdt, conv_state, weight, bias, u: &w.xbc };
-            kernels::conv1d_at(plan, &conv, first, shape)?;
-            kernels::conv1d_state_at(plan, &conv, first, shape)?;
+            kernels::conv1d(plan, &conv, shape)?;
+            kernels::conv1d_state(plan, &conv, shape)?;
             kernels::ssd(plan, w.rung, &w.ssd, &buffers, &s.ssd(l))?;
         }
         self.gate(plan, w, l)?;

@@ -14,7 +14,7 @@ pub(crate) mod gpu;
 
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
-use crate::reference::{GatedNorm, GatedShape, SsdShape};
+use crate::reference::{ConvShape, GatedNorm, GatedShape, SsdShape};
 
 /// A layer's dimensions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,6 +105,16 @@ impl Shape {
     /// Column of a row where x, B and C begin.
     pub(crate) fn conv_offset(&self) -> usize {
         2 * self.d_mlp + self.d_ssm()
+    }
+
+    pub(crate) fn conv(&self, l: usize) -> ConvShape {
+        ConvShape {
+            l,
+            d_inner: self.channels(),
+            d_conv: self.d_conv,
+            x_stride: self.row(),
+            x_offset: self.conv_offset(),
+        }
     }
 
     pub(crate) fn ssd(&self, l: usize) -> SsdShape {
