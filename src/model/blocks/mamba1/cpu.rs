@@ -18,11 +18,11 @@ const FUSED_CHUNK: usize = 256;
 #[derive(Default)]
 pub(crate) struct Workspace {
     rows: usize,
-    pub xz: Vec<f32>,    // (rows, 2 d_inner)
-    pub u: Vec<f32>,     // (rows, d_inner)
-    pub x_dbl: Vec<f32>, // (rows, dt_rank + 2 d_state)
-    pub delta: Vec<f32>, // (rows, d_inner)
-    pub y: Vec<f32>,     // (rows, d_inner)
+    xz: Vec<f32>,    // (rows, 2 d_inner)
+    u: Vec<f32>,     // (rows, d_inner)
+    x_dbl: Vec<f32>, // (rows, dt_rank + 2 d_state)
+    delta: Vec<f32>, // (rows, d_inner)
+    y: Vec<f32>,     // (rows, d_inner)
 }
 
 impl Workspace {
@@ -78,7 +78,7 @@ pub(crate) fn forward(
     linear(mode, delta, x_dbl, (&w.dt_proj, Some(&w.dt_proj_bias)), &shape, Epilogue::Softplus);
 
     let input = ScanInput { u, delta, a: w.a_log.values(), x_dbl, d: w.d.values(), xz };
-    let shape = ScanShape::of_layer(l, d_inner, d_state, dt_rank);
+    let shape = s.scan(l);
     match (mode, stream.scan) {
         (Mode::Decode, _) => selective_state_update(y, state.ssm, &input, &shape),
         (Mode::Prefill, Scan::Sequential) => scan_sequential(y, state.ssm, &input, &shape),
@@ -104,7 +104,8 @@ pub(crate) fn explain(
 ) -> LayerExplanation {
     let rows = l * s.d_inner;
     let (u, delta) = (&work.u[..rows], &work.delta[..rows]);
-    let input = ExplainInput { u, delta, a: w.a_log.values(), x_dbl: &work.x_dbl };
-    let tensors = LayerTensors { input, xz: &work.xz, d: w.d.values(), y: &work.y };
-    LayerExplanation::by_twins(i, &tensors, options, &ScanShape::of_layer(l, s.d_inner, s.d_state, s.dt_rank))
+    let input = ExplainInput { u, delta, a: w.a_log.values(), bc: &work.x_dbl };
+    let ScanShape { xz_stride, z_offset, .. } = s.scan(l);
+    let gate = Some((&work.xz[..], xz_stride, z_offset));
+    LayerExplanation::by_twins(i, &LayerTensors { input, gate, d: w.d.values(), y: &work.y }, options, &s.explained(l))
 }

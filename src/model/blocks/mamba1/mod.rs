@@ -7,11 +7,11 @@
 //! ```
 
 pub(crate) mod cpu;
-pub(crate) mod explain;
 pub(crate) mod gpu;
 
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
+use crate::reference::{ExplainShape, ScanShape};
 
 /// Epsilon of Falcon-Mamba's norms inside the mixer, where a config says nothing.
 pub(crate) const MIXER_RMS_EPS: f32 = 1e-6;
@@ -79,6 +79,14 @@ impl Shape {
     /// Columns of x_dbl: dt, B and C.
     pub fn x_dbl_width(&self) -> usize {
         self.dt_rank + 2 * self.d_state
+    }
+
+    pub(crate) fn scan(&self, l: usize) -> ScanShape {
+        ScanShape::of_layer(l, self.d_inner, self.d_state, self.dt_rank)
+    }
+
+    pub(super) fn explained(&self, l: usize) -> ExplainShape {
+        (&self.scan(l)).into()
     }
 
     pub(super) fn state(&self) -> Vec<Field> {

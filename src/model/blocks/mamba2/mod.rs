@@ -14,7 +14,7 @@ pub(crate) mod gpu;
 
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
-use crate::reference::{GatedNorm, GatedShape, SsdShape};
+use crate::reference::{ExplainShape, GatedNorm, GatedShape, SsdShape};
 
 /// A layer's dimensions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -117,6 +117,10 @@ impl Shape {
             d_has_hdim: self.d_has_hdim,
             ..dense
         }
+    }
+
+    pub(super) fn explained(&self, l: usize) -> ExplainShape {
+        (&self.ssd(l)).into()
     }
 
     /// The gated norm from y (l, d_ssm) into the last columns of rows of d_inner.
