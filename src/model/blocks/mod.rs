@@ -104,6 +104,14 @@ impl Shape {
         }
     }
 
+    /// What else a config decides of its output, by the names that mamba-ssm has for it.
+    pub fn options(&self) -> Vec<(&'static str, serde_json::Value)> {
+        match self {
+            Shape::Mamba1(_) => Vec::new(),
+            Shape::Mamba2(s) => s.options(),
+        }
+    }
+
     /// What `explain` shows one by one: channels, or heads.
     pub fn units(&self) -> Units {
         match self {

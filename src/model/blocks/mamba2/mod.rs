@@ -162,6 +162,21 @@ impl Shape {
         ]
     }
 
+    pub(super) fn options(&self) -> Vec<(&'static str, serde_json::Value)> {
+        let (low, high) = self.dt_limit;
+        let high = if high == f32::INFINITY { "Infinity".into() } else { short(high) };
+        let norm = match self.norm {
+            GatedNorm::GateFirst => "gate first",
+            GatedNorm::NormFirst => "norm first",
+            GatedNorm::GateOnly => "none",
+        };
+        vec![
+            ("dt_limit", serde_json::json!([short(low), high])),
+            ("gated_norm", norm.into()),
+            ("D_has_hdim", self.d_has_hdim.into()),
+        ]
+    }
+
     pub(super) fn constants(&self) -> Vec<f32> {
         let norm = match self.norm {
             GatedNorm::GateFirst => 0.0,
@@ -188,4 +203,9 @@ impl Shape {
         }
         config
     }
+}
+
+/// An f32 as JSON, with as few digits as tell it from others.
+fn short(x: f32) -> serde_json::Value {
+    serde_json::from_str(&x.to_string()).unwrap_or_default()
 }
