@@ -343,7 +343,10 @@ fn tokens_that_the_tokenizer_does_not_know() {
 fn what_cannot_be_trained_is_said_beforehand() {
     let help = mamba().args(["train", "--help"]).assert().success();
     let help = String::from_utf8_lossy(&help.get_output().stdout).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("of a Mamba-1 model, not from nothing (Falcon-Mamba and Mamba-2 models cannot be trained yet)"), "{help}");
+    assert!(
+        help.contains("of a Mamba-1 model, not from nothing (Falcon-Mamba and Mamba-2 models cannot be trained yet)"),
+        "{help}"
+    );
     let golden = repository("tests/golden/mamba2/odd-dims");
     let folder = tempfile::tempdir().unwrap();
     let (from, out) = (golden.to_str().unwrap(), folder.path().join("run"));

@@ -91,7 +91,7 @@ fn groups(raw: &RawConfig, first: &impl FirstLayer, grouped: usize, n_heads: usi
         found,
     };
     let rows = format!("B and C have {grouped} rows each (`{}`)", first.described(CONV));
-    if n_groups == 0 || grouped % n_groups != 0 || n_heads % n_groups != 0 {
+    if n_groups == 0 || !grouped.is_multiple_of(n_groups) || !n_heads.is_multiple_of(n_groups) {
         return Err(contradiction(format!("{rows} and there are {n_heads} heads")));
     }
     // As many states as a config says make it a number of groups: then it is not they that are wrong.
