@@ -1,26 +1,38 @@
-//! What the model sees: the hidden attention must give the scan's own output again, on both backends and for every scan.
+//! What the model sees: the hidden attention must give the recurrence's own output again, on both backends and for every scan, and
+//! of Mamba-2 be what transformers' tensors give.
 
 #[path = "common/browser.rs"]
 mod browser;
 mod common;
 
-use common::{assert_close, load, Golden, On, SCANS, WHOLE};
+use common::{assert_close, compare, load, Golden, On, SCANS, WHOLE};
 use mamba_wgpu::error::{Error, InputError};
-use mamba_wgpu::explain::{explain, ExplainOptions, Explanation};
+use mamba_wgpu::explain::{explain, ChannelExplanation, ExplainOptions, Explanation, Unit};
 use mamba_wgpu::gpu::Variant;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
-use mamba_wgpu::model::{Backend, Scan};
+use mamba_wgpu::model::{synthetic::Spec, Backend, Scan};
 
-/// Explains a golden checkpoint's first text, with all of its channels.
+/// Explains a golden checkpoint's first text, with all of its channels or heads.
 async fn explained(golden: &Golden, on: On, scan: Scan) -> Explanation {
     // Chunks smaller than the text must not matter.
     let model = load(&golden.checkpoint(), &on.open().await, scan, 16).await;
-    let options = ExplainOptions { channels: (0..golden.expected.config.d_inner).collect(), ..Default::default() };
+    let units = model.config().layers[0].units();
+    let width = if units.kind == Unit::Head { units.width } else { 1 };
+    let whole = golden.expected.config.of_layers("d_ssm").unwrap_or(golden.expected.config.d_inner);
+    assert_eq!(units.count * width, whole, "{}", golden.name);
+    let options = ExplainOptions { channels: (0..units.count).collect(), ..Default::default() };
     let mut calls = Vec::new();
     let tokens = &golden.expected.sequences[0].tokens;
     let explanation = explain(&model, tokens, &options, &mut |done, all| calls.push((done, all))).await.unwrap();
     let n = golden.expected.config.n_layer;
     assert_eq!(calls, (1..=n).map(|done| (done, n)).collect::<Vec<_>>());
+    for layer in &explanation.layers {
+        assert_eq!((layer.units, layer.channels.len()), (units, units.count));
+        for c in &layer.channels {
+            let l = tokens.len();
+            assert_eq!((c.u.len(), c.y.len(), c.attention.len()), (l * width, l * width, l * l));
+        }
+    }
     explanation
 }
 
@@ -30,48 +42,142 @@ fn worst(explanation: &Explanation) -> f32 {
     errors.fold(0.0, |worst, e| if e.is_nan() || e > worst { e } else { worst })
 }
 
-/// Mamba, Falcon-Mamba, and a state of odd size.
-const GOLDENS: [&str; 3] = ["original", "falcon-untied", "odd-dims"];
+/// A checkpoint's first text by every scan of both backends.
+async fn reproduces(golden: &Golden, scans: &[Scan]) {
+    let name = &golden.name;
+    for on in [On::Cpu, On::Gpu] {
+        for &scan in scans {
+            let mut explanation = explained(golden, on, scan).await;
+            let error = worst(&explanation);
+            println!("{name} {on:?} {scan}: {error:.1e}");
+            assert!(error < 1e-4, "{name} {on:?} {scan}: {error}");
+            assert!(error > 0.0, "{name} {on:?} {scan}: compared with itself");
+            let last = |explanation: &mut Explanation| explanation.layers.last_mut().unwrap().channels.pop().unwrap();
+            let channel = last(&mut explanation);
+            let mut worst_of = |spoilt: ChannelExplanation| {
+                let channels = &mut explanation.layers.last_mut().unwrap().channels;
+                channels.push(spoilt);
+                let error = worst(&explanation);
+                last(&mut explanation);
+                error
+            };
+            assert!(channel.y.iter().any(|y| *y != 0.0));
+            // The comparison can fail: by one value that is off, and by NaN.
+            let (l, size) = (channel.delta.len(), |u: &[f32]| u.iter().fold(0.0f32, |m, u| m.max(u.abs())));
+            let mut tokens = channel.u.chunks(channel.u.len() / l).take(6);
+            let at = 5 * l + tokens.position(|u| size(u) > 1e-3 * size(&channel.u)).unwrap();
+            let mut spoilt = channel.clone();
+            spoilt.attention[at] += 100.0 * size(&channel.attention);
+            assert!(worst_of(spoilt) > 1e-3, "{name} {on:?} {scan}: a wrong value is not seen");
+            let spoilers: [fn(&mut ChannelExplanation, usize); 3] = [
+                |c, at| c.attention[at] = f32::NAN,
+                |c, _| c.y[0] = f32::NAN,
+                |c, _| *c.u.last_mut().unwrap() = f32::NAN,
+            ];
+            for spoil in spoilers {
+                let mut spoilt = channel.clone();
+                spoil(&mut spoilt, at);
+                assert!(worst_of(spoilt).is_nan(), "{name} {on:?} {scan}");
+            }
+        }
+    }
+}
 
+/// Mamba, Falcon-Mamba, and a state of odd size.
 #[test]
 fn the_hidden_attention_reproduces_the_scans_output() {
     pollster::block_on(async {
-        for name in GOLDENS {
-            let golden = Golden::named(name);
+        for name in ["original", "falcon-untied", "odd-dims"] {
+            reproduces(&Golden::named(name), &SCANS).await;
+        }
+    });
+}
+
+/// All of Mamba-2's variants: groups, a D for each channel, limits of delta, heads beside an MLP.
+#[test]
+fn heads_reproduce_the_output_of_all_of_their_channels() {
+    pollster::block_on(async {
+        for golden in Golden::mamba2() {
+            reproduces(&golden, &[Scan::Sequential, Scan::Fused]).await;
+        }
+    });
+}
+
+/// tests/golden/explain/NAME.json: of one layer, and of one head of it, from transformers' tensors in float64.
+#[derive(serde::Deserialize)]
+struct Expected {
+    layer: usize,
+    head: usize,
+    tokens: Vec<u32>,
+    #[serde(flatten)]
+    values: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+/// A map's rows as far as the diagonal, one after the other.
+fn lower(map: &[f32], l: usize) -> Vec<f32> {
+    (0..l).flat_map(|i| map[i * l..][..i + 1].iter().copied()).collect()
+}
+
+#[test]
+fn what_heads_see_is_what_transformers_tensors_give() {
+    pollster::block_on(async {
+        let mut compared = 0;
+        for file in std::fs::read_dir(common::repository("tests/golden/explain")).unwrap() {
+            let path = file.unwrap().path();
+            let expected: Expected = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let checkpoint = Golden::mamba2_named(path.file_stem().unwrap().to_str().unwrap()).checkpoint();
             for on in [On::Cpu, On::Gpu] {
-                for scan in SCANS {
-                    let mut explanation = explained(&golden, on, scan).await;
-                    let channels: usize = explanation.layers.iter().map(|l| l.channels.len()).sum();
-                    assert_eq!(channels, golden.expected.config.n_layer * golden.expected.config.d_inner);
-                    let error = worst(&explanation);
-                    assert!(error < 1e-3, "{name} {on:?} {scan}: {error}");
-                    assert!(error > 0.0, "{name} {on:?} {scan}: compared with itself");
-                    let channel = &mut explanation.layers[1].channels[3];
-                    assert!(channel.y.iter().any(|y| *y != 0.0));
-                    // The comparison can fail: by one value that is off, and by NaN.
-                    let (l, far) = (channel.u.len(), channel.u.iter().fold(0.0f32, |m, u| m.max(u.abs())));
-                    let at = 5 * l + channel.u.iter().take(6).position(|u| u.abs() > 1e-3 * far).unwrap();
-                    let before = channel.attention[at];
-                    channel.attention[at] += 100.0 * channel.attention.iter().fold(0.0f32, |m, a| m.max(a.abs()));
-                    assert!(worst(&explanation) > 1e-3, "{name} {on:?} {scan}: a wrong value is not seen");
-                    explanation.layers[1].channels[3].attention[at] = f32::NAN;
-                    assert!(worst(&explanation).is_nan());
-                    explanation.layers[1].channels[3].attention[at] = before;
-                    explanation.layers[1].channels[3].y[0] = f32::NAN;
-                    assert!(worst(&explanation).is_nan());
+                for scan in [Scan::Sequential, Scan::Fused] {
+                    let model = load(&checkpoint, &on.open().await, scan, WHOLE).await;
+                    let (layers, channels) = (Some(vec![expected.layer]), vec![expected.head]);
+                    let options = ExplainOptions { layers, channels, ..Default::default() };
+                    let all = explain(&model, &expected.tokens, &options, &mut |_, _| {}).await.unwrap();
+                    let (layer, head) = (&all.layers[0], &all.layers[0].channels[0]);
+                    let l = expected.tokens.len();
+                    for (key, got) in [
+                        ("delta", &layer.delta),
+                        ("forget", &layer.forget),
+                        ("state_norm", &layer.state_norm),
+                        ("attention", &lower(&layer.attention, l)),
+                        ("magnitude", &lower(&layer.magnitude, l)),
+                        ("head_delta", &head.delta),
+                        ("head_forget", &head.forget),
+                        ("head_state_norm", &head.state_norm),
+                        ("head_attention", &lower(&head.attention, l)),
+                        ("head_u", &head.u),
+                        ("head_y", &head.y),
+                    ] {
+                        let want: Vec<f64> = serde_json::from_value(expected.values[key].clone()).unwrap();
+                        let what = format!("{} {on:?} {scan}: {key}", path.display());
+                        assert_close(&what, got, &want, 2e-5, 1e-4);
+                        // The comparison can fail.
+                        for wrong in [got[l / 2] * 1.001 + 1e-4, f32::NAN] {
+                            let mut got = got.clone();
+                            got[l / 2] = wrong;
+                            assert!(compare(&got, &want, 2e-5, 1e-4).is_err(), "{what}: {wrong} is not seen");
+                        }
+                        compared += 1;
+                    }
                 }
             }
         }
+        assert_eq!(compared, 3 * 4 * 11);
     });
 }
 
 #[test]
 fn layers_are_means_of_their_channels_and_both_backends_agree() {
     pollster::block_on(async {
-        let golden = Golden::named("falcon-tied-eps");
-        let cpu = explained(&golden, On::Cpu, Scan::Fused).await;
-        let gpu = explained(&golden, On::Gpu, Scan::Fused).await;
-        for (a, b) in cpu.layers.iter().zip(&gpu.layers) {
+        let (mamba, odd) = (Golden::named("falcon-tied-eps"), Golden::mamba2_named("groups5-no-conv-bias"));
+        let all = [mamba, odd, Golden::mamba2_named("ssm-everything")];
+        let mut layers = Vec::new();
+        for golden in &all {
+            let (cpu, gpu) =
+                (explained(golden, On::Cpu, Scan::Fused).await, explained(golden, On::Gpu, Scan::Fused).await);
+            layers.extend(cpu.layers.into_iter().zip(gpu.layers));
+        }
+        assert_eq!(layers.len(), 3 + 2 + 2);
+        for (a, b) in &layers {
             let (l, channels) = (a.delta.len(), a.channels.len() as f32);
             let mean = |of: &dyn Fn(usize) -> f32| (0..a.channels.len()).map(of).sum::<f32>() / channels;
             for i in 0..l {
@@ -109,14 +215,15 @@ fn layers_are_means_of_their_channels_and_both_backends_agree() {
 #[test]
 fn the_norm_is_the_sessions_state() {
     pollster::block_on(async {
-        let golden = Golden::named("original");
-        let sequence = &golden.expected.sequences[0];
-        let explanation = explained(&golden, On::Gpu, Scan::Fused).await;
-        let state = sequence.ssm_state.as_ref().expect("the first text's state is in the goldens");
-        for (layer, state) in explanation.layers.iter().zip(state.chunks(state.len() / explanation.n_layer)) {
-            let norm = state.iter().map(|h| f64::from(*h).powi(2)).sum::<f64>().sqrt();
-            let got = f64::from(*layer.state_norm.last().unwrap());
-            assert!((got - norm).abs() < 1e-3 * norm, "layer {}: {got} {norm}", layer.layer);
+        for golden in [Golden::named("original"), Golden::mamba2_named("sharded")] {
+            let sequence = &golden.expected.sequences[0];
+            let explanation = explained(&golden, On::Gpu, Scan::Fused).await;
+            let state = sequence.ssm_state.as_ref().expect("the first text's state is in the goldens");
+            for (layer, state) in explanation.layers.iter().zip(state.chunks(state.len() / explanation.n_layer)) {
+                let norm = state.iter().map(|h| f64::from(*h).powi(2)).sum::<f64>().sqrt();
+                let got = f64::from(*layer.state_norm.last().unwrap());
+                assert!((got - norm).abs() < 1e-3 * norm, "{} layer {}: {got} {norm}", golden.name, layer.layer);
+            }
         }
     });
 }
@@ -191,6 +298,44 @@ fn the_page_opens_in_a_browser_and_holds_the_text() {
     assert_eq!(dom.matches("<polyline points=\"").count(), 3);
 }
 
+/// A random Mamba-2 model with the embedded model's tokenizer.
+#[test]
+fn a_mamba2_is_explained_by_its_heads() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = Spec::mamba2(2, 64, 4096);
+    let mut weights = std::fs::File::create(folder.path().join("model.safetensors")).unwrap();
+    spec.write_safetensors(&mut weights, &mut |_, _| {}).unwrap();
+    std::fs::write(folder.path().join("config.json"), spec.config_json()).unwrap();
+    let tokenizer = common::repository("models/austen-4m/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+    let (model, html) = (folder.path().to_str().unwrap(), folder.path().join("page.html"));
+    let run = |more: &[&str]| program(&[&["--model", model, "--text", "Emma Woodhouse, handsome"], more].concat());
+
+    let output = run(&["--channel", "1", "--json", "--html", html.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let units = serde_json::json!({ "kind": "head", "count": 2, "width": 64, "d_state": 128 });
+    assert_eq!((&json["layers"][1]["units"], &json["n_layer"]), (&units, &2.into()));
+    assert!(json["layers"][0]["channels"][0]["skip"].is_number());
+    let explanation: Explanation = serde_json::from_value(json).unwrap();
+    assert!(worst(&explanation) < 1e-4 && explanation.layers[1].channels[0].channel == 1);
+
+    let (dom, log) = browser::dom(&html);
+    assert!(!log.contains("CONSOLE"), "{log}");
+    assert!(dom.contains("2 of 2 layers, 2 heads of 64 channels a layer, 128 states a channel"), "{log}");
+    assert!(dom.contains("<option value=\"1\">head 1</option>") && dom.contains("mean size over heads"));
+    let readout = dom.split_once("<dl class=\"readout\"").unwrap().1.split_once("</dl>").unwrap().0;
+    assert!(readout.contains("<dt>|alpha(i, j)|</dt><dd>") && !readout.contains("not a number"), "{readout}");
+
+    let output = run(&["--channel", "0"]);
+    let words = String::from_utf8(output.stdout).unwrap();
+    assert!(words.contains("means over tokens and heads:") && words.contains("  head 0: gives"), "{words}");
+    let output = run(&["--channel", "2"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(message.contains("--channel 2 is out of range: the model has 2"), "{message}");
+}
+
 #[test]
 fn the_program_prints_numbers_and_refuses_by_flag() {
     let output = program(&["--text", "Emma Woodhouse, handsome, clever", "--layer", "2,0", "--channel", "9", "--json"]);
@@ -232,17 +377,19 @@ fn the_program_prints_numbers_and_refuses_by_flag() {
 #[test]
 fn a_spoilt_kernel_is_seen_and_done_without() {
     pollster::block_on(async {
-        let options = GpuOptions { fault: Some("hidden_attention".into()), ..Default::default() };
-        let gpu = Gpu::new(&options).await.expect("these tests need an adapter (Mesa's lavapipe is one)");
-        let golden = Golden::named("falcon-tied-eps");
-        let model = load(&golden.checkpoint(), &Backend::Gpu(gpu.clone()), Scan::Fused, WHOLE).await;
-        let options = ExplainOptions { channels: vec![1, 39], ..Default::default() };
-        let tokens = &golden.expected.sequences[0].tokens;
-        let spoilt = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
-        let error = worst(&spoilt);
-        assert!(error.is_nan() || error > 1e-3, "{error}");
-        gpu.switch_off(Variant::Explain);
-        let right = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
-        assert!(worst(&right) < 1e-3, "{}", worst(&right));
+        for golden in [Golden::named("falcon-tied-eps"), Golden::mamba2_named("codestral")] {
+            let options = GpuOptions { fault: Some("hidden_attention".into()), ..Default::default() };
+            let gpu = Gpu::new(&options).await.expect("these tests need an adapter (Mesa's lavapipe is one)");
+            let model = load(&golden.checkpoint(), &Backend::Gpu(gpu.clone()), Scan::Fused, WHOLE).await;
+            let last = model.config().layers[0].units().count - 1;
+            let options = ExplainOptions { channels: vec![1, last], ..Default::default() };
+            let tokens = &golden.expected.sequences[0].tokens;
+            let spoilt = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+            let error = worst(&spoilt);
+            assert!(error.is_nan() || error > 1e-3, "{}: {error}", golden.name);
+            gpu.switch_off(Variant::Explain);
+            let right = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();
+            assert!(worst(&right) < 1e-4, "{}: {}", golden.name, worst(&right));
+        }
     });
 }

@@ -50,6 +50,8 @@ fn try_ends(command: &[&str], flag: &str, fine: &[&str]) {
             false => {
                 let named = said.contains(flag) && said.contains("error: ");
                 assert!(code == 2 && named, "{command:?} {flag} {value}: {code}: {said}");
+                // Beyond what any flag can hold, the most is named.
+                assert!(value != ENDS[4] || said.contains("at most "), "{command:?} {flag} {value}: {said}");
             }
         }
     }

@@ -261,3 +261,95 @@ fn errors_name_the_flag_or_the_file_and_say_nothing_twice() {
     fails("bench", &[&["scan", "--json", &below]], 1, &["below"]);
     assert!(!Path::new(&out).exists());
 }
+
+/// What needs no tokenizer: golden checkpoints have none.
+#[test]
+fn token_ids_in_place_of_a_text() {
+    let golden = repository("tests/golden/mamba2/ssm-no-norm");
+    let model = ["--model", golden.to_str().unwrap(), "--backend", "cpu"];
+    let logits = json(&[&["logits", "--json", "--tokens", "3,1,4,1,5"], &model[..]].concat());
+    let scored = |more: &[&str]| json(&[&["score", "--json"], more, &model[..]].concat());
+    let score = scored(&["--tokens", "3,1,4,1,5"]);
+    assert_eq!(keys(&score), ["nll_per_token", "tokens"]);
+    let nats = |score: &Value| score["tokens"].as_f64().unwrap() * score["nll_per_token"].as_f64().unwrap();
+    assert_eq!(score["tokens"], 4);
+    assert!((nats(&score) - logits["nll_sum"].as_f64().unwrap()).abs() < 1e-5, "{score} {logits}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ids.txt");
+    fs::write(&file, "1 4\n1 5\n").unwrap();
+    assert_eq!(scored(&["--tokens-file", file.to_str().unwrap(), "--bos", "3"]), score);
+    assert_ne!(scored(&["--tokens", "1,4,1,5", "--bos", "2"]), score);
+    let words = mamba().args(["score", "--tokens", "3,1,4"]).args(model).assert().success();
+    let words = String::from_utf8_lossy(&words.get_output().stdout).into_owned();
+    assert!(words.starts_with("2 tokens, on ") && words.contains("nats a token") && !words.contains("bits"), "{words}");
+
+    fails("score", &[&["--tokens", "3"], &model], 2, &["--tokens", "--bos", "nothing to score"]);
+    fails("score", &[&["--tokens", "3,99"], &model], 2, &["--tokens", "99", "position 1"]);
+    fails("score", &[&["--tokens", "3,1", "--bos", "99"], &model], 2, &["--bos 99"]);
+    fails("score", &[&["--tokens", "3,1", "--text", "x"], &model], 2, &["cannot be used with"]);
+    for command in ["score", "logits"] {
+        fails(command, &[&["--tokens", "1,,2"], &model], 2, &["--tokens", "an entry is empty"]);
+    }
+    // One token has no likelihood, which is 0 and not -0.
+    let one = mamba().args(["logits", "--tokens", "0"]).args(model).assert().success();
+    let one = String::from_utf8_lossy(&one.get_output().stdout).into_owned();
+    assert!(one.contains("likelihood: 0.000000 (sum over 0 predictions)"), "{one}");
+}
+
+#[test]
+fn a_mamba2_is_inspected_with_what_its_config_decides() {
+    let inspect = |name: &str| {
+        let model = repository(&format!("tests/golden/mamba2/{name}"));
+        json(&["inspect-model", "--json", "--model", model.to_str().unwrap()])["config"].clone()
+    };
+    for (name, limits, norm, d_has_hdim) in [
+        ("ssm-no-norm", serde_json::json!([0.05, 0.6]), "none", true),
+        ("ssm-norm-first", serde_json::json!([0, "Infinity"]), "norm first", false),
+        ("dt-floor", serde_json::json!([0.3, "Infinity"]), "gate first", false),
+    ] {
+        let config = inspect(name);
+        let options = (&config["dt_limit"], &config["gated_norm"], &config["D_has_hdim"]);
+        assert_eq!(options, (&limits, &norm.into(), &d_has_hdim.into()), "{name}");
+    }
+    let model = repository("tests/golden/mamba2/dt-limit");
+    let words = mamba().args(["inspect-model", "--model"]).arg(model).assert().success();
+    let words = String::from_utf8_lossy(&words.get_output().stdout).into_owned();
+    assert!(
+        words.contains("  dt_limit        [0.1,0.6]\n  ") && words.contains("  gated_norm      \"gate first\"\n"),
+        "{words}"
+    );
+}
+
+/// Said once and on a line of its own, not within the text.
+#[test]
+fn tokens_that_the_tokenizer_does_not_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = mamba_wgpu::model::synthetic::Spec::new(1, 16, 3 * 4096);
+    spec.write_safetensors(&mut fs::File::create(folder.path().join("model.safetensors")).unwrap(), &mut |_, _| {})
+        .unwrap();
+    fs::write(folder.path().join("config.json"), spec.config_json()).unwrap();
+    fs::copy(repository("models/austen-4m/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let model = folder.path().to_str().unwrap();
+    let generate = ["generate", "Emma", "--model", model, "--max-tokens", "20", "--seed", "1", "--backend", "cpu"];
+    let output = mamba().args(generate).assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("unknown")).collect();
+    let ended = "tokens are unknown to the tokenizer, which has 4096 entries: without text";
+    assert!(lines.len() == 1 && lines[0].starts_with("mamba-wgpu: ") && lines[0].ends_with(ended), "{said}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("unknown"));
+}
+
+#[test]
+fn what_cannot_be_trained_is_said_beforehand() {
+    let help = mamba().args(["train", "--help"]).assert().success();
+    let help = String::from_utf8_lossy(&help.get_output().stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        help.contains("of a Mamba-1 model, not from nothing (Falcon-Mamba and Mamba-2 models cannot be trained yet)"),
+        "{help}"
+    );
+    let golden = repository("tests/golden/mamba2/odd-dims");
+    let folder = tempfile::tempdir().unwrap();
+    let (from, out) = (golden.to_str().unwrap(), folder.path().join("run"));
+    let train = ["--task", "induction-heads", "--from", from, "--out", out.to_str().unwrap()];
+    fails("train", &[&train], 1, &["cannot be trained", "mamba2"]);
+}

@@ -173,42 +173,90 @@ pub(super) trait FirstLayer {
 }
 
 pub(super) const NORM_EPS: f32 = 1e-5;
+
+/// What mamba-ssm's `Mamba` and `Mamba2` take from a config's `ssm_cfg`: what is read here, and what only says how weights were
+/// initialised or how it is computed.
+const SSM_CFG: [&str; 29] = [
+    "layer",
+    "d_state",
+    "d_conv",
+    "expand",
+    "dt_rank",
+    "headdim",
+    "d_ssm",
+    "ngroups",
+    "D_has_hdim",
+    "rmsnorm",
+    "norm_before_gate",
+    "dt_limit",
+    "bias",
+    "conv_bias",
+    "dt_min",
+    "dt_max",
+    "dt_init",
+    "dt_scale",
+    "dt_init_floor",
+    "conv_init",
+    "A_init_range",
+    "use_fast_path",
+    "use_mem_eff_path",
+    "chunk_size",
+    "process_group",
+    "sequence_parallel",
+    "layer_idx",
+    "device",
+    "dtype",
+];
+
 impl RawConfig {
-    /// The family, from `model_type`, or `architectures`, or (mamba-ssm's config, which has neither) the other keys.
-    pub fn arch(&self, warnings: &mut Vec<String>) -> Result<Arch, LoadError> {
+    /// The family, from `ssm_cfg.layer`, `model_type` or `architectures`, or (mamba-ssm's first config, which has none of them) the
+    /// other keys; and the key that said so, if one did.
+    pub fn arch(&self, warnings: &mut Vec<String>) -> Result<(Arch, Option<&'static str>), LoadError> {
         let unknown = |key, value: &str| LoadError::UnknownArchitecture {
             file: self.file.clone(),
             key,
             value: value.chars().take(60).collect(),
         };
         if let Some(layer) = self.string("ssm_cfg.layer")? {
-            return match layer {
-                "Mamba1" => Ok(Arch::Mamba1),
-                "Mamba2" => Ok(Arch::Mamba2),
-                other => Err(unknown("ssm_cfg.layer", other)),
+            let arch = match layer {
+                "Mamba1" => Arch::Mamba1,
+                "Mamba2" => Arch::Mamba2,
+                other => return Err(unknown("ssm_cfg.layer", other)),
             };
+            return Ok((arch, Some("ssm_cfg.layer")));
         }
         if let Some(model_type) = self.string("model_type")? {
-            return match model_type {
-                "mamba" => Ok(Arch::Mamba1),
-                "falcon_mamba" => Ok(Arch::FalconMamba),
-                "mamba2" => Ok(Arch::Mamba2),
-                other => Err(unknown("model_type", other)),
+            let arch = match model_type {
+                "mamba" => Arch::Mamba1,
+                "falcon_mamba" => Arch::FalconMamba,
+                "mamba2" => Arch::Mamba2,
+                other => return Err(unknown("model_type", other)),
             };
+            return Ok((arch, Some("model_type")));
         }
         if let Some(class) = self.get("architectures").and_then(|list| list.get(0)) {
             let class = class.as_str().unwrap_or_default();
-            return match class {
-                _ if class.starts_with("Mamba2") => Ok(Arch::Mamba2),
-                _ if class.starts_with("FalconMamba") => Ok(Arch::FalconMamba),
-                _ if class.starts_with("Mamba") => Ok(Arch::Mamba1),
-                _ => Err(unknown("architectures", class)),
+            let arch = match class {
+                _ if class.starts_with("Mamba2") => Arch::Mamba2,
+                _ if class.starts_with("FalconMamba") => Arch::FalconMamba,
+                _ if class.starts_with("Mamba") => Arch::Mamba1,
+                _ => return Err(unknown("architectures", class)),
             };
+            return Ok((arch, Some("architectures")));
         }
         if !(self.map.contains_key("d_model") || self.map.contains_key("ssm_cfg")) {
             warnings.push(format!("{}: no `model_type`: taken as a Mamba-1 model", self.file));
         }
-        Ok(Arch::Mamba1)
+        Ok((Arch::Mamba1, None))
+    }
+
+    /// The family that a key says, or that is taken where none does, is not that of the tensors.
+    pub fn contradicts(&self, said_by: Option<&str>, found: String) -> LoadError {
+        let value = said_by.and_then(|key| self.get(key)).map(shown);
+        // mamba-ssm's first config is of Mamba-1, and had no key for it.
+        let key = said_by.unwrap_or(if self.is_mamba_ssm() { "ssm_cfg.layer" } else { "model_type" }).into();
+        let value = value.unwrap_or_else(|| "absent, which makes it a Mamba-1".into());
+        LoadError::Contradiction { file: self.file.clone(), key, value, found }
     }
 
     /// Refuses options that change the result and are not implemented.
@@ -222,6 +270,17 @@ impl RawConfig {
         if let Some(act) = self.get("hidden_act") {
             if !matches!(act.as_str(), Some("silu" | "swish")) {
                 return Err(unsupported("hidden_act", act, "the activation must be \"silu\""));
+            }
+        }
+        if self.is_mamba_ssm() {
+            for (name, value) in self.object("ssm_cfg")?.into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+                let reason = match name.as_str() {
+                    "activation" if matches!(value.as_str(), Some("silu" | "swish")) => continue,
+                    "activation" => "the activation must be \"silu\"",
+                    name if SSM_CFG.contains(&name) => continue,
+                    _ => "no option of mamba-ssm's layers that is known here",
+                };
+                return Err(unsupported(&format!("ssm_cfg.{name}"), value, reason));
             }
         }
         if self.flag("rms_norm")? == Some(false) {
@@ -386,7 +445,7 @@ mod tests {
 
     #[test]
     fn families() {
-        let arch = |json| parse(json).arch(&mut Vec::new());
+        let arch = |json| parse(json).arch(&mut Vec::new()).map(|(arch, _)| arch);
         assert_eq!(arch(r#"{"model_type": "mamba"}"#).unwrap(), Arch::Mamba1);
         assert_eq!(arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(), Arch::FalconMamba);
         assert_eq!(arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(), Arch::FalconMamba);

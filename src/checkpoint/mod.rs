@@ -263,15 +263,14 @@ impl Checkpoint {
         let mut notes = Vec::new();
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let mamba2 = table.mamba2_tensor();
-        let arch = match &raw {
+        let (arch, said_by) = match &raw {
             Some(raw) => raw.arch(&mut warnings)?,
-            None if mamba2.is_some() => Arch::Mamba2,
-            None => Arch::Mamba1,
+            None if mamba2.is_some() => (Arch::Mamba2, None),
+            None => (Arch::Mamba1, None),
         };
         if let (Some(raw), Some(tensor), false) = (&raw, mamba2, arch == Arch::Mamba2) {
             let found = format!("there is a tensor `{tensor}`, which only Mamba-2 has");
-            let (file, key) = (raw.file.clone(), "model_type".into());
-            return Err(LoadError::Contradiction { file, key, value: arch.to_string(), found });
+            return Err(raw.contradicts(said_by, found));
         }
         if let Some(raw) = &raw {
             raw.check_supported()?;

@@ -339,7 +339,12 @@ impl Check {
             Check::SplitMatrix => linear::split(gpu, random).await,
             Check::Explain => {
                 for (sizes, channels) in [((37, 37, 16), 0..37), ((20, 5, 5), 3..4)] {
-                    let case = ExplainCase::random(sizes, channels, random);
+                    let case = ExplainCase::channels(sizes, channels, random);
+                    explain::explain(gpu, &case, &case.expected()).await?;
+                }
+                #[cfg(not(target_arch = "wasm32"))]
+                for (sizes, heads) in [((4, 36, 40, 2), 0..4), ((3, 5, 7, 1), 1..2)] {
+                    let case = ExplainCase::heads(37, sizes, false, heads, random);
                     explain::explain(gpu, &case, &case.expected()).await?;
                 }
                 Ok(())

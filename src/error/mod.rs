@@ -63,10 +63,7 @@ pub enum InputError {
     /// A text longer than what was allowed.
     #[error("{tokens} tokens are too many: at most {limit} are explained at once")]
     TooManyTokens { tokens: usize, limit: usize },
-    /// A kind of model that explanations are not made of.
-    #[error("{arch} models cannot be explained yet: Mamba-1 and Falcon-Mamba models can")]
-    NotExplained { arch: &'static str },
-    /// A layer or channel that the model does not have.
+    /// A layer, channel or head that the model does not have.
     #[error("{what} {value} is out of range: the model has {count}, counted from 0")]
     OutOfRange { what: &'static str, value: usize, count: usize },
     /// A slot that the batch does not have.

@@ -10,6 +10,9 @@
 //! alpha(i, j) = C_i (prod_{k = j+1 .. i} exp(delta_k A)) delta_j B_j
 //! ```
 //!
+//! In Mamba-2 all channels of a head share it: it is the matrix that state space duality multiplies by (Dao and Gu,
+//! arXiv 2405.21060, section 3).
+//!
 //! [`explain`] computes it on either backend: the kernels `hidden_attention`, `channel_stats` and `token_stats`, or their twins.
 //! [`Packed`] is the same, small enough for a page; [`page`] makes that page.
 
@@ -17,9 +20,8 @@ mod pack;
 mod page;
 
 use crate::error::{InputError, Result};
-use crate::model::blocks::Shape;
 use crate::model::{check_tokens, LanguageModel};
-pub use crate::model::{ChannelExplanation, ExplainOptions, LayerExplanation};
+pub use crate::model::{ChannelExplanation, ExplainOptions, LayerExplanation, Skip, Unit, Units};
 pub use pack::{Packed, PackedChannel, PackedLayer, PackedMap};
 pub use page::{is_page, page};
 use serde::{Deserialize, Serialize};
@@ -31,10 +33,8 @@ const MAX_NUMBERS: usize = 1 << 29;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     pub tokens: Vec<u32>,
-    /// Of the model: layers, channels a layer, states a channel.
+    /// Of the model.
     pub n_layer: usize,
-    pub d_inner: usize,
-    pub d_state: usize,
     /// Those asked for, in the model's order.
     pub layers: Vec<LayerExplanation>,
 }
@@ -42,7 +42,7 @@ pub struct Explanation {
 /// Explains a text; `progress` gets layers done and all that must be read.
 ///
 /// # Errors
-/// No tokens, more than [`ExplainOptions::max_tokens`], a token, layer or channel out of range; the device's.
+/// No tokens, more than [`ExplainOptions::max_tokens`], a token, layer, channel or head out of range; the device's.
 pub async fn explain(
     model: &LanguageModel,
     tokens: &[u32],
@@ -59,14 +59,11 @@ pub async fn explain(
         Some(&value) => Err(InputError::OutOfRange { what, value, count }),
         None => Ok(()),
     };
-    if c.layers.iter().any(|layer| layer.mamba1().is_none()) {
-        return Err(InputError::NotExplained { arch: c.arch.title() }.into());
-    }
-    let (channels, states) = c.first().map_or((0, 0), Shape::channels);
     below("layer", options.layers.as_deref().unwrap_or_default(), c.n_layer())?;
-    below("channel", &options.channels, channels)?;
+    let wanted = c.layers.iter().enumerate().filter(|(i, _)| options.wants(*i));
+    below("channel", &options.channels, wanted.map(|(_, layer)| layer.units().count).min().unwrap_or(0))?;
     let layers = model.session()?.explain(tokens, options, progress).await?;
-    Ok(Explanation { tokens: tokens.to_vec(), n_layer: c.n_layer(), d_inner: channels, d_state: states, layers })
+    Ok(Explanation { tokens: tokens.to_vec(), n_layer: c.n_layer(), layers })
 }
 
 /// The longest text whose maps the memory is asked for, whatever [`ExplainOptions::max_tokens`] says.

@@ -1,6 +1,6 @@
 //! An explanation small enough to lie in a page: maps as the lower triangle in f16, base64.
 
-use super::{ChannelExplanation, Explanation, LayerExplanation};
+use super::{ChannelExplanation, Explanation, LayerExplanation, Units};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,6 @@ pub struct Packed {
     /// (L): the text of each token.
     pub pieces: Vec<String>,
     pub n_layer: usize,
-    pub d_inner: usize,
-    pub d_state: usize,
     pub layers: Vec<PackedLayer>,
 }
 
@@ -21,6 +19,7 @@ pub struct Packed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PackedLayer {
     pub layer: usize,
+    pub units: Units,
     pub delta: Vec<f32>,
     pub forget: Vec<f32>,
     pub state_norm: Vec<f32>,
@@ -29,7 +28,7 @@ pub struct PackedLayer {
     pub channels: Vec<PackedChannel>,
 }
 
-/// A [`ChannelExplanation`] without the scan's inputs and output.
+/// A [`ChannelExplanation`] without the recurrence's inputs and output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PackedChannel {
     pub channel: usize,
@@ -53,9 +52,8 @@ pub struct PackedMap {
 impl Packed {
     /// `source`: what the model is called; `pieces` (L): the text of each token.
     pub fn new(explanation: &Explanation, source: &str, pieces: Vec<String>) -> Self {
-        let &Explanation { n_layer, d_inner, d_state, .. } = explanation;
         let layers = explanation.layers.iter().map(PackedLayer::new).collect();
-        Self { source: source.into(), pieces, n_layer, d_inner, d_state, layers }
+        Self { source: source.into(), pieces, n_layer: explanation.n_layer, layers }
     }
 }
 
@@ -63,6 +61,7 @@ impl PackedLayer {
     fn new(l: &LayerExplanation) -> Self {
         Self {
             layer: l.layer,
+            units: l.units,
             delta: l.delta.clone(),
             forget: l.forget.clone(),
             state_norm: l.state_norm.clone(),

@@ -6,8 +6,9 @@
  * @typedef {{ scale: number, data: string }} PackedMap
  * @typedef {{ delta: number[], forget: number[], state_norm: number[], attention: PackedMap }} Lines
  * @typedef {Lines & { channel: number, reproduction_error: number | null }} Channel
- * @typedef {Lines & { layer: number, magnitude: PackedMap, channels: Channel[] }} Layer
- * @typedef {{ source: string, pieces: string[], n_layer: number, d_inner: number, d_state: number, layers: Layer[] }} Packed
+ * @typedef {{ kind: 'channel' | 'head', count: number, width: number, d_state: number }} Units
+ * @typedef {Lines & { layer: number, units: Units, magnitude: PackedMap, channels: Channel[] }} Layer
+ * @typedef {{ source: string, pieces: string[], n_layer: number, layers: Layer[] }} Packed
  */
 
 const LINES = /** @type {const} */ ([
@@ -58,7 +59,7 @@ function colour(t, { none, most, below }) {
  * Shows it in an element, in place of what that holds.
  * @param {HTMLElement} root
  * @param {Packed} data
- * @param {{ channel?: (layer: number, channel: number) => Promise<Packed> }} [options] channel: computes one that is not there
+ * @param {{ channel?: (layer: number, channel: number) => Promise<Packed> }} [options] channel: computes a channel or head that is not there
  */
 export function show(root, data, { channel: compute } = {}) {
   const l = data.pieces.length;
@@ -117,11 +118,11 @@ export function show(root, data, { channel: compute } = {}) {
   });
   const side = make('div', { className: 'side' }, readout, ...charts.map(({ whole }) => whole));
 
-  // ---- a channel that is not there yet
-  const wanted = /** @type {HTMLInputElement} */ (make('input', { type: 'number', min: '0', max: String(data.d_inner - 1), value: '0', required: true }));
-  const add = make('button', { type: 'submit', textContent: 'Show this channel' });
+  // ---- a channel or head that is not there yet
+  const wanted = /** @type {HTMLInputElement} */ (make('input', { type: 'number', min: '0', value: '0', required: true }));
+  const [limits, add] = [make('span'), make('button', { type: 'submit' })];
   const note = make('span', { className: 'note' });
-  const more = make('form', { className: 'controls' }, make('label', {}, `Channel, 0 to ${data.d_inner - 1}`, wanted), add, note);
+  const more = make('form', { className: 'controls' }, make('label', {}, limits, wanted), add, note);
   more.addEventListener('submit', async (event) => {
     event.preventDefault();
     if (!compute) return;
@@ -143,8 +144,9 @@ export function show(root, data, { channel: compute } = {}) {
 
   /** The maps that this layer has, and the chosen one. */
   function setKind(chosen) {
-    const channels = layer.channels.map(({ channel }) => new Option(`channel ${channel}`, String(channel)));
-    maps.replaceChildren(new Option('mean size over channels', 'magnitude'), new Option('mean over channels', 'attention'), ...channels);
+    const unit = layer.units.kind;
+    const channels = layer.channels.map(({ channel }) => new Option(`${unit} ${channel}`, String(channel)));
+    maps.replaceChildren(new Option(`mean size over ${unit}s`, 'magnitude'), new Option(`mean over ${unit}s`, 'attention'), ...channels);
     kind = [...maps.options].some(({ value }) => value === chosen) ? chosen : 'magnitude';
     maps.value = kind;
     rows = unpack(kind === 'magnitude' ? layer.magnitude : lines().attention, l);
@@ -168,6 +170,10 @@ export function show(root, data, { channel: compute } = {}) {
     slider.value = String(k);
     sliderValue.textContent = `${layer.layer} of 0 to ${data.n_layer - 1}`;
     slider.setAttribute('aria-valuetext', `layer ${layer.layer}`);
+    const { kind: unit, count } = layer.units;
+    wanted.max = String(count - 1);
+    limits.textContent = `${unit === 'head' ? 'Head' : 'Channel'}, 0 to ${count - 1}`;
+    add.textContent = `Show this ${unit}`;
     setKind(kind);
   }
 

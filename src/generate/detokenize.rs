@@ -46,9 +46,6 @@ impl DecodeStream {
     /// [`GenerateError::Decode`] where the tokenizer's decoder fails.
     pub fn push(&mut self, token: u32) -> Result<String, GenerateError> {
         let Some((text, special)) = self.tokenizer.token_and_special(token) else {
-            if self.unknown == 0 {
-                tracing::warn!(token, vocab_size = self.tokenizer.vocab_size(), "token unknown to the tokenizer");
-            }
             self.unknown += 1;
             return Ok(String::new());
         };

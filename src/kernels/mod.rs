@@ -43,7 +43,7 @@ pub use step::{
     StepShape,
 };
 
-pub use crate::reference::{ConvShape, GatedNorm, GatedShape, ScanShape, SsdShape};
+pub use crate::reference::{ConvShape, ExplainShape, GatedNorm, GatedShape, ScanShape, SsdShape};
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, Tensor};
@@ -124,11 +124,16 @@ impl ScanShape {
     pub(crate) const MAX_STATES: usize = 256;
 
     fn with_states(&self, kernel: &'static str) -> Result<ShaderSpec, GpuError> {
-        if self.d_state > Self::MAX_STATES {
-            let (what, value, limit) = ("d_state", self.d_state, Self::MAX_STATES);
-            return Err(GpuError::Unsupported { kernel, what, value, limit });
-        }
+        within_registers(kernel, self.d_state)?;
         Ok(ShaderSpec::new(kernel).constant("D_STATE", self.d_state as u32))
+    }
+}
+
+fn within_registers(kernel: &'static str, d_state: usize) -> Result<(), GpuError> {
+    let (what, value, limit) = ("d_state", d_state, ScanShape::MAX_STATES);
+    match value > limit {
+        true => Err(GpuError::Unsupported { kernel, what, value, limit }),
+        false => Ok(()),
     }
 }
 
@@ -209,7 +214,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(sampling::specs());
     specs.extend(optimiser::specs());
     specs.extend(["discretise", "scan_output"].map(ShaderSpec::new));
-    specs.push(explain::token_stats_spec());
+    specs.extend(explain::specs());
     specs.extend(ceilings::specs());
     specs.push(fill::spec());
     specs.extend(backward::specs());
@@ -219,8 +224,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }
     for d_state in [1, 5, 16, 64] {
-        let plain = ["scan_sequential", "scan_fused_carry", "channel_stats", "hidden_attention"];
-        for name in plain {
+        for name in ["scan_sequential", "scan_fused_carry"] {
             specs.push(ShaderSpec::new(name).constant("D_STATE", d_state));
         }
         for (name, channels, act) in [("scan_fused_reduce", 128, (act, act)), ("scan_fused_reduce", 32, (act16, act))] {

@@ -13,7 +13,7 @@ mod types;
 pub use crate::checkpoint::*;
 pub use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 pub use batch::Batch;
-pub use explanation::{ChannelExplanation, ExplainOptions, LayerExplanation};
+pub use explanation::{ChannelExplanation, ExplainOptions, LayerExplanation, Skip, Unit, Units};
 pub use lm::{Backend, LanguageModel, Session};
 pub use saved_state::{ModelId, SavedState, StateError};
 pub(crate) use types::check_tokens;

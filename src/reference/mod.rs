@@ -34,7 +34,7 @@ mod update;
 pub use conv::{conv1d, conv1d_state, conv1d_update, ConvShape};
 pub use discretise::{decay_rate, discretise, silu, softplus};
 pub use embedding::embedding;
-pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput};
+pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput, ExplainShape};
 pub use fill::{fill, Fill, FillKind};
 pub use gated_norm::{gated_rms_norm, GatedNorm, GatedShape};
 pub use linear::{matmul, matvec, Epilogue, Linear, Weights};

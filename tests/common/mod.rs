@@ -138,6 +138,11 @@ impl Golden {
         Self::all_of("tests/golden/checkpoints", 15)
     }
 
+    /// Of tests/golden/mamba2.
+    pub fn mamba2_named(name: &str) -> Self {
+        Self::of("tests/golden/mamba2", name)
+    }
+
     /// Every folder of tests/golden/mamba2.
     pub fn mamba2() -> Vec<Self> {
         Self::all_of("tests/golden/mamba2", 20)

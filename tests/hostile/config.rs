@@ -124,6 +124,79 @@ fn mamba2() {
     let mut m = Model::tiny().original();
     m.config["ssm_cfg"]["layer"] = json!("Mamba2");
     refused!(m.open(), MissingTensor, "mixer.dt_bias");
+    // The key that decided is named, or said to be absent.
+    let mamba2 = || Model::new(&Spec::preset("mamba2-tiny").unwrap());
+    let only = "only Mamba-2";
+    refused!(mamba2().config("model_type", json!("mamba")).open(), Contradiction, "`model_type` is \"mamba\"", only);
+    let bare = || mamba2().config("model_type", Value::Null).config("architectures", Value::Null);
+    refused!(bare().open(), Contradiction, "`model_type` is absent, which makes it a Mamba-1", only);
+    let of_class = bare().config("architectures", json!(["MambaForCausalLM"]));
+    refused!(of_class.open(), Contradiction, "`architectures` is [\"MambaForCausalLM\"]", only);
+    let layer = |ssm_cfg| bare().config("ssm_cfg", ssm_cfg).open();
+    refused!(layer(json!({ "layer": "Mamba1" })), Contradiction, "`ssm_cfg.layer` is \"Mamba1\"", only);
+    refused!(layer(json!({})), Contradiction, "`ssm_cfg.layer` is absent, which makes it a Mamba-1", only);
+}
+
+/// A checkpoint of tests/golden/mamba2 in mamba-ssm's layout, with a key of its `ssm_cfg` set, or with null removed.
+fn mamba_ssm(name: &str, key: &str, value: Value) -> Model {
+    let file = |file: &str| fs::read(format!("tests/golden/mamba2/{name}/{file}")).unwrap();
+    let text = String::from_utf8(file("config.json")).unwrap().replace("Infinity", "1e30");
+    let mut m = Model::read(text.as_bytes(), &file("model.safetensors"));
+    let ssm_cfg = m.config["ssm_cfg"].as_object_mut().unwrap();
+    match value {
+        Value::Null => ssm_cfg.remove(key),
+        value => ssm_cfg.insert(key.into(), value),
+    };
+    m
+}
+
+#[test]
+fn groups_that_shapes_leave_open() {
+    let model = || Model::new(&Spec::preset("mamba2-tiny").unwrap());
+    let rows = "B and C have 21 rows each (`backbone.layers.0.mixer.conv1d.weight [72, 1, 3]`)";
+    // Another number of groups would fit the tensors, but for the states that the config says.
+    refused!(
+        model().config("n_groups", json!(1)).open(),
+        Contradiction,
+        "`n_groups` is 1",
+        rows,
+        "3 groups of `state_size` 7"
+    );
+    let absent = "`n_groups` is absent, which transformers takes as 8";
+    refused!(model().config("n_groups", Value::Null).open(), Contradiction, absent, rows);
+    // Where it is they that are wrong, they are named.
+    refused!(model().config("state_size", json!(5)).open(), Contradiction, "`state_size` is 5", "d_state 7");
+    assert!(model().config("state_size", Value::Null).open().is_ok(), "the groups say how many");
+
+    mamba_ssm("ssm-norm-first", "chunk_size", json!(64)).open().unwrap();
+    let one = "`ssm_cfg.ngroups` is absent, which mamba-ssm takes as 1";
+    let rows = "B and C have 12 rows each";
+    let absent = mamba_ssm("ssm-norm-first", "ngroups", Value::Null).open();
+    refused!(absent, Contradiction, one, rows, "2 groups of `ssm_cfg.d_state` 6");
+    let mut both = mamba_ssm("ssm-norm-first", "ngroups", Value::Null);
+    both.config["ssm_cfg"].as_object_mut().unwrap().remove("d_state");
+    refused!(both.open(), Contradiction, one, rows, "`ssm_cfg.d_state` is absent too: mamba-ssm takes it as 128");
+    // All defaults, and tensors that have them.
+    assert_eq!(mamba_ssm("original", "headdim", json!(64)).open().unwrap().config().dimension("d_state"), Some(128));
+}
+
+#[test]
+fn options_of_mamba_ssms_layers() {
+    let with = |key, value| mamba_ssm("ssm-no-norm", key, value).open();
+    with("activation", json!("swish")).unwrap();
+    with("A_init_range", json!([1, 16])).unwrap();
+    with("process_group", Value::Null).unwrap();
+    refused!(with("activation", json!("gelu")), UnsupportedOption, "`ssm_cfg.activation` is \"gelu\"", "silu");
+    refused!(with("rms_norm_eps", json!(1e-6)), UnsupportedOption, "`ssm_cfg.rms_norm_eps` is", "mamba-ssm");
+    let mut m = Model::tiny().original();
+    m.config["ssm_cfg"]["dt_norm"] = json!(true);
+    refused!(m.open(), UnsupportedOption, "`ssm_cfg.dt_norm` is true");
+    m.config["ssm_cfg"]["dt_norm"] = Value::Null;
+    m.open().unwrap();
+    m.config["ssm_cfg"] = json!("none");
+    refused!(m.open(), ConfigValue, "`ssm_cfg` is \"none\"", "object");
+    // transformers reads no such object.
+    Model::tiny().config("ssm_cfg", json!({ "activation": "gelu" })).open().unwrap();
 }
 
 /// What can be wrong with a Mamba-2 of which all tensors are there.
@@ -142,7 +215,20 @@ fn mamba2_contradictions() {
     ] {
         refused!(model().config(key, value).open(), Contradiction, key, found);
     }
-    for limits in [json!([1.0, 0.5]), json!([0.0]), json!("Infinity"), json!([0.0, "x"]), json!([null, 1.0])] {
+    let infinite = json!("Infinity");
+    for limits in [
+        json!([1.0, 0.5]),
+        json!([0.0]),
+        json!("Infinity"),
+        json!([0.0, "x"]),
+        json!([null, 1.0]),
+        json!([infinite, infinite]),
+        json!([{ "__float__": "Infinity" }, { "__float__": "Infinity" }]),
+        json!([-0.1, 1.0]),
+        json!(["-Infinity", "Infinity"]),
+        json!(["NaN", 1.0]),
+        json!([1e60, 1e61]),
+    ] {
         refused!(model().config("time_step_limit", limits).open(), ConfigValue, "time_step_limit", "two numbers");
     }
     refused!(model().without("mixer.norm").open(), MissingTensor, "backbone.layers.0.mixer.norm.weight");

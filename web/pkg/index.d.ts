@@ -280,7 +280,7 @@ export interface Spread {
 export interface ExplainOptions {
   /** Default: all. */
   layers?: number[];
-  /** Channels that are wanted by themselves too. */
+  /** Channels, in Mamba-2 heads, that are wanted by themselves too. */
   channels?: number[];
   /** Refuses a longer text. Default: 512. */
   maxTokens?: number;
@@ -303,7 +303,7 @@ export interface ExplainedLines {
   forget: number[];
   /** Norm of the state after it. */
   state_norm: number[];
-  /** alpha(i, j), what token j's input adds to the output at token i; of a layer the mean over channels. */
+  /** alpha(i, j), what token j's input adds to the output at token i; of a layer the mean over channels or heads. */
   attention: ExplainedMap;
 }
 export interface Explanation {
@@ -311,10 +311,10 @@ export interface Explanation {
   /** The text of each token. */
   pieces: string[];
   n_layer: number;
-  d_inner: number;
-  d_state: number;
   layers: (ExplainedLines & {
     layer: number;
+    /** What has these numbers for itself: Mamba-1's channels; Mamba-2's heads, each of `width` channels. */
+    units: { kind: 'channel' | 'head'; count: number; width: number; d_state: number };
     /** Mean of |alpha(i, j)|. */
     magnitude: ExplainedMap;
     channels: (ExplainedLines & {

@@ -1,5 +1,6 @@
 //! What several subcommands share: which model, on what, and how it gets there.
 
+use std::num::IntErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -156,18 +157,30 @@ pub enum WeightsName {
 
 /// A whole number of 1 or more, for clap.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
-    match usize::from_str(text) {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err("it must be a whole number, 1 or more".into()),
-    }
+    one_to(text, usize::MAX)
 }
 
 /// How many sequences a model is asked, for clap.
 pub fn sequences(text: &str) -> Result<usize, String> {
-    match at_least_one(text)? {
-        number if number <= Questions::MAX_SEQUENCES => Ok(number),
-        _ => Err(format!("it must be at most {}", Questions::MAX_SEQUENCES)),
+    one_to(text, Questions::MAX_SEQUENCES)
+}
+
+/// A whole number from 1 to `most`, for clap.
+pub fn one_to(text: &str, most: usize) -> Result<usize, String> {
+    match usize::from_str(text) {
+        Ok(0) => Err("it must be a whole number, 1 or more".into()),
+        Ok(number) if number <= most => Ok(number),
+        Err(error) if *error.kind() != IntErrorKind::PosOverflow => Err("it must be a whole number, 1 or more".into()),
+        _ => Err(format!("it must be at most {most}")),
     }
+}
+
+/// A token id or another number of 32 bits, for clap: of more than 64 it would not name the limit.
+pub fn up_to_32_bits(text: &str) -> Result<u32, String> {
+    u32::from_str(text).map_err(|error| match error.kind() {
+        IntErrorKind::PosOverflow => format!("it must be at most {}", u32::MAX),
+        _ => "it must be a whole number, 0 or more".into(),
+    })
 }
 
 impl ModelArgs {

@@ -1,7 +1,7 @@
 //! Which exit code an error has, and how it is worded.
 
 use std::io;
-use std::num::{ParseFloatError, ParseIntError};
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -67,9 +67,12 @@ pub fn in_words(error: &anyhow::Error) -> String {
 pub fn plain_words(error: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ErrorKind};
     let source = std::error::Error::source(&error);
-    let expected = match source {
-        Some(source) if source.is::<ParseFloatError>() => "a number",
-        Some(source) if source.is::<ParseIntError>() => "a whole number",
+    let whole = source.and_then(|source| source.downcast_ref::<ParseIntError>());
+    let expected = match (whole.map(ParseIntError::kind), source) {
+        // Flags with a lower limit have parsers of their own.
+        (Some(IntErrorKind::PosOverflow), _) => format!("at most {}", u64::MAX),
+        (Some(_), _) => "a whole number".into(),
+        (None, Some(source)) if source.is::<ParseFloatError>() => "a number".into(),
         _ => return error,
     };
     match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {

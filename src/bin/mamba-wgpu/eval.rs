@@ -16,7 +16,7 @@ use mamba_wgpu::train::{
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, sequences, GpuArgs};
+use crate::common::{at_least_one, describe, one_to, sequences, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::signals;
@@ -71,7 +71,7 @@ fn length(text: &str) -> Result<usize, String> {
         Ok(power) if power <= Task::MAX_LENGTH.ilog2() => Ok(1 << power),
         _ => Err(format!("it must be a power of two up to 2^{}", Task::MAX_LENGTH.ilog2())),
     });
-    power.unwrap_or_else(|| at_least_one(text))
+    power.unwrap_or_else(|| one_to(text, Task::MAX_LENGTH))
 }
 
 /// A length at which the run's task cannot be asked, in the words of this command line.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use mamba_wgpu::error::{Error, InputError};
-use mamba_wgpu::explain::{explain, is_page, page, ExplainOptions, Explanation, LayerExplanation, Packed};
+use mamba_wgpu::explain::{explain, is_page, page, ExplainOptions, Explanation, LayerExplanation, Packed, Unit};
 use mamba_wgpu::files::Kind;
 
 use crate::common::{at_least_one, backend_name, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
@@ -16,10 +16,11 @@ use crate::output::{apart, lost, place, print_json, print_line, Progress};
 use crate::signals;
 use crate::special_tokens::SpecialTokens;
 
-/// Show what the model sees in a text: the attention that its scan implies, and what each token opens and forgets
+/// Show what the model sees in a text: the attention that its recurrence implies, and what each token opens and forgets
 ///
 /// Of every layer, per token: delta (how far the token opens the gate), exp(delta A) (what it leaves of the state before it) and the
-/// state's norm; and for every pair of tokens, alpha(i, j): what token j's input adds to the output at token i (docs/explain.md).
+/// state's norm; and for every pair of tokens, alpha(i, j): what token j's input adds to the output at token i. In Mamba-1 each
+/// channel has these for itself, in Mamba-2 each head (docs/explain.md).
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub struct Args {
@@ -34,7 +35,7 @@ pub struct Args {
     /// Only these layers, counted from 0
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     layer: Option<Vec<usize>>,
-    /// These channels by themselves too, not only in the mean over all
+    /// These channels by themselves too, not only in the mean over all; of a Mamba-2 these heads
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     channel: Vec<usize>,
     /// Refuse a longer text: a map has the square of its tokens in numbers
@@ -50,8 +51,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     backend: BackendArgs,
-    /// Print one JSON object: source, pieces, tokens, n_layer, d_inner, d_state, layers (each with layer, delta, forget, state_norm,
-    /// attention, magnitude, channels; docs/explain.md says what they are)
+    /// Print one JSON object: source, pieces, tokens, n_layer, layers (each with layer, units, delta, forget, state_norm, attention,
+    /// magnitude, channels; docs/explain.md says what they are)
     #[arg(long)]
     json: bool,
 }
@@ -121,13 +122,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn print_words(tokens: &[u32], backend: &str, explanation: &Explanation, page: Option<&Path>) -> std::io::Result<()> {
-    print_line(&format!("{} tokens on {backend}; means over tokens and channels:", tokens.len()))?;
+    let over = Unit::of_layers(&explanation.layers);
+    print_line(&format!("{} tokens on {backend}; means over tokens and {over}:", tokens.len()))?;
     print_line("layer     delta  exp(delta A)   last |h|  looks back")?;
     for layer in &explanation.layers {
         print_line(&in_words(layer))?;
         for c in &layer.channels {
             let error = c.reproduction_error();
-            print_line(&format!("      channel {}: gives the scan's output within {error:.1e}", c.channel))?;
+            let unit = layer.units.kind.name();
+            print_line(&format!("      {unit} {}: gives the scan's output within {error:.1e}", c.channel))?;
         }
     }
     match page {

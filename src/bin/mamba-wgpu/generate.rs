@@ -156,6 +156,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let echoed = echo.failed.map_or(Ok(()), Err);
     drop(echo.stdout);
     let run = result?;
+    if let unknown @ 1.. = run.stats.unknown_tokens {
+        let (entries, are) = (tokenizer.vocab_size(), if unknown == 1 { "token is" } else { "tokens are" });
+        eprintln!("mamba-wgpu: {unknown} {are} unknown to the tokenizer, which has {entries} entries: without text");
+    }
     // Whether anybody still reads the text or not: the state was asked for by itself.
     let written = match &state_out {
         Some(output) => output.write(&Text::from_generator(generator).save(&id).await?.to_bytes()),

@@ -70,6 +70,9 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
     for (name, size) in config.first().map(|layer| layer.dimensions()).unwrap_or_default() {
         dimensions[name] = json!(size);
     }
+    for (name, value) in config.first().map(|layer| layer.options()).unwrap_or_default() {
+        dimensions[name] = value;
+    }
     json!({
         "source": checkpoint.source(),
         "config": dimensions,

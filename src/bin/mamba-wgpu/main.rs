@@ -35,6 +35,7 @@ mod sampling_args;
 mod score;
 mod signals;
 mod special_tokens;
+mod token_ids;
 mod train;
 mod train_args;
 mod train_log;

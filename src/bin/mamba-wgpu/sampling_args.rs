@@ -4,7 +4,7 @@
 use mamba_wgpu::generate::{GenerateOptions, GenerationSettings};
 use mamba_wgpu::model::GenerationConfig;
 
-use crate::common::at_least_one;
+use crate::common::{at_least_one, up_to_32_bits};
 
 #[derive(Debug, clap::Args)]
 pub struct SamplingArgs {
@@ -16,7 +16,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Choose among the K most likely tokens; 0 is all [default: 0, or the model's top_k]
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = up_to_32_bits)]
     top_k: Option<u32>,
     /// Choose among the most likely tokens that together have this probability; 1 is all [default: 0.95, or the model's top_p]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]

@@ -26,8 +26,8 @@ pub struct Args {
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     pub resume: bool,
-    /// Begin with the weights, the shape, the vocabulary and the tokenizer of a model, not from nothing: a Hugging Face or mamba-ssm
-    /// folder, a .safetensors file, or the folder of a run (its best checkpoint is taken, and with the same task its length, batch,
+    /// Begin with the weights, the shape, the vocabulary and the tokenizer of a Mamba-1 model, not from nothing (Falcon-Mamba and Mamba-2
+    /// models cannot be trained yet): a Hugging Face or mamba-ssm folder, a .safetensors file, or the folder of a run (its best checkpoint is taken, and with the same task its length, batch,
     /// steps and all else that flags may change)
     #[arg(long, value_name = "MODEL", conflicts_with = "resume")]
     pub from: Option<PathBuf>,

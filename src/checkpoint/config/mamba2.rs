@@ -1,6 +1,6 @@
 //! Mamba-2, in transformers' and in mamba-ssm's configs.
 //!
-//! Of the tensors' shapes only the number of groups is not to be read: they have n_groups * d_state. transformers' class knows one
+//! Only the number of groups is not to be read from the tensors' shapes: they have n_groups * d_state. transformers' class knows one
 //! form (a gated norm, the gate first); mamba-ssm's `ssm_cfg` may ask for others.
 
 use super::{shown, Check, FirstLayer, RawConfig, NORM_EPS};
@@ -45,13 +45,7 @@ pub(super) fn layer(
         return Err(impossible());
     }
 
-    let n_groups = groups(raw)?;
-    if n_groups == 0 || grouped % n_groups != 0 || n_heads % n_groups != 0 {
-        let (file, key) = (raw.file.clone(), key_of_groups(raw).into());
-        let found =
-            format!("B and C have {grouped} rows together (`{}`) and there are {n_heads} heads", first.described(CONV));
-        return Err(LoadError::Contradiction { file, key, value: n_groups.to_string(), found });
-    }
+    let n_groups = groups(raw, first, grouped, n_heads)?;
     let norm = norm(raw, first)?;
     let shape = mamba2::Shape {
         d_model,
@@ -79,22 +73,45 @@ pub(super) fn layer(
     Ok((Shape::Mamba2(shape), checks))
 }
 
-fn key_of_groups(raw: &RawConfig) -> &'static str {
-    if raw.is_mamba_ssm() {
-        "ssm_cfg.ngroups"
-    } else {
-        "n_groups"
+/// How many groups share the `grouped` rows that B has, and C: the one number that shapes leave open. transformers' class has 8 where
+/// a config does not say, mamba-ssm's 1, and both 128 states a channel.
+fn groups(raw: &RawConfig, first: &impl FirstLayer, grouped: usize, n_heads: usize) -> Result<usize, LoadError> {
+    const STATES: usize = 128;
+    let (key, states, by, default) = match raw.is_mamba_ssm() {
+        true => ("ssm_cfg.ngroups", "ssm_cfg.d_state", "mamba-ssm", 1),
+        false => ("n_groups", "state_size", "transformers", 8),
+    };
+    let stated = raw.get(key);
+    let whole = |value: &Value| value.as_u64().ok_or_else(|| raw.bad_value(key, value, "it must be a whole number"));
+    let n_groups = stated.map_or(Ok(default), whole)? as usize;
+    let contradiction = |found| LoadError::Contradiction {
+        file: raw.file.clone(),
+        key: key.into(),
+        value: stated.map_or_else(|| format!("absent, which {by} takes as {default}"), shown),
+        found,
+    };
+    let rows = format!("B and C have {grouped} rows each (`{}`)", first.described(CONV));
+    if n_groups == 0 || !grouped.is_multiple_of(n_groups) || !n_heads.is_multiple_of(n_groups) {
+        return Err(contradiction(format!("{rows} and there are {n_heads} heads")));
     }
-}
-
-/// transformers' class has 8 where a config does not say, mamba-ssm's 1.
-fn groups(raw: &RawConfig) -> Result<usize, LoadError> {
-    let key = key_of_groups(raw);
-    match raw.get(key) {
-        Some(value) => {
-            value.as_u64().map(|n| n as usize).ok_or_else(|| raw.bad_value(key, value, "it must be a whole number"))
+    // As many states as a config says make it a number of groups: then it is not they that are wrong.
+    let d_state = match raw.get(states) {
+        Some(value) => value.as_u64().map(|n| n as usize),
+        None if stated.is_none() => Some(STATES),
+        None => None,
+    };
+    let fits = |d_state: &usize| {
+        let groups = grouped.checked_div(*d_state).filter(|groups| groups * d_state == grouped);
+        groups.is_some_and(|groups| groups != n_groups && n_heads.is_multiple_of(groups))
+    };
+    match d_state {
+        Some(d_state) if fits(&d_state) => {
+            Err(contradiction(format!("{rows}, {} groups of `{states}` {d_state}", grouped / d_state)))
         }
-        None => Ok(if raw.is_mamba_ssm() { 1 } else { 8 }),
+        Some(d_state) if raw.get(states).is_none() && d_state * n_groups != grouped => {
+            Err(contradiction(format!("{rows}, and `{states}` is absent too: {by} takes it as {STATES}")))
+        }
+        _ => Ok(n_groups),
     }
 }
 
@@ -129,12 +146,12 @@ fn dt_limit(raw: &RawConfig) -> Result<(f32, f32), LoadError> {
     };
     let limits: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
     match limits.as_deref() {
-        Some(&[low, high]) if low <= high => Ok((low, high)),
+        Some(&[low, high]) if low >= 0.0 && low <= high && low.is_finite() => Ok((low, high)),
         _ => Err(LoadError::ConfigValue {
             file: raw.file.clone(),
             key: key.into(),
             value: shown(value),
-            expected: "it must be two numbers, the smaller first",
+            expected: "it must be two numbers from 0 on, the smaller first and finite",
         }),
     }
 }

@@ -56,6 +56,11 @@ impl RawConfig {
         self.get(key).map(|v| v.as_str().ok_or_else(|| text(v))).transpose()
     }
 
+    pub fn object(&self, key: &str) -> Result<Option<&Map<String, Value>>, LoadError> {
+        let object = |v: &'_ Value| self.bad_value(key, v, "it must be an object");
+        self.get(key).map(|v| v.as_object().ok_or_else(|| object(v))).transpose()
+    }
+
     pub fn flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
         let flag = |v: &Value| v.as_bool().ok_or_else(|| self.bad_value(key, v, "it must be true or false"));
         self.get(key).map(flag).transpose()

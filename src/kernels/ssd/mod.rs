@@ -132,12 +132,12 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
 /// delta (L, heads) = softplus(dt + dt_bias) within the limits.
 pub fn ssd_delta(
     plan: &mut PlanBuilder<'_>,
-    b: &SsdBuffers<'_>,
+    (zxbcdt, dt_bias): (&Tensor, &Tensor),
     delta: &Tensor,
     shape: &SsdShape,
 ) -> Result<(), GpuError> {
-    let bindings = [(1, b.zxbcdt), (2, b.dt_bias), (3, delta)];
-    let spec = delta_spec(b.zxbcdt.format());
+    let bindings = [(1, zxbcdt), (2, dt_bias), (3, delta)];
+    let spec = delta_spec(zxbcdt.format());
     plan.dispatch_flat(spec, &shape.params(0, shape.l), &bindings, shape.l * shape.heads, 64)
 }
 
@@ -195,7 +195,7 @@ pub fn ssd(
 ) -> Result<(), GpuError> {
     match rung {
         Ssd::Sequential => {
-            ssd_delta(plan, b, &workspace.delta, shape)?;
+            ssd_delta(plan, (b.zxbcdt, b.dt_bias), &workspace.delta, shape)?;
             ssd_sequential(plan, b, &workspace.delta, shape)
         }
         Ssd::Chunked => ssd_chunked(plan, workspace, b, shape),

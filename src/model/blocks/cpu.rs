@@ -38,7 +38,8 @@ impl Layer {
     pub fn explain(&self, work: &Workspaces, i: usize, l: usize, options: &ExplainOptions) -> Option<LayerExplanation> {
         match (&self.shape, &self.w) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Some(mamba1::cpu::explain(w, s, &work.mamba1, i, l, options)),
-            _ => None,
+            (Shape::Mamba2(s), Weights::Mamba2(w)) => Some(mamba2::cpu::explain(w, s, &work.mamba2, i, l, options)),
+            _ => None, // never: shape and weights are made together
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Layers of any kind by the kernels: which kind is asked.
 
 use super::device::{Chunk, Host, LayerState, Numbers, Stream};
+use super::explain::{self, Room};
 use super::{mamba1, mamba2};
 use super::{Shape, Weights};
 use crate::gpu::shader::WeightFormat;
@@ -123,21 +124,20 @@ impl Layer {
         }
     }
 
-    /// What the layer, the i-th of the model, has seen in the l tokens that have just gone through. `room` is the kind's, made when
-    /// first needed.
+    /// What the layer, the i-th of the model, has seen in the l tokens that have just gone through. `room` is made when first needed.
     pub async fn explain(
         &self,
         gpu: &Gpu,
         work: &Workspaces,
-        room: &mut Option<mamba1::explain::Room>,
+        room: &mut Option<Room>,
         (i, l): (usize, usize),
         options: &ExplainOptions,
-    ) -> crate::Result<Option<LayerExplanation>> {
-        match (self, work) {
-            (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => {
-                layer.explain(gpu, w, room, (i, l), options).await.map(Some)
-            }
-            _ => Ok(None),
-        }
+    ) -> crate::Result<LayerExplanation> {
+        let seen = match (self, work) {
+            (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.seen(w, l),
+            (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.seen(gpu, w, l).await?,
+            _ => return Err(other_kind("a layer and the workspaces").into()),
+        };
+        explain::explain(gpu, &seen, room, i, options).await
     }
 }

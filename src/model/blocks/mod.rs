@@ -6,12 +6,14 @@
 
 pub(crate) mod cpu;
 pub(crate) mod device;
+pub(crate) mod explain;
 pub(crate) mod gpu;
 pub(crate) mod host;
 pub mod mamba1;
 pub mod mamba2;
 pub(crate) mod parameters;
 
+use crate::model::explanation::Units;
 use crate::reference::GatedNorm;
 pub use parameters::{Init, Param, Role};
 
@@ -102,11 +104,19 @@ impl Shape {
         }
     }
 
-    /// Channels that `explain` can show one by one, and the states of each.
-    pub fn channels(&self) -> (usize, usize) {
+    /// What else a config decides of its output, by the names that mamba-ssm has for it.
+    pub fn options(&self) -> Vec<(&'static str, serde_json::Value)> {
         match self {
-            Shape::Mamba1(s) => (s.d_inner, s.d_state),
-            Shape::Mamba2(s) => (s.n_heads, s.d_state),
+            Shape::Mamba1(_) => Vec::new(),
+            Shape::Mamba2(s) => s.options(),
+        }
+    }
+
+    /// What `explain` shows one by one: channels, or heads.
+    pub fn units(&self) -> Units {
+        match self {
+            Shape::Mamba1(s) => (&s.explained(0)).into(),
+            Shape::Mamba2(s) => (&s.explained(0)).into(),
         }
     }
 

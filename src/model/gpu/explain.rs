@@ -35,7 +35,7 @@ impl GpuSession {
             model.layer(&mut plan, (&w, &self.memory), i, l, false)?;
             plan.finish()?.run(gpu).await?;
             if options.wants(i) {
-                explained.extend(layer.explain(gpu, &w.inside, &mut room, (i, l), options).await?);
+                explained.push(layer.explain(gpu, &w.inside, &mut room, (i, l), options).await?);
             }
             progress(i + 1, depth);
         }

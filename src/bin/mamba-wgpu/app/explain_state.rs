@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mamba_wgpu::explain::{Explanation, LayerExplanation};
+use mamba_wgpu::explain::{Explanation, LayerExplanation, Unit};
 
 /// Tokens explained at most: a map has the square of them.
 pub const MOST: usize = 384;
@@ -19,7 +19,7 @@ pub struct Explained {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Map {
-    /// mean |alpha(i, j)| over channels.
+    /// mean |alpha(i, j)| over channels or heads.
     #[default]
     Magnitude,
     /// Mean alpha(i, j), of either sign.
@@ -28,10 +28,13 @@ pub enum Map {
 
 impl Map {
     pub const ALL: [Map; 2] = [Map::Magnitude, Map::Attention];
-    pub fn name(self) -> &'static str {
-        match self {
-            Map::Magnitude => "mean size over channels",
-            Map::Attention => "mean over channels",
+    /// Of a layer with such units.
+    pub fn name(self, unit: Unit) -> &'static str {
+        match (self, unit) {
+            (Map::Magnitude, Unit::Channel) => "mean size over channels",
+            (Map::Attention, Unit::Channel) => "mean over channels",
+            (Map::Magnitude, Unit::Head) => "mean size over heads",
+            (Map::Attention, Unit::Head) => "mean over heads",
         }
     }
 }
@@ -124,10 +127,12 @@ impl ExplainState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mamba_wgpu::explain::Units;
 
     fn explained() -> Arc<Explained> {
         let layer = |layer| LayerExplanation {
             layer,
+            units: Units { kind: Unit::Head, count: 4, width: 8, d_state: 2 },
             delta: vec![1.0, 5.0, 2.0],
             forget: vec![0.5; 3],
             state_norm: vec![1.0, 2.0, 3.0],
@@ -135,8 +140,7 @@ mod tests {
             magnitude: vec![1.0, 0.0, 0.0, 2.0, 1.0, 0.0, 4.0, 0.0, 1.0],
             channels: vec![],
         };
-        let explanation =
-            Explanation { tokens: vec![1, 2, 3], n_layer: 2, d_inner: 4, d_state: 2, layers: vec![layer(0), layer(1)] };
+        let explanation = Explanation { tokens: vec![1, 2, 3], n_layer: 2, layers: vec![layer(0), layer(1)] };
         Arc::new(Explained { pieces: vec!["a".into(), "b".into(), "c".into()], explanation, left_out: 0 })
     }
 

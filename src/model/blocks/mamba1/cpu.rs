@@ -5,7 +5,7 @@ use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, rms_norm, scan_blelloch, scan_fused, scan_sequential, selective_state_update,
-    x_dbl_norm, Epilogue, ExplainInput, Linear, ScanInput,
+    x_dbl_norm, Epilogue, ExplainInput, Linear, ScanInput, ScanShape,
 };
 use crate::settings::Scan;
 
@@ -18,11 +18,11 @@ const FUSED_CHUNK: usize = 256;
 #[derive(Default)]
 pub(crate) struct Workspace {
     rows: usize,
-    pub xz: Vec<f32>,    // (rows, 2 d_inner)
-    pub u: Vec<f32>,     // (rows, d_inner)
-    pub x_dbl: Vec<f32>, // (rows, dt_rank + 2 d_state)
-    pub delta: Vec<f32>, // (rows, d_inner)
-    pub y: Vec<f32>,     // (rows, d_inner)
+    xz: Vec<f32>,    // (rows, 2 d_inner)
+    u: Vec<f32>,     // (rows, d_inner)
+    x_dbl: Vec<f32>, // (rows, dt_rank + 2 d_state)
+    delta: Vec<f32>, // (rows, d_inner)
+    y: Vec<f32>,     // (rows, d_inner)
 }
 
 impl Workspace {
@@ -117,7 +117,8 @@ pub(crate) fn explain(
 ) -> LayerExplanation {
     let rows = l * s.d_inner;
     let (u, delta) = (&work.u[..rows], &work.delta[..rows]);
-    let input = ExplainInput { u, delta, a: w.a_log.values(), x_dbl: &work.x_dbl };
-    let tensors = LayerTensors { input, xz: &work.xz, d: w.d.values(), y: &work.y };
-    LayerExplanation::by_twins(i, &tensors, options, &s.scan(l))
+    let input = ExplainInput { u, delta, a: w.a_log.values(), bc: &work.x_dbl };
+    let ScanShape { xz_stride, z_offset, .. } = s.scan(l);
+    let gate = Some((&work.xz[..], xz_stride, z_offset));
+    LayerExplanation::by_twins(i, &LayerTensors { input, gate, d: w.d.values(), y: &work.y }, options, &s.explained(l))
 }

@@ -6,6 +6,7 @@ use crate::kernels::{
     self, BlellochWorkspace, ConvStep, FusedWorkspace, ScanBuffers, StateUpdate, StepBuffers, StepShape, WeightMatrix,
 };
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
+use crate::model::blocks::explain::Seen;
 use crate::settings::Scan;
 
 /// A layer's weights on a device.
@@ -24,11 +25,11 @@ enum ScanWorkspace {
 
 /// The activations of a chunk of up to L tokens; all layers share them. Those marked act are in the format that the chunk's are.
 pub(crate) struct Workspace {
-    pub xz: Tensor,    // (L, 2 d_inner), L up to whole COOP_TILEs where cooperative matrices write it
-    pub u: Tensor,     // (L, d_inner), act
-    pub x_dbl: Tensor, // (L, dt_rank + 2 d_state)
-    pub delta: Tensor, // (L, d_inner), act
-    pub y: Tensor,     // (L, d_inner), act
+    xz: Tensor,    // (L, 2 d_inner), L up to whole COOP_TILEs where cooperative matrices write it
+    u: Tensor,     // (L, d_inner), act
+    x_dbl: Tensor, // (L, dt_rank + 2 d_state)
+    delta: Tensor, // (L, d_inner), act
+    y: Tensor,     // (L, d_inner), act
     scan: ScanWorkspace,
 }
 
@@ -74,8 +75,23 @@ impl Layer {
     }
 
     /// A (d_inner, d_state).
-    pub fn a(&self) -> &Tensor {
+    fn a(&self) -> &Tensor {
         self.w.a_log.tensor()
+    }
+
+    /// Of the layer's activations over l tokens, still in the workspace.
+    pub fn seen<'a>(&'a self, w: &'a Workspace, l: usize) -> Seen<'a> {
+        let kernels::ScanShape { xz_stride, z_offset, .. } = self.shape.scan(l);
+        Seen {
+            shape: self.shape.explained(l),
+            u: &w.u,
+            delta: w.delta.clone(),
+            a: self.a(),
+            bc: &w.x_dbl,
+            gate: Some((&w.xz, xz_stride, z_offset)),
+            d: self.w.d.tensor(),
+            y: &w.y,
+        }
     }
 
     /// A chunk of l tokens, or a step of l texts, from the stream's `residual` and `hidden` to `hidden`.

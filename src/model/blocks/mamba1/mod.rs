@@ -8,13 +8,12 @@
 
 pub(crate) mod alone;
 pub(crate) mod cpu;
-pub(crate) mod explain;
 pub(crate) mod gpu;
 pub(crate) mod trained;
 
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
-use crate::reference::{ConvShape, ScanShape};
+use crate::reference::{ConvShape, ExplainShape, ScanShape};
 pub use trained::Trained;
 
 /// Epsilon of Falcon-Mamba's norms inside the mixer, where a config says nothing.
@@ -96,6 +95,10 @@ impl Shape {
 
     pub(crate) fn scan(&self, l: usize) -> ScanShape {
         ScanShape::of_layer(l, self.d_inner, self.d_state, self.dt_rank)
+    }
+
+    pub(super) fn explained(&self, l: usize) -> ExplainShape {
+        (&self.scan(l)).into()
     }
 
     pub(super) fn state(&self) -> Vec<Field> {

@@ -2,9 +2,10 @@
 
 use super::{Shape, Weights};
 use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
+use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
 use crate::reference::{
     conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, ssd_chunked, ssd_delta, ssd_sequential,
-    ssd_state_update, Epilogue, GatedNorm, Linear, SsdInput,
+    ssd_state_update, Epilogue, ExplainInput, GatedNorm, Linear, SsdInput,
 };
 use crate::settings::Scan;
 
@@ -86,4 +87,21 @@ pub(crate) fn forward(
     gated_rms_norm(gated, y, zxbcdt, w.mixer_norm.as_ref().map(HostTensor::values), s.norm, &s.gated(l));
     let out_proj = (&w.out_proj, w.out_proj_bias.as_ref());
     linear(mode, stream.residual, gated, out_proj, &Linear::dense(l, s.d_inner(), d_model), Epilogue::Add);
+}
+
+/// What the layer has seen in the l positions that have just gone through.
+pub(crate) fn explain(
+    w: &Weights<HostTensor>,
+    s: &Shape,
+    work: &Workspace,
+    i: usize,
+    l: usize,
+    options: &ExplainOptions,
+) -> LayerExplanation {
+    // The chunked rung does not keep it so.
+    let mut delta = vec![0.0; l * s.n_heads];
+    ssd_delta(&mut delta, &work.zxbcdt, w.dt_bias.values(), &s.ssd(l));
+    let input = ExplainInput { u: &work.xbc, delta: &delta, a: w.a_log.values(), bc: &work.xbc };
+    let tensors = LayerTensors { input, gate: None, d: w.d.values(), y: &work.y };
+    LayerExplanation::by_twins(i, &tensors, options, &s.explained(l))
 }

@@ -4,6 +4,7 @@ use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
 use crate::kernels::{self, Conv1d, ConvStep, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
+use crate::model::blocks::explain::Seen;
 use crate::reference::GatedNorm;
 use crate::settings::Scan;
 
@@ -148,5 +149,23 @@ impl Layer {
         self.gate(plan, w, 1)?;
         let bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::matvec_add(plan, &w.gated, &p.out_proj, bias, stream.residual)
+    }
+
+    /// Of the layer's activations over l tokens, still in the workspace, but for delta: the chunked rung does not keep it so.
+    pub async fn seen<'a>(&'a self, gpu: &Gpu, w: &'a Workspace, l: usize) -> crate::Result<Seen<'a>> {
+        let delta = Tensor::zeros(gpu, "delta", l * self.shape.n_heads)?;
+        let mut plan = PlanBuilder::new(gpu);
+        kernels::ssd_delta(&mut plan, (&w.zxbcdt, self.w.dt_bias.tensor()), &delta, &self.shape.ssd(l))?;
+        plan.finish()?.run(gpu).await?;
+        Ok(Seen {
+            shape: self.shape.explained(l),
+            u: &w.xbc,
+            delta,
+            a: self.w.a_log.tensor(),
+            bc: &w.xbc,
+            gate: None,
+            d: self.w.d.tensor(),
+            y: &w.y,
+        })
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod gpu;
 
 use super::parameters::{parameters, Init, Optional, Param, Required, Role};
 use super::Field;
-use crate::reference::{ConvShape, GatedNorm, GatedShape, SsdShape};
+use crate::reference::{ConvShape, ExplainShape, GatedNorm, GatedShape, SsdShape};
 
 /// A layer's dimensions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,6 +129,10 @@ impl Shape {
         }
     }
 
+    pub(super) fn explained(&self, l: usize) -> ExplainShape {
+        (&self.ssd(l)).into()
+    }
+
     /// The gated norm from y (l, d_ssm) into the last columns of rows of d_inner.
     pub(crate) fn gated(&self, l: usize) -> GatedShape {
         let z = (self.row(), 2 * self.d_mlp);
@@ -168,6 +172,21 @@ impl Shape {
         ]
     }
 
+    pub(super) fn options(&self) -> Vec<(&'static str, serde_json::Value)> {
+        let (low, high) = self.dt_limit;
+        let high = if high == f32::INFINITY { "Infinity".into() } else { short(high) };
+        let norm = match self.norm {
+            GatedNorm::GateFirst => "gate first",
+            GatedNorm::NormFirst => "norm first",
+            GatedNorm::GateOnly => "none",
+        };
+        vec![
+            ("dt_limit", serde_json::json!([short(low), high])),
+            ("gated_norm", norm.into()),
+            ("D_has_hdim", self.d_has_hdim.into()),
+        ]
+    }
+
     pub(super) fn constants(&self) -> Vec<f32> {
         let norm = match self.norm {
             GatedNorm::GateFirst => 0.0,
@@ -194,4 +213,9 @@ impl Shape {
         }
         config
     }
+}
+
+/// An f32 as JSON, with as few digits as tell it from others.
+fn short(x: f32) -> serde_json::Value {
+    serde_json::from_str(&x.to_string()).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use eframe::egui::{
     self, pos2, vec2, Button, Color32, ColorImage, ComboBox, Frame, Key, Label, Pos2, Rect, RichText, ScrollArea,
     Sense, Shape, Slider, Stroke, TextFormat, TextureHandle, TextureOptions, Ui,
 };
-use mamba_wgpu::explain::LayerExplanation;
+use mamba_wgpu::explain::{LayerExplanation, Unit};
 
 use crate::app::explain_state::{ExplainState, Explained, Map, Tint, MOST};
 use crate::app::state::State;
@@ -45,10 +45,11 @@ fn controls(state: &mut State, ui: &mut Ui) {
         let layers = shown.explanation.layers.len();
         ui.label("Layer");
         ui.add(Slider::new(&mut explain.layer, 0..=layers.saturating_sub(1)));
+        let unit = shown.explanation.layers.get(explain.layer).map_or(Unit::Channel, |layer| layer.units.kind);
         ui.label("Map");
-        ComboBox::from_id_salt("map").selected_text(explain.map.name()).width(170.0).show_ui(ui, |ui| {
+        ComboBox::from_id_salt("map").selected_text(explain.map.name(unit)).width(170.0).show_ui(ui, |ui| {
             for map in Map::ALL {
-                ui.selectable_value(&mut explain.map, map, map.name());
+                ui.selectable_value(&mut explain.map, map, map.name(unit));
             }
         });
         ui.label("Colour of the text");
