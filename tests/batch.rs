@@ -3,10 +3,11 @@
 mod common;
 
 use common::{assert_close, load, Golden, On, Rng};
-use mamba_wgpu::generate::SamplingParams;
+use mamba_wgpu::generate::{BatchGenerator, Event, FinishReason, GenerateOptions, Generator, SamplingParams};
 use mamba_wgpu::gpu::Variant;
-use mamba_wgpu::model::{Backend, Batch, LanguageModel, Scan};
+use mamba_wgpu::model::{embedded, Backend, Batch, LanguageModel, Scan};
 use pollster::block_on;
+use std::sync::atomic::Ordering;
 
 /// Absolute, on logits of standard deviation 1.6.
 const LOGITS: f64 = 1e-4;
@@ -275,5 +276,73 @@ fn texts_go_apart_where_batches_are_switched_off() {
         gpu.switch_off(Variant::Batch);
         let model = load(&Golden::named("bf16").checkpoint(), &Backend::Gpu(gpu), Scan::Fused, 64).await;
         assert_eq!(check("apart", &model, SLOTS).await, 0.0);
+    });
+}
+
+/// Many texts through few slots: prompts of all lengths, read by themselves or by steps, ended by length, stop strings and from outside.
+#[test]
+fn generated_texts_are_a_generators() {
+    block_on(async {
+        let checkpoint = embedded::checkpoint().unwrap();
+        let tokenizer = checkpoint.tokenizer().unwrap().unwrap();
+        let prompts = ["Emma", "It is a truth universally acknowledged, that", "KING", "Mr. Darcy", "a", "She said"];
+        let options = |i: usize| {
+            let warm = SamplingParams { temperature: 0.8, top_p: 0.9, seed: i as u64, ..SamplingParams::default() };
+            let params = if i % 2 == 0 { SamplingParams::default() } else { warm };
+            let stop = if i == 3 { vec!["e".into()] } else { Vec::new() };
+            GenerateOptions { max_tokens: 3 + 2 * i, params, stop, prefill_chunk: 4, ..GenerateOptions::default() }
+        };
+        for on in [On::Cpu, On::Gpu] {
+            let model = load(&checkpoint, &on.open().await, Scan::Fused, 64).await;
+            let mut wanted = Vec::new();
+            for (i, prompt) in prompts.iter().enumerate() {
+                let tokens = tokenizer.encode(prompt).unwrap();
+                let mut text = Generator::new(model.session().unwrap(), &tokenizer, &tokens, options(i)).unwrap();
+                let mut pieces = Vec::new();
+                while let Some(piece) = text.next().await.unwrap() {
+                    pieces.push(piece);
+                }
+                wanted.push((pieces, text.finish_reason().unwrap(), text.stats()));
+            }
+            for slots in [1, 4, 9] {
+                let mut generator = BatchGenerator::new(model.batch(slots).unwrap());
+                // One whose token the model does not have, and one that was called off: they are nobody else's trouble.
+                let off = GenerateOptions::default();
+                off.cancel.store(true, Ordering::Relaxed);
+                let lost = generator.push(&tokenizer, &[1 << 30], GenerateOptions::default()).unwrap();
+                for (i, prompt) in prompts.iter().enumerate() {
+                    let tokens = tokenizer.encode(prompt).unwrap();
+                    assert_eq!(generator.push(&tokenizer, &tokens, options(i)).unwrap(), i + 1);
+                }
+                let called_off = generator.push(&tokenizer, &[5], off).unwrap();
+                let mut got: Vec<_> = prompts.iter().map(|_| (Vec::new(), None)).collect();
+                let mut failed = 0;
+                loop {
+                    let events = generator.next().await.unwrap();
+                    if events.is_empty() {
+                        break;
+                    }
+                    for (number, event) in events {
+                        match event {
+                            Event::Begun | Event::Read => {}
+                            Event::Piece(piece) => got[number - 1].0.push(piece),
+                            Event::End(finish, stats) if number == called_off => {
+                                assert_eq!((finish, stats.prompt_tokens), (FinishReason::Cancelled, 0));
+                            }
+                            Event::End(finish, stats) => got[number - 1].1 = Some((finish, stats)),
+                            Event::Failed(error) => {
+                                assert!(number == lost && error.to_string().contains("1073741824"), "{error}");
+                                failed += 1;
+                            }
+                        }
+                    }
+                }
+                assert_eq!((failed, generator.unfinished()), (1, 0));
+                for (i, ((pieces, over), (wanted, finish, stats))) in got.iter().zip(&wanted).enumerate() {
+                    assert_eq!(pieces, wanted, "{on:?}, {slots} slots, text {i}");
+                    assert_eq!(*over, Some((*finish, *stats)), "{on:?}, {slots} slots, text {i}");
+                }
+            }
+        }
     });
 }

@@ -26,6 +26,7 @@ fn small() -> Shapes {
         prefill: vec![20],
         long: Some(("tiny".into(), 70)),
         decode: (5, 8),
+        batch: vec![1, 3],
         scan_backward: vec![(64, 40)],
         matmul_grad: vec![[70, 64, 48]],
         conv1d_backward: vec![(64, 40)],
@@ -92,8 +93,8 @@ fn every_suite_measures_on_this_adapter() {
     sound(&report);
     let suites: Vec<Suite> = report.rows.iter().map(|row| row.suite).collect();
     let count = |suite| suites.iter().filter(|s| **s == suite).count();
-    assert_eq!(Suite::ALL.map(count), [2, 4, 7, 4, 3, 4, 8, 2]);
-    assert_eq!(seen, vec![34; 34]);
+    assert_eq!(Suite::ALL.map(count), [2, 4, 7, 4, 3, 8, 8, 2]);
+    assert_eq!(seen, vec![38; 38]);
     for row in &report.rows {
         let lacks_f16 = row.variant.contains("activations f16") && !gpu.shader_f16();
         assert_eq!(row.skipped.is_some(), lacks_f16, "{row:?}");

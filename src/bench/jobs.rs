@@ -42,10 +42,12 @@ pub(super) enum Job {
         model: Model,
         tokens: usize,
     },
+    /// `texts` at once, a token of each in a step.
     Decode {
         model: Model,
         prompt: usize,
         tokens: usize,
+        texts: usize,
     },
     #[cfg(not(target_arch = "wasm32"))]
     Backward(backward::Kernel),
@@ -75,6 +77,14 @@ fn with_activations(variant: &str, act: NumberFormat) -> String {
     match act {
         NumberFormat::F32 => variant.to_owned(),
         NumberFormat::F16 => format!("{variant}, activations f16"),
+    }
+}
+
+/// "f16", "f16, batch 8"; one text goes without saying.
+fn with_texts(variant: &str, texts: usize) -> String {
+    match texts {
+        1 => variant.to_owned(),
+        _ => format!("{variant}, batch {texts}"),
     }
 }
 
@@ -112,8 +122,9 @@ impl Job {
                 let (l, chunk) = (Some(*tokens), Some(chunk));
                 Row { l, chunk, ..Row::new(Suite::Prefill, &model.name, model.spec.dtype.to_string()) }
             }
-            Job::Decode { model, tokens, .. } => {
-                Row { l: Some(*tokens), ..Row::new(Suite::Decode, &model.name, model.spec.dtype.to_string()) }
+            Job::Decode { model, tokens, texts, .. } => {
+                let variant = with_texts(&model.spec.dtype.to_string(), *texts);
+                Row { l: Some(*tokens), ..Row::new(Suite::Decode, &model.name, variant) }
             }
             #[cfg(not(target_arch = "wasm32"))]
             Job::Backward(kernel) => kernel.row(),
@@ -143,7 +154,7 @@ impl Job {
     pub fn tokens(&self) -> Option<usize> {
         match self {
             Job::Prefill { tokens, .. } => Some(*tokens),
-            Job::Decode { .. } => Some(1),
+            Job::Decode { texts, .. } => Some(*texts),
             #[cfg(not(target_arch = "wasm32"))]
             Job::Training(training) => Some(training.tokens()),
             _ => None,
@@ -183,9 +194,10 @@ impl Job {
                 let (own, near) = (kind(Suite::Prefill, &dtype.to_string()), format!("matmul {dtype}"));
                 vec![own, kind(Suite::Matmul, &near), kind(Suite::Prefill, &one_token(dtype))]
             }
-            Job::Decode { model, .. } => {
+            Job::Decode { model, texts, .. } => {
                 let dtype = model.spec.dtype;
-                let (own, near) = (kind(Suite::Decode, &dtype.to_string()), format!("matvec {dtype}"));
+                let own = kind(Suite::Decode, &with_texts(&dtype.to_string(), *texts));
+                let near = format!("matvec {dtype}");
                 vec![own, kind(Suite::Matmul, &near), kind(Suite::Decode, &one_token(dtype))]
             }
             #[cfg(not(target_arch = "wasm32"))]
@@ -267,7 +279,10 @@ impl Job {
             Suite::Decode => {
                 let (prompt, tokens) = shapes.decode;
                 let models = Self::models(shapes, &[Dtype::F16, Dtype::Q8, Dtype::Q4, Dtype::F32]);
-                jobs.extend(models.map(|(model, _)| Job::Decode { model, prompt, tokens }));
+                jobs.extend(models.flat_map(|(model, _)| {
+                    let decode = move |&texts: &usize| Job::Decode { model: model.clone(), prompt, tokens, texts };
+                    shapes.batch.iter().map(decode)
+                }));
             }
             #[cfg(not(target_arch = "wasm32"))]
             Suite::Backward => {

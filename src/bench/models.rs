@@ -45,6 +45,7 @@ pub(super) fn multiply_adds(s: &Spec) -> usize {
 /// A model on the device, with one session to read and write texts.
 pub(super) struct LoadedModel {
     model: Model,
+    language: LanguageModel,
     session: Session,
 }
 
@@ -53,9 +54,9 @@ impl LoadedModel {
     pub async fn new(gpu: &Gpu, model: &Model, chunk: usize) -> Result<(Self, f64)> {
         let start = Instant::now();
         let options = ModelOptions { chunk, ..ModelOptions::default() };
-        let loaded = LanguageModel::synthetic(gpu, &model.spec.outline(), options).await?;
-        let session = loaded.session()?;
-        Ok((Self { model: model.clone(), session }, start.elapsed().as_secs_f64()))
+        let language = LanguageModel::synthetic(gpu, &model.spec.outline(), options).await?;
+        let session = language.session()?;
+        Ok((Self { model: model.clone(), language, session }, start.elapsed().as_secs_f64()))
     }
 
     pub fn is(&self, model: &Model) -> bool {
@@ -77,6 +78,20 @@ pub(super) async fn gpu_time(
     row: &mut Row,
 ) -> Result<()> {
     if let Some(plan) = loaded.session.plan_of(tokens)? {
+        row.gpu_us = meter.device(plan, &[], PREFILLS, row).await?.and_then(|outcome| outcome.spread);
+    }
+    Ok(())
+}
+
+/// What the device takes by its own clock for a step of so many texts, without sampling, into the row.
+pub(super) async fn gpu_time_batch(
+    loaded: &mut LoadedModel,
+    meter: &mut Meter<'_>,
+    texts: usize,
+    row: &mut Row,
+) -> Result<()> {
+    let mut batch = loaded.language.batch(texts)?;
+    if let Some(plan) = batch.plan()? {
         row.gpu_us = meter.device(plan, &[], PREFILLS, row).await?.and_then(|outcome| outcome.spread);
     }
     Ok(())
@@ -157,5 +172,47 @@ pub(super) async fn decode(
     meter.each_of(tokens);
     row.wall_us = outcome.spread.map(|spread| spread.divided(tokens as f64));
     row.l = Some(tokens);
+    Ok(())
+}
+
+/// Greedy tokens of several texts at once, each after a prompt of its own length up to `prompt`. Times are a step's, of a token of
+/// each, as a mean over each repeat.
+pub(super) async fn decode_batch(
+    loaded: &mut LoadedModel,
+    meter: &mut Meter<'_>,
+    (texts, prompt): (usize, usize),
+    tokens: usize,
+    row: &mut Row,
+) -> Result<()> {
+    let most = loaded.language.most_slots();
+    if texts > most {
+        row.skipped = Some(format!("the adapter binds the states of {most} texts at most"));
+        return Ok(());
+    }
+    let text = loaded.tokens(prompt + texts);
+    let batch = &mut loaded.language.batch(texts)?;
+    let slots: Vec<_> = (0..texts).collect();
+    for &slot in &slots {
+        batch.prefill(slot, &text[slot..][..prompt - slot % prompt.div_ceil(2)], &mut |_, _| {}).await?;
+    }
+    let mut advance = async |steps: usize| {
+        // The step of the token before is on its way when a repeat begins.
+        batch.advance(&slots).await?;
+        let start = Instant::now();
+        for _ in 0..steps {
+            batch.advance(&slots).await?;
+        }
+        Ok::<_, crate::Error>(start.elapsed().as_secs_f64() * 1e9)
+    };
+    // Twice: the first time its plan is made.
+    let trial = advance(LEAST_DECODED).await?;
+    let trial = advance(LEAST_DECODED).await?.min(trial) / LEAST_DECODED as f64;
+    let room = meter.clock.share().as_secs_f64() * 1e9 / DECODE_PARTS / trial.max(1.0);
+    let steps = tokens.min((room as usize).max(LEAST_DECODED));
+    let take = async |pulse: &mut Pulse, n: usize| pulse.beside(n, async || advance(steps).await).await;
+    let outcome = meter.steady(DECODES, HOSTED, row, take).await?;
+    meter.each_of(steps);
+    row.wall_us = outcome.spread.map(|spread| spread.divided(steps as f64));
+    row.l = Some(steps);
     Ok(())
 }

@@ -26,6 +26,8 @@ pub struct Shapes {
     pub long: Option<(String, usize)>,
     /// Length of the prompt before decoding, and tokens then decoded.
     pub decode: (usize, usize),
+    /// How many texts are decoded at once, a row each.
+    pub batch: Vec<usize>,
     /// (channels, L), small ones first: by them slow adapters know when to stop.
     pub scan_backward: Vec<(usize, usize)>,
     /// (L, outputs, inputs)
@@ -55,6 +57,7 @@ impl Default for Shapes {
             prefill: vec![512, 2048, 8192],
             long: Some(("130m".into(), 1 << 20)),
             decode: (100, 64),
+            batch: vec![1],
             scan_backward: vec![(1536, 512), (1536, 2048), (1536, 8192), (5120, 2048), (5120, 8192)],
             matmul_grad: Self::matmul_grad(2048, 1280),
             conv1d_backward: vec![(1536, 2048), (5120, 8192)],

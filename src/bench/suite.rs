@@ -264,13 +264,16 @@ impl Run<'_> {
                 }
                 (bytes, flops)
             }
-            Job::Decode { model, prompt, tokens } => {
+            Job::Decode { model, prompt, tokens, texts } => {
                 let reading = Job::Prefill { model: model.clone(), tokens: *prompt };
                 let slow = meter.clock.takes_long(&reading.kinds(), reading.work().1.unwrap_or(0.0));
                 // Mamba's step costs the same after any prompt: on a slow adapter one token is prompt enough.
                 let prompt = if slow { 1 } else { *prompt };
                 if let Some(loaded) = &mut self.loaded {
-                    models::decode(loaded, meter, prompt, *tokens, row).await?;
+                    match texts {
+                        1 => models::decode(loaded, meter, prompt, *tokens, row).await?,
+                        _ => models::decode_batch(loaded, meter, (*texts, prompt), *tokens, row).await?,
+                    }
                 }
                 (bytes, flops)
             }
@@ -287,14 +290,17 @@ impl Run<'_> {
                 (bytes, flops)
             }
         };
-        if let (Job::Prefill { tokens: l, .. } | Job::Decode { prompt: l, .. }, Some(loaded)) = (job, &mut self.loaded)
-        {
-            let decodes = matches!(job, Job::Decode { .. });
-            if !decodes {
-                row.memory_bytes = Some(self.meter.memory_bytes());
-            }
-            if decodes || *l <= self.chunk {
-                models::gpu_time(loaded, &mut self.meter, if decodes { 1 } else { *l }, row).await?;
+        if let Some(loaded) = &mut self.loaded {
+            match job {
+                Job::Prefill { tokens, .. } => {
+                    row.memory_bytes = Some(self.meter.memory_bytes());
+                    if *tokens <= self.chunk {
+                        models::gpu_time(loaded, &mut self.meter, *tokens, row).await?;
+                    }
+                }
+                Job::Decode { texts: 1, .. } => models::gpu_time(loaded, &mut self.meter, 1, row).await?,
+                Job::Decode { texts, .. } => models::gpu_time_batch(loaded, &mut self.meter, *texts, row).await?,
+                _ => {}
             }
         }
         self.learn(job.kinds(), bytes.or(flops));

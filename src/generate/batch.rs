@@ -10,6 +10,8 @@ use crate::model::Batch;
 /// What has become of a text.
 #[derive(Debug)]
 pub enum Event {
+    /// It has a slot.
+    Begun,
     /// Its prompt was read.
     Read,
     /// It goes on.
@@ -20,15 +22,42 @@ pub enum Event {
     Failed(Error),
 }
 
+/// Events, each with its text's number.
+type Events = Vec<(usize, Event)>;
+
 /// Texts being generated, as many at once as a batch has slots; the others wait for one to end. [`next`](Self::next) tells what happens
 /// until there is nothing left to do. Each text is what a [`Generator`](super::Generator) makes of its prompt and options.
 pub struct BatchGenerator {
     batch: Batch,
     waiting: VecDeque<(usize, Writing)>,
-    /// In each slot a text whose prompt was read.
-    slots: Vec<Option<(usize, Writing)>>,
+    slots: Vec<Option<Running>>,
     /// Texts that there were so far.
     count: usize,
+}
+
+/// A text in a slot.
+struct Running {
+    number: usize,
+    text: Writing,
+    /// Its prompt is read beside the others' steps.
+    by_steps: bool,
+}
+
+impl Running {
+    /// Why the text ends, if it does with these pieces.
+    fn told(&self, piece: Option<Piece>, events: &mut Events) -> Option<Event> {
+        events.extend(piece.map(|piece| (self.number, Event::Piece(piece))));
+        self.text.finish.map(|finish| Event::End(finish, self.text.stats))
+    }
+
+    /// Ends it for good.
+    fn end(mut self, reason: FinishReason, events: &mut Events) {
+        let over = match self.text.end(reason) {
+            Ok(piece) => self.told(piece, events),
+            Err(error) => Some(Event::Failed(error)),
+        };
+        events.extend(over.map(|over| (self.number, over)));
+    }
 }
 
 impl BatchGenerator {
@@ -60,8 +89,8 @@ impl BatchGenerator {
         self.waiting.len() + self.slots.iter().flatten().count()
     }
 
-    /// The next thing that happens: a waiting text's prompt is read, or every text that is being written gets a token. What came of it,
-    /// with the texts' numbers; nothing once all have ended.
+    /// The next thing that happens: a text gets a slot, its prompt is read, or there is a step, which every text takes part in (short
+    /// prompts are read by steps). What came of it, with the texts' numbers; nothing once all have ended.
     ///
     /// # Errors
     /// The device's, after which none of the texts can go on.
@@ -69,86 +98,92 @@ impl BatchGenerator {
         let mut events = Vec::new();
         self.end_cancelled(&mut events);
         while events.is_empty() && self.unfinished() > 0 {
-            let free = self.slots.iter().position(Option::is_none);
-            match free.and_then(|slot| Some((slot, self.waiting.pop_front()?))) {
-                Some((slot, (number, text))) => self.read(slot, number, text, &mut events).await?,
-                None => self.advance(&mut events).await?,
+            let unread = |slot: &Option<Running>| {
+                slot.as_ref().is_some_and(|running| !running.by_steps && running.text.next_token().is_some())
+            };
+            if let Some(slot) = self.slots.iter().position(unread) {
+                self.read(slot, &mut events).await?;
+            } else if !self.take_up(&mut events)? {
+                self.step(&mut events).await?;
             }
         }
         Ok(events)
     }
 
-    /// Ends a text for good.
-    fn end(number: usize, text: &mut Writing, reason: FinishReason, events: &mut Vec<(usize, Event)>) {
-        match text.end(reason) {
-            Ok(piece) => {
-                events.extend(piece.map(|piece| (number, Event::Piece(piece))));
-                events.push((number, Event::End(text.finish.unwrap_or(reason), text.stats)));
+    fn end_cancelled(&mut self, events: &mut Events) {
+        for slot in &mut self.slots {
+            if let Some(running) = slot.take_if(|running| running.text.cancelled()) {
+                running.end(FinishReason::Cancelled, events);
             }
-            Err(error) => events.push((number, Event::Failed(error))),
+        }
+        let (over, waiting): (VecDeque<_>, _) = self.waiting.drain(..).partition(|(_, text)| text.cancelled());
+        self.waiting = waiting;
+        for (number, text) in over {
+            Running { number, text, by_steps: false }.end(FinishReason::Cancelled, events);
         }
     }
 
-    fn end_cancelled(&mut self, events: &mut Vec<(usize, Event)>) {
-        let slots = self.slots.iter_mut().filter_map(|slot| slot.take_if(|(_, text)| text.cancelled()));
-        for (number, mut text) in slots {
-            Self::end(number, &mut text, FinishReason::Cancelled, events);
-        }
-        for (number, text) in self.waiting.iter_mut().filter(|(_, text)| text.cancelled()) {
-            Self::end(*number, text, FinishReason::Cancelled, events);
-        }
-        self.waiting.retain(|(_, text)| text.finish.is_none());
-    }
-
-    /// Reads a text's prompt into a slot.
-    async fn read(
-        &mut self,
-        slot: usize,
-        number: usize,
-        mut text: Writing,
-        events: &mut Vec<(usize, Event)>,
-    ) -> Result<()> {
+    /// Gives a waiting text a slot. False where there is none, or nobody who waits.
+    fn take_up(&mut self, events: &mut Events) -> Result<bool> {
+        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(false) };
+        let texts = self.unfinished().min(self.slots.len());
+        let Some((number, text)) = self.waiting.pop_front() else { return Ok(false) };
         self.batch.reset(slot)?;
-        while let Some(part) = text.next_part() {
-            if text.cancelled() {
-                Self::end(number, &mut text, FinishReason::Cancelled, events);
+        self.batch.begin_sampling(slot, &text.options.params, &text.context)?;
+        let by_steps = self.batch.reads_by_steps(text.prompt(), texts);
+        self.slots[slot] = Some(Running { number, text, by_steps });
+        events.push((number, Event::Begun));
+        Ok(true)
+    }
+
+    /// Reads the next part of a slot's prompt.
+    async fn read(&mut self, slot: usize, events: &mut Events) -> Result<()> {
+        let Some(Running { number, text, .. }) = &mut self.slots[slot] else { return Ok(()) };
+        let Some(part) = text.next_part() else { return Ok(()) };
+        match self.batch.prefill(slot, &text.context[part.clone()], &mut |_, _| {}).await {
+            Err(error @ Error::Input(_)) => {
+                events.push((*number, Event::Failed(error)));
+                self.slots[slot] = None;
                 return Ok(());
             }
-            match self.batch.prefill(slot, &text.context[part.clone()], &mut |_, _| {}).await {
-                Err(error @ Error::Input(_)) => {
-                    events.push((number, Event::Failed(error)));
-                    return Ok(());
-                }
-                read => read?,
-            }
-            text.fed(part);
+            read => read?,
         }
-        self.batch.begin_sampling(slot, &text.options.params, &text.context)?;
-        self.slots[slot] = Some((number, text));
-        events.push((number, Event::Read));
+        text.fed(part.len());
+        events.extend(text.next_token().is_none().then_some((*number, Event::Read)));
+        if text.cancelled() {
+            self.end_cancelled(events);
+        }
         Ok(())
     }
 
-    /// A token of every text.
-    async fn advance(&mut self, events: &mut Vec<(usize, Event)>) -> Result<()> {
-        let slots: Vec<_> = (0..self.slots.len()).filter(|&slot| self.slots[slot].is_some()).collect();
-        let tokens = self.batch.advance(&slots).await?;
-        for (slot, token) in slots.into_iter().zip(tokens) {
-            let Some((number, text)) = &mut self.slots[slot] else { continue };
-            let number = *number;
+    /// A token of every text: of its prompt, or one that is drawn.
+    async fn step(&mut self, events: &mut Events) -> Result<()> {
+        let (mut draw, mut feed) = (Vec::new(), Vec::new());
+        for (slot, running) in self.slots.iter().enumerate() {
+            match running.as_ref().map(|running| running.text.next_token()) {
+                Some(Some(token)) => feed.push((slot, token)),
+                Some(None) => draw.push(slot),
+                None => {}
+            }
+        }
+        let drawn = self.batch.advance_and_feed(&draw, &feed).await?;
+        for (slot, _) in feed {
+            let Some(running) = &mut self.slots[slot] else { continue };
+            running.text.fed(1);
+            events.extend(running.text.next_token().is_none().then_some((running.number, Event::Read)));
+        }
+        for (slot, token) in draw.into_iter().zip(drawn) {
+            let Some(running) = &mut self.slots[slot] else { continue };
             let taken = match token {
-                Some(token) => text.take(token),
+                Some(token) => running.text.take(token),
                 None => Err(InputError::NoTokenToChoose.into()),
             };
             let over = match taken {
-                Ok(piece) => {
-                    events.extend(piece.map(|piece| (number, Event::Piece(piece))));
-                    text.finish.map(|finish| Event::End(finish, text.stats))
-                }
+                Ok(piece) => running.told(piece, events),
                 Err(error) => Some(Event::Failed(error)),
             };
             if let Some(over) = over {
-                events.push((number, over));
+                events.push((running.number, over));
                 self.slots[slot] = None;
             }
         }

@@ -285,7 +285,7 @@ impl<S: TokenSource> Generator<S> {
                 return Ok(());
             }
             self.source.prefill(&text.context[part.clone()]).await?;
-            text.fed(part);
+            text.fed(part.len());
             progress(text.stats.prompt_tokens, total);
         }
         self.prompt_done = true;

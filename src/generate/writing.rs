@@ -52,9 +52,14 @@ impl Writing {
         (start < end).then_some(start..end)
     }
 
-    /// They have been.
-    pub fn fed(&mut self, part: Range<usize>) {
-        self.stats.prompt_tokens += part.len();
+    /// The next of them.
+    pub fn next_token(&self) -> Option<u32> {
+        self.context.get(self.history + self.stats.prompt_tokens).copied()
+    }
+
+    /// So many more have been.
+    pub fn fed(&mut self, tokens: usize) {
+        self.stats.prompt_tokens += tokens;
     }
 
     /// A token that was drawn. What it adds to the text; nothing where it ended a text of which nothing was held back. A piece without a

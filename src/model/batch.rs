@@ -4,6 +4,7 @@ use super::cpu::CpuBatch;
 use super::gpu::{GpuBatch, GpuSession};
 use super::types::{check_slots, check_tokens, StateData};
 use crate::error::{InputError, Result};
+use crate::gpu::Plan;
 use crate::settings::SamplingParams;
 
 pub(super) enum Inner {
@@ -43,37 +44,42 @@ impl Batch {
     /// Feeds a token to each of some slots, (slot, token), through the recurrent step; their logits are ready afterwards.
     ///
     /// # Errors
-    /// A slot that there is not or that is named twice, no tokens, a token out of range (all texts are then as they were), or the
-    /// device's.
+    /// As [`Batch::advance_and_feed`].
     pub async fn step(&mut self, tokens: &[(usize, u32)]) -> Result<()> {
-        match &mut self.0 {
-            Inner::Cpu(b) => b.step(tokens),
-            Inner::Gpu(b) => b.step(tokens).await,
-            Inner::Apart(texts) => {
-                check_slots(tokens.iter().map(|&(slot, _)| slot), texts.len())?;
-                let vocab_size = texts.first().map_or(0, |text| text.config().vocab_size);
-                check_tokens(&tokens.iter().map(|&(_, token)| token).collect::<Vec<_>>(), vocab_size)?;
-                for &(slot, token) in tokens {
-                    texts[slot].step(token).await?;
-                }
-                Ok(())
-            }
-        }
+        self.advance_and_feed(&[], tokens).await.map(|_| ())
     }
 
     /// Draws a token from the last logits of each of some slots and feeds it: afterwards the texts have consumed it. `None` where the
     /// logits left nothing to draw (NaN, or nothing but minus infinity); that text is of no use then until it is reset.
     ///
     /// # Errors
-    /// A slot that there is not, that is named twice or that was never fed; or the device's.
+    /// As [`Batch::advance_and_feed`].
     pub async fn advance(&mut self, slots: &[usize]) -> Result<Vec<Option<u32>>> {
+        self.advance_and_feed(slots, &[]).await
+    }
+
+    /// Both in one step: [`Batch::advance`] of some slots, and of others, (slot, token), [`Batch::step`]. So a prompt can be read beside
+    /// texts that are being written. The tokens drawn, in the order of `draw`.
+    ///
+    /// # Errors
+    /// No slots at all, one that there is not or that is named twice, one to draw from that was never fed, a token out of range (all
+    /// texts are then as they were); or the device's.
+    pub async fn advance_and_feed(&mut self, draw: &[usize], feed: &[(usize, u32)]) -> Result<Vec<Option<u32>>> {
         match &mut self.0 {
-            Inner::Cpu(b) => b.advance(slots),
-            Inner::Gpu(b) => b.advance(slots).await,
+            Inner::Cpu(b) => b.step(draw, feed),
+            Inner::Gpu(b) => b.step(draw, feed).await,
             Inner::Apart(texts) => {
-                check_slots(slots.iter().copied(), texts.len())?;
+                check_slots(draw.iter().copied().chain(feed.iter().map(|&(slot, _)| slot)), texts.len())?;
+                let fed: Vec<_> = feed.iter().map(|&(_, token)| token).collect();
+                let vocab_size = texts.first().map_or(0, |text| text.config().vocab_size);
+                if draw.is_empty() || !fed.is_empty() {
+                    check_tokens(&fed, vocab_size)?;
+                }
+                if draw.iter().any(|&slot| !texts[slot].has_logits()) {
+                    return Err(InputError::NoTokens.into());
+                }
                 let mut drawn = Vec::new();
-                for &slot in slots {
+                for &slot in draw {
                     drawn.push(match texts[slot].sample().await {
                         Ok(token) => {
                             texts[slot].step(token).await?;
@@ -83,8 +89,20 @@ impl Batch {
                         Err(error) => return Err(error),
                     });
                 }
+                for &(slot, token) in feed {
+                    texts[slot].step(token).await?;
+                }
                 Ok(drawn)
             }
+        }
+    }
+
+    /// Whether a prompt is read sooner by steps, beside so many texts that take part in them, than by itself: on a GPU a step costs
+    /// about the same however many rows it has, and a short prompt hardly less than a longer one. Not one that is refused.
+    pub(crate) fn reads_by_steps(&self, prompt: &[u32], texts: usize) -> bool {
+        match &self.0 {
+            Inner::Gpu(b) => prompt.len() <= texts && b.takes(prompt),
+            Inner::Cpu(_) | Inner::Apart(_) => false,
         }
     }
 
@@ -163,6 +181,16 @@ impl Batch {
             Inner::Cpu(b) => b.text(slot)?.set_state(state),
             Inner::Gpu(b) => b.set_state(slot, state),
             Inner::Apart(texts) => apart(texts, slot)?.set_state(state),
+        }
+    }
+}
+
+impl Batch {
+    /// The plan by which a GPU takes a step of all slots; `None` on a CPU and where there is none. The states are of no use once it has run.
+    pub(crate) fn plan(&mut self) -> Result<Option<&Plan>> {
+        match &mut self.0 {
+            Inner::Gpu(b) => b.plan().map(Some),
+            Inner::Cpu(_) | Inner::Apart(_) => Ok(None),
         }
     }
 }

@@ -4,18 +4,22 @@
 //!
 //! ```text
 //!  0   8  "mambaST\n"
-//!  8   4  version (u32)                    1
+//!  8   4  version (u32)                    2
 //! 12   4  length of the header, n (u32)
 //! 16   n  header, JSON: fingerprint and description of the model, the tokenizer's fingerprint if there is one, the counts
 //!         of what follows, who wrote it
 //!         tokens of the whole text (u32 each)
-//!         all layers' conv_state, then all layers' ssm_state, as the blocks have them (f32 each)
+//!         the states that the header names, in its order, of each all layers' parts, as the blocks have them (f32 each)
 //!     32  SHA-256 of everything before
 //! ```
+//!
+//! Version 1, which is read still, has no list of states in its header: conv_state comes first and then ssm_state, and `conv` and `ssm`
+//! are their counts.
 //!
 //! The state has consumed the first `consumed` tokens. Those after it are pending: they are fed first when the text goes
 //! on, and give the logits, which are not stored.
 
+use super::blocks::STATES;
 use super::types::StateData;
 use super::{Checkpoint, Fingerprint};
 pub use crate::error::StateError;
@@ -23,7 +27,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 const MAGIC: &[u8; 8] = b"mambaST\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const FIRST_VERSION: u32 = 1;
 /// Before the header: magic, version, the header's length.
 const PREFIX: usize = 16;
 const CHECKSUM: usize = 32;
@@ -69,10 +74,22 @@ struct Header {
     tokenizer: Option<String>,
     tokens: usize,
     consumed: usize,
-    /// Values of each.
+    /// What follows the tokens.
+    #[serde(default)]
+    states: Vec<Named>,
+    /// The same in version 1: values of each.
+    #[serde(default, skip_serializing)]
     conv: usize,
+    #[serde(default, skip_serializing)]
     ssm: usize,
     written_by: String,
+}
+
+/// All layers' parts of a state.
+#[derive(Serialize, Deserialize)]
+struct Named {
+    name: String,
+    values: usize,
 }
 
 impl SavedState {
@@ -89,8 +106,9 @@ impl SavedState {
             tokenizer: self.model.tokenizer.map(|tokenizer| tokenizer.to_string()),
             tokens: self.tokens.len(),
             consumed: self.consumed,
-            conv: self.state.conv.len(),
-            ssm: self.state.ssm.len(),
+            states: self.state.named().map(|(name, values)| Named { name: name.into(), values: values.len() }).into(),
+            conv: 0,
+            ssm: 0,
             written_by: concat!("mamba-wgpu ", env!("CARGO_PKG_VERSION")).into(),
         };
         // A struct of strings and numbers: it serialises.
@@ -100,7 +118,7 @@ impl SavedState {
         bytes.extend((header.len() as u32).to_le_bytes());
         bytes.extend(header);
         bytes.extend(self.tokens.iter().flat_map(|t| t.to_le_bytes()));
-        bytes.extend(self.state.conv.iter().chain(&self.state.ssm).flat_map(|x| x.to_le_bytes()));
+        bytes.extend(self.state.named().into_iter().flat_map(|(_, values)| values).flat_map(|x| x.to_le_bytes()));
         let checksum = Sha256::digest(&bytes);
         bytes.extend_from_slice(&checksum);
         bytes
@@ -119,8 +137,9 @@ impl SavedState {
         }
         let too_short = || damaged(format!("it ends after {} bytes", bytes.len()));
         // The version comes first: the rest of a later one may look like anything.
-        match number(8).ok_or_else(too_short)? {
-            VERSION => {}
+        let version = number(8).ok_or_else(too_short)?;
+        match version {
+            FIRST_VERSION..=VERSION => {}
             0 => return Err(damaged("its version is 0".into())),
             found => return Err(StateError::Newer { file: file.into(), found, supported: VERSION }),
         }
@@ -131,12 +150,17 @@ impl SavedState {
         let length = number(12).ok_or_else(too_short)? as usize;
         let rest = content.get(PREFIX..).ok_or_else(too_short)?;
         let (header, data) = rest.split_at_checked(length).ok_or_else(too_short)?;
-        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(format!("its header: {e}")))?;
+        let mut header: Header = serde_json::from_slice(header).map_err(|e| damaged(format!("its header: {e}")))?;
         let fingerprint = header.fingerprint.parse();
         let fingerprint = fingerprint.map_err(|()| damaged("its header: no fingerprint".into()))?;
         let tokenizer = header.tokenizer.map(|text| text.parse()).transpose();
         let tokenizer = tokenizer.map_err(|()| damaged("its header: the tokenizer's fingerprint is none".into()))?;
-        let values = [header.tokens, header.conv, header.ssm].into_iter().try_fold(0usize, usize::checked_add);
+        if version == FIRST_VERSION {
+            let old = [(STATES[0], header.conv), (STATES[1], header.ssm)];
+            header.states = old.map(|(name, values)| Named { name: name.into(), values }).into();
+        }
+        let counts = header.states.iter().map(|state| state.values);
+        let values = counts.chain([header.tokens]).try_fold(0usize, usize::checked_add);
         if values.and_then(|n| n.checked_mul(4)) != Some(data.len()) || header.consumed > header.tokens {
             return Err(damaged("its header does not describe what follows".into()));
         }
@@ -144,13 +168,22 @@ impl SavedState {
             bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         };
         let floats = |bytes| -> Vec<f32> { words(bytes).into_iter().map(f32::from_bits).collect() };
-        let (tokens, data) = data.split_at(4 * header.tokens);
-        let (conv, ssm) = data.split_at(4 * header.conv);
+        let (tokens, mut data) = data.split_at(4 * header.tokens);
+        let mut state = StateData { conv: Vec::new(), ssm: Vec::new() };
+        for Named { name, values } in &header.states {
+            let (part, rest) = data.split_at(4 * values);
+            let known = state.named_mut().into_iter().find(|(known, values)| known == name && values.is_empty());
+            let Some((_, into)) = known else {
+                return Err(damaged(format!("its header names a state {name:?} that there is not, or names it twice")));
+            };
+            *into = floats(part);
+            data = rest;
+        }
         Ok(Self {
             model: ModelId { fingerprint, description: header.model, tokenizer },
             tokens: words(tokens),
             consumed: header.consumed,
-            state: StateData { conv: floats(conv), ssm: floats(ssm) },
+            state,
         })
     }
 

@@ -1,5 +1,6 @@
 //! What both backends share: results, and the checks of a caller's tokens and states.
 
+use super::blocks::STATES;
 use super::ModelConfig;
 use crate::error::InputError;
 
@@ -22,6 +23,17 @@ pub struct StateData {
 }
 
 impl StateData {
+    /// Each with its name, in the order in which they are saved.
+    pub(crate) fn named(&self) -> [(&'static str, &Vec<f32>); STATES.len()] {
+        let [conv, ssm] = STATES;
+        [(conv, &self.conv), (ssm, &self.ssm)]
+    }
+
+    pub(crate) fn named_mut(&mut self) -> [(&'static str, &mut Vec<f32>); STATES.len()] {
+        let [conv, ssm] = STATES;
+        [(conv, &mut self.conv), (ssm, &mut self.ssm)]
+    }
+
     /// Of a text at its begin.
     pub(crate) fn zeros(c: &ModelConfig) -> Self {
         let zeros = |name| vec![0.0; c.state_elements(name)];

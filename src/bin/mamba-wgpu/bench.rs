@@ -45,6 +45,9 @@ pub struct Args {
     /// mamba2-780m, mamba2-1.3b and mamba2-2.7b
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
     sizes: Vec<String>,
+    /// How many texts decode writes at once, a row for each number: 1,8,64 [default: 1]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = at_least_one)]
+    batch: Vec<usize>,
     /// About how long it may take; what would take longer is left out
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds, allow_negative_numbers = true)]
     time_limit: Duration,
@@ -137,6 +140,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 impl Args {
     fn options(&self, cancel: Arc<AtomicBool>) -> anyhow::Result<Options> {
         let mut shapes = Shapes::default();
+        if !self.batch.is_empty() {
+            shapes.batch.clone_from(&self.batch);
+        }
         if !self.sizes.is_empty() {
             let known: Vec<&str> = Shapes::MODELS.into_iter().chain(Shapes::MAMBA2).collect();
             if let Some(unknown) = self.sizes.iter().find(|size| !known.contains(&size.as_str())) {

@@ -130,8 +130,6 @@ pub async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     };
     let bar = Progress::count("texts");
     let start = Instant::now();
-    // A text's time begins when it gets its slot: at first, or when another has made room.
-    let mut joined = start;
     while printer.echo.failed.is_none() {
         bar.set((texts.len() - generator.unfinished()) as u64, texts.len() as u64);
         let events = generator.next().await?;
@@ -142,10 +140,8 @@ pub async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
         for (number, event) in events {
             let text = &mut texts[number];
             match event {
-                Event::Read => {
-                    text.begun = Some(joined);
-                    text.read = Some(now - joined);
-                }
+                Event::Begun => text.begun = Some(now),
+                Event::Read => text.read = text.begun.map(|begun| now - begun),
                 Event::Piece(piece) => {
                     text.first_token = text.first_token.or(text.begun.map(|begun| now - begun));
                     text.tokens.extend(piece.token);
@@ -155,7 +151,6 @@ pub async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
                 Event::Failed(error) => text.over = Some(Err(error)),
             }
         }
-        joined = now;
         let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
         printer.print(&texts, |text, run| {
             let params = text.options.params;

@@ -40,13 +40,30 @@ impl CpuBatch {
         result
     }
 
-    pub fn step(&mut self, tokens: &[(usize, u32)]) -> Result<()> {
+    pub fn step(&mut self, draw: &[usize], feed: &[(usize, u32)]) -> Result<Vec<Option<u32>>> {
+        let (given, tokens): (Vec<_>, Vec<_>) = feed.iter().copied().unzip();
+        check_slots(draw.iter().chain(&given).copied(), self.slots())?;
+        if draw.is_empty() || !tokens.is_empty() {
+            check_tokens(&tokens, self.model.config().vocab_size)?;
+        }
+        if draw.iter().any(|&slot| !self.texts[slot].ready) {
+            return Err(InputError::NoTokens.into());
+        }
+        let drawn: Vec<_> = draw.iter().map(|&slot| self.texts[slot].sample().ok()).collect();
+        let fed: Vec<_> = draw.iter().zip(&drawn).filter_map(|(&slot, token)| Some((slot, (*token)?))).collect();
+        self.feed(&[&fed, feed].concat());
+        Ok(drawn)
+    }
+
+    /// A token of each of some texts, which has been checked.
+    fn feed(&mut self, tokens: &[(usize, u32)]) {
         let (slots, tokens): (Vec<_>, Vec<_>) = tokens.iter().copied().unzip();
         let vocab_size = self.model.config().vocab_size;
-        check_slots(slots.iter().copied(), self.slots())?;
-        check_tokens(&tokens, vocab_size)?;
         let mut texts: Vec<_> = self.texts.iter_mut().map(Some).collect();
         let mut rows: Vec<_> = slots.iter().filter_map(|&slot| texts[slot].take()).collect();
+        if rows.is_empty() {
+            return;
+        }
         let states = rows.iter_mut().map(|text| &mut text.state);
         forward(&self.model, &mut self.work, states, &tokens, Mode::Decode);
         self.logits.resize(self.logits.len().max(tokens.len() * vocab_size), 0.0);
@@ -56,20 +73,6 @@ impl CpuBatch {
             text.logits.copy_from_slice(logits);
             text.ready = true;
         }
-        Ok(())
-    }
-
-    pub fn advance(&mut self, slots: &[usize]) -> Result<Vec<Option<u32>>> {
-        check_slots(slots.iter().copied(), self.slots())?;
-        if slots.is_empty() || slots.iter().any(|&slot| !self.texts[slot].ready) {
-            return Err(InputError::NoTokens.into());
-        }
-        let drawn: Vec<_> = slots.iter().map(|&slot| self.texts[slot].sample().ok()).collect();
-        let fed: Vec<_> = slots.iter().zip(&drawn).filter_map(|(&slot, token)| Some((slot, (*token)?))).collect();
-        if !fed.is_empty() {
-            self.step(&fed)?;
-        }
-        Ok(drawn)
     }
 
     pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {

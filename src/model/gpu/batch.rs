@@ -107,6 +107,11 @@ impl GpuBatch {
         self.texts.len()
     }
 
+    /// Whether the tokens are the model's.
+    pub fn takes(&self, tokens: &[u32]) -> bool {
+        check_tokens(tokens, self.model.config.vocab_size).is_ok()
+    }
+
     fn rows_at(&self) -> usize {
         rows_at(self.slots(), self.model.config.vocab_size)
     }
@@ -158,29 +163,23 @@ impl GpuBatch {
         self.work.texts.write(&self.model.gpu, 0, &table);
     }
 
-    /// Records the step of the tokens in the workspace, those of these slots in this order.
-    fn record_step(&mut self, encoder: &mut wgpu::CommandEncoder, slots: &[usize]) -> Result<()> {
-        // Who takes no part keeps logits that the step would overwrite.
-        let rows = slots.len();
-        let mut resting = vec![true; self.slots()];
-        slots.iter().for_each(|&slot| resting[slot] = false);
-        for slot in (0..self.slots()).filter(|&slot| resting[slot]) {
-            self.keep_logits(encoder, slot);
-        }
+    /// The plan of a step of these slots.
+    fn step_plan(&mut self, slots: &[usize]) -> Result<&Plan> {
         let (model, work, memory) = (&self.model, &self.work, &self.memory);
         let (at, vocab_size) = (self.rows_at(), model.config.vocab_size);
         let logits = &self.logits;
         let step = match *slots {
             [slot] if model.fuses_the_step() && memory.slots_can_be_bound() => Step::One { slot },
-            _ => Step::Rows(rows),
+            _ => Step::Rows(slots.len()),
         };
-        let plan = plan_of(&mut self.steps, step, || {
+        plan_of(&mut self.steps, step, || {
             let mut builder = PlanBuilder::new(&model.gpu);
             if let Step::One { slot } = step {
                 let logits = logits.slice(at, vocab_size);
                 model.fused_step(&mut builder, work, &|layer| memory.layer_of(layer, slot), &logits)?;
                 return Ok(builder.finish()?);
             }
+            let rows = slots.len();
             model.layers(&mut builder, (work, memory), rows, true)?;
             for row0 in (0..rows).step_by(SCORE_ROWS) {
                 let some = SCORE_ROWS.min(rows - row0);
@@ -188,38 +187,63 @@ impl GpuBatch {
                 model.head(&mut builder, work, (row0, some), &logits)?;
             }
             Ok(builder.finish()?)
-        })?;
-        plan.record(encoder);
+        })
+    }
+
+    /// The plan of a step of all slots, which it has written the table of: for measuring. The states are of no use once it has run.
+    pub fn plan(&mut self) -> Result<&Plan> {
+        let slots: Vec<_> = (0..self.slots()).collect();
+        self.write_texts(slots.iter().copied());
+        self.step_plan(&slots)
+    }
+
+    /// Records the step of the tokens in the workspace, those of these slots in this order.
+    fn record_step(&mut self, encoder: &mut wgpu::CommandEncoder, slots: &[usize]) -> Result<()> {
+        // Who takes no part keeps logits that the step would overwrite.
+        let mut resting = vec![true; self.slots()];
+        slots.iter().for_each(|&slot| resting[slot] = false);
+        for slot in (0..self.slots()).filter(|&slot| resting[slot]) {
+            self.keep_logits(encoder, slot);
+        }
+        let at = self.rows_at();
+        self.step_plan(slots)?.record(encoder);
         for (row, &slot) in slots.iter().enumerate() {
-            self.texts[slot].logits = Some(at + row * vocab_size);
+            self.texts[slot].logits = Some(at + row * self.model.config.vocab_size);
         }
         Ok(())
     }
 
-    /// A token of each of some texts by the recurrent kernels. Returns once it is submitted.
-    pub async fn step(&mut self, tokens: &[(usize, u32)]) -> Result<()> {
-        let (slots, tokens): (Vec<_>, Vec<_>) = tokens.iter().copied().unzip();
+    /// A step: of some texts a token that is drawn, of others one that is given. The device is at it still when the drawn ones are here.
+    /// `None`: the logits left nothing to draw.
+    pub async fn step(&mut self, draw: &[usize], feed: &[(usize, u32)]) -> Result<Vec<Option<u32>>> {
+        let (given, tokens): (Vec<_>, Vec<_>) = feed.iter().copied().unzip();
+        let slots = [draw, &given].concat();
         check_slots(slots.iter().copied(), self.slots())?;
-        check_tokens(&tokens, self.model.config.vocab_size)?;
+        if slots.is_empty() || draw.iter().any(|&slot| self.texts[slot].logits.is_none()) {
+            return Err(InputError::NoTokens.into());
+        }
+        if !tokens.is_empty() {
+            check_tokens(&tokens, self.model.config.vocab_size)?;
+        }
         let gpu = self.model.gpu.clone();
         self.write_texts(slots.iter().copied());
-        self.work.tokens.write(&gpu, 0, &tokens);
+        self.work.tokens.write(&gpu, draw.len(), &tokens);
+        let submission = if draw.is_empty() { None } else { Some(self.submit_draws(draw)?) };
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.record_step(&mut encoder, &slots)?;
         gpu.submit([encoder.finish()]);
-        Ok(gpu.check()?)
+        if submission.is_none() {
+            gpu.check()?;
+            return Ok(Vec::new());
+        }
+        let drawn = self.tokens_back.read_after::<u32>(&gpu, draw.len(), submission).await?;
+        Ok(drawn.into_iter().map(|token| Some(token).filter(|&t| t != SampleBuffers::NOT_A_NUMBER)).collect())
     }
 
-    /// Draws a token of each of some texts and feeds it; the device is at it still when the tokens are here. `None`: the logits left
-    /// nothing to draw.
-    pub async fn advance(&mut self, slots: &[usize]) -> Result<Vec<Option<u32>>> {
-        check_slots(slots.iter().copied(), self.slots())?;
-        if slots.is_empty() || slots.iter().any(|&slot| self.texts[slot].logits.is_none()) {
-            return Err(InputError::NoTokens.into());
-        }
+    /// Draws a token for the first rows of the table, to the step's tokens and on their way to the host.
+    fn submit_draws(&mut self, slots: &[usize]) -> Result<wgpu::SubmissionIndex> {
         let (gpu, rows) = (self.model.gpu.clone(), slots.len());
         let draw = slots.iter().map(|&slot| self.texts[slot].draw).max().unwrap_or(Draw::Greedy);
-        self.write_texts(slots.iter().copied());
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let (work, logits, sampling) = (&self.work, &self.logits, &self.sampling);
         let plan = plan_of(&mut self.samples, (rows, draw), || {
@@ -229,12 +253,7 @@ impl GpuBatch {
         })?;
         plan.record(&mut encoder);
         self.tokens_back.copy_from(&mut encoder, &self.work.tokens.slice(0, rows));
-        let submission = gpu.submit([encoder.finish()]);
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        self.record_step(&mut encoder, slots)?;
-        gpu.submit([encoder.finish()]);
-        let tokens = self.tokens_back.read_after::<u32>(&gpu, rows, Some(submission)).await?;
-        Ok(tokens.into_iter().map(|token| Some(token).filter(|&t| t != SampleBuffers::NOT_A_NUMBER)).collect())
+        Ok(gpu.submit([encoder.finish()]))
     }
 
     /// A text's last logits (vocab_size).

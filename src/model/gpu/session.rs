@@ -472,6 +472,10 @@ impl GpuSession {
         }
     }
 
+    pub(in crate::model) fn has_logits(&self) -> bool {
+        self.has_logits
+    }
+
     /// Whether the text has had activations beyond f16.
     pub(super) fn is_wide(&self) -> bool {
         self.wide

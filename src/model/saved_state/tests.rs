@@ -57,10 +57,10 @@ fn every_flipped_byte_and_every_cut_is_found() {
 #[test]
 fn a_newer_version_is_told_as_such() {
     let mut bytes = saved().to_bytes();
-    bytes[8] = 2;
+    bytes[8] = 3;
     let message = SavedState::from_bytes("dir/f", &signed(bytes)).unwrap_err().to_string();
     assert!(
-        message.contains("dir/f") && message.contains("version 2") && message.contains("up to version 1"),
+        message.contains("dir/f") && message.contains("version 3") && message.contains("up to version 2"),
         "{message}"
     );
 }
@@ -77,12 +77,38 @@ fn headers_that_lie_are_refused_even_with_a_right_checksum() {
     };
     assert!(with("\"tokens\":4", "\"tokens\":5").contains("does not describe"));
     assert!(with("\"consumed\":3", "\"consumed\":5").contains("does not describe"));
-    assert!(with("\"conv\":3", "\"conv\":-").contains("header"));
+    assert!(with("\"values\":3", "\"values\":-").contains("header"));
+    assert!(with("\"values\":3", "\"values\":2").contains("does not describe"));
+    assert!(with("conv_state", "conv_stats").contains("a state \"conv_stats\" that there is not"));
+    assert!(with("ssm_state\"", "ssm_state\\").contains("header"));
     assert!(with("5a5a", "5x5a").contains("no fingerprint"));
     // The longest header there can be, of a file that has none.
     let mut bad = bytes.clone();
     bad[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(SavedState::from_bytes("f", &signed(bad)).is_err());
+}
+
+/// A file as programs of before version 2 wrote it.
+#[test]
+fn version_1_is_read_still() {
+    let SavedState { model, tokens, consumed, state } = saved();
+    let header = format!(
+        r#"{{"fingerprint":"{}","model":"a model","tokens":4,"consumed":{consumed},"conv":3,"ssm":2,"written_by":"mamba-wgpu 0.1.0"}}"#,
+        model.fingerprint
+    );
+    let mut bytes = [&MAGIC[..], &1u32.to_le_bytes(), &(header.len() as u32).to_le_bytes(), header.as_bytes()].concat();
+    bytes.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
+    bytes.extend(state.conv.iter().chain(&state.ssm).flat_map(|x| x.to_le_bytes()));
+    bytes.extend([0; CHECKSUM]);
+    let bytes = signed(bytes);
+    assert_eq!(SavedState::from_bytes("f", &bytes).unwrap(), saved());
+    let short = String::from_utf8_lossy(&bytes).find("\"ssm\":2").unwrap() + 6;
+    let mut bad = bytes.clone();
+    bad[short] = b'1';
+    assert!(matches!(SavedState::from_bytes("f", &signed(bad)), Err(StateError::Damaged { .. })));
+    // What stands for either is not both.
+    let twice = String::from_utf8_lossy(&saved().to_bytes()).matches("conv").count();
+    assert_eq!(twice, 1);
 }
 
 #[test]
