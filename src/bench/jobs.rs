@@ -4,7 +4,8 @@ use super::measure::Kind;
 use super::models::Model;
 use super::report::Row;
 use super::shapes::Shapes;
-use super::suite::{Options, Suite};
+use super::options::Options;
+use super::suite::Suite;
 #[cfg(not(target_arch = "wasm32"))]
 use super::{backward, training};
 use crate::checkpoint::synthetic::Spec;

@@ -3,8 +3,8 @@
 use super::pulse::{Pulse, TIMES};
 use super::report::{ClockMhz, Row};
 use super::steady::{Agreement, Group, Next, Outcome, Series};
-use super::suite::{ClockReader, Options};
-use super::Suite;
+use super::options::{ClockReader, Options};
+use super::suite::Suite;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pass, Plan, Tensor, Timer};
 use std::collections::HashMap;
