@@ -2,9 +2,9 @@
 
 use super::measure::Kind;
 use super::models::Model;
+use super::options::Options;
 use super::report::Row;
 use super::shapes::Shapes;
-use super::options::Options;
 use super::suite::Suite;
 #[cfg(not(target_arch = "wasm32"))]
 use super::{backward, training};

@@ -3,8 +3,8 @@
 use super::jobs::{one_token, Job};
 use super::measure::{Clock, Kind, Meter};
 use super::models::{LoadedModel, Model, LEAST_DECODED};
-use super::placements::{self, Budget, PLACES};
 use super::options::Options;
+use super::placements::{self, Budget, PLACES};
 use super::report::{Ceilings, Device, Report, Row};
 use super::spread::rounded;
 use super::suite::Suite;
