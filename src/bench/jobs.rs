@@ -236,8 +236,8 @@ impl Job {
         match suite {
             Suite::Ceilings => {}
             Suite::Scan => {
-                let f32s = Scan::ALL.map(|rung| Kernel::Scan(rung, NumberFormat::F32));
-                let kernels = [&f32s[..], &[Kernel::Scan(Scan::Fused, NumberFormat::F16)]].concat();
+                let f32s = Scan::ALL.into_iter().map(|rung| Kernel::Scan(rung, NumberFormat::F32));
+                let kernels: Vec<_> = f32s.chain([Kernel::Scan(Scan::Fused, NumberFormat::F16)]).collect();
                 jobs.extend(Self::alone(&kernels, &shapes.scan, shapes.d_state));
             }
             Suite::Matmul => {

@@ -10,9 +10,9 @@ use super::linear::{self, LinearCase};
 use super::optimiser;
 use super::pointwise;
 use super::sampling::{self, Logits};
-use super::scan::{self, Rung, ScanCase};
+use super::scan::{self, ScanCase};
 #[cfg(not(target_arch = "wasm32"))]
-use super::ssd::{self, SsdCase, SsdRung};
+use super::ssd::{self, SsdCase};
 #[cfg(not(target_arch = "wasm32"))]
 use super::ssd_step;
 use super::step;
@@ -20,13 +20,17 @@ use super::{CheckError, Random};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Variant};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::kernels::GatedNorm;
+use crate::kernels::{GatedNorm, Ssd};
 use crate::kernels::{RmsNorm, StepShape};
+use crate::settings::Scan;
 use std::future::Future;
 use std::pin::Pin;
 
 /// A check under way.
 type Task<'a> = Pin<Box<dyn Future<Output = Result<(), CheckError>> + 'a>>;
+
+/// What it does.
+type Run = dyn for<'a> Fn(&'a Gpu, &'a mut Random) -> Task<'a>;
 
 /// A kernel, or the few that always run together, and what is known of them.
 pub struct Check {
@@ -40,7 +44,7 @@ pub struct Check {
     what: &'static str,
     /// Whether the device could use them at all.
     needs: fn(&Gpu) -> bool,
-    run: Box<dyn for<'a> Fn(&'a Gpu, &'a mut Random) -> Task<'a>>,
+    run: Box<Run>,
 }
 
 /// A row of the table.
@@ -116,8 +120,8 @@ async fn linear_layers(gpu: &Gpu, matvec: bool, format: WeightFormat, random: &m
     Ok(())
 }
 
-async fn scans(gpu: &Gpu, rung: Rung, random: &mut Random) -> Result<(), CheckError> {
-    let length = if rung == Rung::Update { 1 } else { 300 };
+async fn scans(gpu: &Gpu, rung: Option<Scan>, random: &mut Random) -> Result<(), CheckError> {
+    let length = if rung.is_none() { 1 } else { 300 };
     for (d_inner, d_state) in [(65, 16), (33, 5)] {
         let case = ScanCase::random((length, d_inner, d_state), (1e-4, 5.0), random);
         scan::scan(gpu, rung, &case, &case.expected()).await?;
@@ -126,13 +130,13 @@ async fn scans(gpu: &Gpu, rung: Rung, random: &mut Random) -> Result<(), CheckEr
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-async fn ssds(gpu: &Gpu, rung: SsdRung, random: &mut Random) -> Result<(), CheckError> {
-    let length = if rung == SsdRung::Update { 1 } else { 600 };
+async fn ssds(gpu: &Gpu, rung: Option<Ssd>, random: &mut Random) -> Result<(), CheckError> {
+    let length = if rung.is_none() { 1 } else { 600 };
     for sizes in [(4, 36, 40, 2), (3, 5, 7, 1)] {
         let case = SsdCase::random(length, sizes, (1e-4, 5.0), random);
         ssd::ssd(gpu, rung, &case, &case.expected(false)).await?;
     }
-    if rung == SsdRung::Update {
+    if rung.is_none() {
         ssd_step::ssd_step(gpu, (4, 36, 40, 2), (0, 68), (WeightFormat::F32, true), random).await?;
     }
     Ok(())
@@ -160,7 +164,7 @@ async fn f16_activations(gpu: &Gpu, random: &mut Random) -> Result<(), CheckErro
         linear::linear(gpu, false, case, random).await?;
     }
     let case = ScanCase::random((300, 65, 16), (1e-4, 5.0), random).halved();
-    scan::scan(gpu, Rung::Fused, &case, &case.expected()).await
+    scan::scan(gpu, Some(Scan::Fused), &case, &case.expected()).await
 }
 
 /// Every check, in the order in which they are run.
@@ -198,25 +202,22 @@ pub fn table() -> Vec<Check> {
         check(&["conv1d_update"], run!(|gpu, random| pointwise::conv1d(gpu, (5, 65, 4), 0, plain, true, random).await))
             .or(Variant::Step),
     );
-    all.push(check(&["scan_sequential"], run!(|gpu, random| scans(gpu, Rung::Sequential, random).await)));
+    all.push(check(&["scan_sequential"], run!(|gpu, random| scans(gpu, Some(Scan::Sequential), random).await)));
     all.push(
         check(
             &["discretise", "scan_blelloch", "scan_blelloch_add", "scan_output"],
-            run!(|gpu, random| scans(gpu, Rung::Blelloch, random).await),
+            run!(|gpu, random| scans(gpu, Some(Scan::Blelloch), random).await),
         )
         .or(Variant::BlellochScan),
     );
     all.push(
         check(
             &["scan_fused_reduce", "scan_fused_carry", "scan_fused_apply"],
-            run!(|gpu, random| scans(gpu, Rung::Fused, random).await),
+            run!(|gpu, random| scans(gpu, Some(Scan::Fused), random).await),
         )
         .or(Variant::FusedScan),
     );
-    all.push(
-        check(&["selective_state_update"], run!(|gpu, random| scans(gpu, Rung::Update, random).await))
-            .or(Variant::Step),
-    );
+    all.push(check(&["selective_state_update"], run!(|gpu, random| scans(gpu, None, random).await)).or(Variant::Step));
     #[cfg(not(target_arch = "wasm32"))]
     all.extend(mamba2());
     all.extend(formats.map(|f| {
@@ -277,14 +278,14 @@ pub fn table() -> Vec<Check> {
 #[cfg(not(target_arch = "wasm32"))]
 fn mamba2() -> [Check; 4] {
     [
-        check(&["ssd_delta", "ssd_sequential"], run!(|gpu, random| ssds(gpu, SsdRung::Sequential, random).await))
+        check(&["ssd_delta", "ssd_sequential"], run!(|gpu, random| ssds(gpu, Some(Ssd::Sequential), random).await))
             .or(Variant::Mamba2),
         check(
             &["ssd_chunk_cumsum", "ssd_bmm_chunk", "ssd_chunk_state", "ssd_state_passing", "ssd_chunk_scan"],
-            run!(|gpu, random| ssds(gpu, SsdRung::Chunked, random).await),
+            run!(|gpu, random| ssds(gpu, Some(Ssd::Chunked), random).await),
         )
         .or(Variant::ChunkedSsd),
-        check(&["ssd_state_update"], run!(|gpu, random| ssds(gpu, SsdRung::Update, random).await))
+        check(&["ssd_state_update"], run!(|gpu, random| ssds(gpu, None, random).await))
             .about("matvec f32 NORM, CONV, ssd_state_update")
             .or(Variant::SsdStep),
         check(

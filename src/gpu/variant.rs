@@ -1,6 +1,7 @@
 //! What can be switched off on a device, and what stands in for it.
 
 use super::shader::WeightFormat;
+use crate::reference::Quant;
 use serde::Serialize;
 use std::fmt;
 
@@ -78,8 +79,8 @@ impl Variant {
         match format {
             WeightFormat::F32 => None,
             WeightFormat::F16 => Some(Variant::F16Weights),
-            WeightFormat::Q8 => Some(Variant::Q8Weights),
-            WeightFormat::Q4 => Some(Variant::Q4Weights),
+            WeightFormat::Quantised(Quant::Q8) => Some(Variant::Q8Weights),
+            WeightFormat::Quantised(Quant::Q4) => Some(Variant::Q4Weights),
         }
     }
 }

@@ -3,10 +3,11 @@
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::data::{tensor, Random};
 use mamba_wgpu::checks::sampling::{draws, sample, Logits};
-use mamba_wgpu::checks::scan::{scan, Rung, ScanCase};
+use mamba_wgpu::checks::scan::{scan, ScanCase};
 use mamba_wgpu::generate::SamplingParams;
 use mamba_wgpu::gpu::PlanBuilder;
 use mamba_wgpu::kernels::{self, SampleBuffers};
+use mamba_wgpu::model::Scan;
 use mamba_wgpu::reference::{self, decay_rate};
 use pollster::block_on;
 
@@ -126,11 +127,11 @@ fn decays_of_any_rate_equal_the_twin() {
             let case = decays(l, d_inner, d_state, &mut random);
             let expected = case.expected();
             assert!(expected.0.iter().chain(&expected.1).all(|x| x.is_finite()));
-            for rung in [Rung::Sequential, Rung::Blelloch, Rung::Fused] {
+            for rung in [Some(Scan::Sequential), Some(Scan::Blelloch), Some(Scan::Fused)] {
                 pass(device, scan(gpu, rung, &case, &expected));
             }
             if l == 1 {
-                pass(device, scan(gpu, Rung::Update, &case, &expected));
+                pass(device, scan(gpu, None, &case, &expected));
             }
         }
     }

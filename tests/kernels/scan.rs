@@ -3,12 +3,13 @@
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::data::{close, difference, Random};
-use mamba_wgpu::checks::scan::{scan, Rung, ScanCase};
+use mamba_wgpu::checks::scan::{scan, ScanCase};
 use mamba_wgpu::gpu::{PlanBuilder, Tensor};
 use mamba_wgpu::kernels::{self, ScanBuffers, ScanShape};
+use mamba_wgpu::model::Scan;
 use pollster::block_on;
 
-const RUNGS: [Rung; 3] = [Rung::Sequential, Rung::Blelloch, Rung::Fused];
+const RUNGS: [Option<Scan>; 3] = [Some(Scan::Sequential), Some(Scan::Blelloch), Some(Scan::Fused)];
 
 #[test]
 fn every_rung_equals_the_sequential_twin() {
@@ -37,7 +38,7 @@ fn every_rung_equals_the_sequential_twin() {
                 }
                 if gpu.shader_f16() && d_state > 3 {
                     let case = case.halved();
-                    pass(device, scan(gpu, Rung::Fused, &case, &case.expected()));
+                    pass(device, scan(gpu, Some(Scan::Fused), &case, &case.expected()));
                 }
             }
         }
@@ -67,7 +68,7 @@ fn scans_larger_than_a_binding_go_through_in_segments() {
     let case = ScanCase::random((2100, 256, 64), (1e-3, 1e-1), &mut Random(8));
     assert!(2100 * 256 * 64 * 4 > gpu.max_binding());
     let expected = case.expected();
-    for rung in [Rung::Blelloch, Rung::Fused] {
+    for rung in [Some(Scan::Blelloch), Some(Scan::Fused)] {
         pass(device, scan(gpu, rung, &case, &expected));
     }
 }
@@ -78,7 +79,7 @@ fn selective_state_update_is_one_token_of_the_scan() {
     for (device, gpu) in devices() {
         for (d_inner, d_state) in [(1, 1), (63, 16), (65, 5), (200, 64)] {
             let case = ScanCase::random((1, d_inner, d_state), (1e-6, 20.0), &mut random);
-            pass(device, scan(gpu, Rung::Update, &case, &case.expected()));
+            pass(device, scan(gpu, None, &case, &case.expected()));
         }
     }
 }
