@@ -3,7 +3,8 @@
 use super::kernels::REPEATS;
 use super::measure::{Kind, Meter};
 use super::report::Row;
-use super::{Shapes, Suite};
+use super::shapes::Shapes;
+use super::suite::Suite;
 use crate::error::Result;
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};

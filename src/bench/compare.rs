@@ -1,6 +1,7 @@
 //! Reports side by side: which rows they share, and what makes them hard to compare.
 
-use super::{Flag, Report, Row, Suite};
+use super::report::{Flag, Report, Row};
+use super::suite::Suite;
 
 /// A thing measured, with each report's row of it.
 #[derive(Debug, Clone, PartialEq)]

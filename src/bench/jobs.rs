@@ -2,9 +2,10 @@
 
 use super::measure::Kind;
 use super::models::Model;
+use super::options::Options;
 use super::report::Row;
 use super::shapes::Shapes;
-use super::suite::{Options, Suite};
+use super::suite::Suite;
 #[cfg(not(target_arch = "wasm32"))]
 use super::{backward, training};
 use crate::checkpoint::synthetic::Spec;
@@ -247,8 +248,8 @@ impl Job {
         match suite {
             Suite::Ceilings => {}
             Suite::Scan => {
-                let f32s = Scan::ALL.map(|rung| Kernel::Scan(rung, NumberFormat::F32));
-                let kernels = [&f32s[..], &[Kernel::Scan(Scan::Fused, NumberFormat::F16)]].concat();
+                let f32s = Scan::ALL.into_iter().map(|rung| Kernel::Scan(rung, NumberFormat::F32));
+                let kernels: Vec<_> = f32s.chain([Kernel::Scan(Scan::Fused, NumberFormat::F16)]).collect();
                 jobs.extend(Self::alone(&kernels, &shapes.scan, shapes.d_state));
             }
             Suite::Matmul => {

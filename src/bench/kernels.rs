@@ -4,7 +4,7 @@ use super::measure::Meter;
 use super::report::Row;
 use crate::error::Result;
 use crate::generate::SamplingParams;
-use crate::gpu::shader::{NumberFormat, WeightFormat};
+use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, Plan, PlanBuilder, Tensor, Timer};
 use crate::kernels::{self, filled, Linear, SampleBuffers};
 use crate::model::Dtype;
@@ -70,12 +70,7 @@ pub(super) async fn linear(
     (dtype, act): (Dtype, NumberFormat),
     row: &mut Row,
 ) -> Result<()> {
-    let format = match dtype {
-        Dtype::F16 => WeightFormat::F16,
-        Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
-        Dtype::Q8 => WeightFormat::Q8,
-        Dtype::Q4 => WeightFormat::Q4,
-    };
+    let format = dtype.on_device();
     let mut weights = PlanBuilder::new(gpu);
     let w = kernels::fill_matrix(&mut weights, "w", (n, k), format, 0.1, 1)?;
     weights.finish()?.submit(gpu)?;

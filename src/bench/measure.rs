@@ -1,10 +1,10 @@
 //! The stopwatch: what is measured once the device is warm, within a share of the time, and what earlier rows tell of later ones.
 
+use super::options::{ClockReader, Options};
 use super::pulse::{Pulse, TIMES};
 use super::report::{ClockMhz, Row};
 use super::steady::{Agreement, Group, Next, Outcome, Series};
-use super::suite::{ClockReader, Options};
-use super::Suite;
+use super::suite::Suite;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pass, Plan, Tensor, Timer};
 use std::collections::HashMap;

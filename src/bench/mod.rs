@@ -27,7 +27,7 @@
 //! its kind tell that one would take far longer. On a slow adapter the report has fewer numbers, never an error. The ceilings have ten
 //! samples whatever the limit.
 //!
-//! - `suite`: options, and the loop over the rows; `shapes`: sizes; `jobs`: which rows there are.
+//! - `suite`, `options`: what to measure; `shapes`: sizes; `jobs`: which rows there are; `run`: the loop over them.
 //! - `placements`: a row's places in memory, and what comes of them together.
 //! - `measure`: the stopwatch, the time limit, what is known of the device's speed; `pulse`: the reference; `steady`: which
 //!   samples count.
@@ -42,9 +42,11 @@ mod jobs;
 mod kernels;
 mod measure;
 mod models;
+mod options;
 mod placements;
 mod pulse;
 pub mod report;
+mod run;
 mod shapes;
 mod spread;
 mod steady;
@@ -52,13 +54,9 @@ mod suite;
 #[cfg(not(target_arch = "wasm32"))]
 mod training;
 
+pub use options::{ClockReader, Options};
 pub use report::{Ceilings, ClockMhz, Device, Flag, Host, Report, Row};
+pub use run::{run, Progress, COMMIT};
 pub use shapes::Shapes;
 pub use spread::Spread;
-pub use suite::{run, ClockReader, Options, Progress, Suite};
-
-/// The commit that this crate was built from, or "unknown".
-pub const COMMIT: &str = match option_env!("MAMBA_WGPU_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+pub use suite::Suite;

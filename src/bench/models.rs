@@ -3,7 +3,6 @@
 use super::measure::{Meter, HOSTED};
 use super::pulse::Pulse;
 use super::report::Row;
-use super::suite::LEAST_DECODED;
 use crate::checkpoint::synthetic::Spec;
 use crate::error::Result;
 use crate::generate::SamplingParams;
@@ -16,6 +15,9 @@ const PREFILLS: usize = 10;
 const DECODES: usize = 5;
 /// A repeat of a decode takes its row's share of the time divided by this, at most.
 const DECODE_PARTS: f64 = 8.0;
+
+/// Tokens that a decode on a slow adapter ends after at the earliest.
+pub(super) const LEAST_DECODED: usize = 4;
 
 /// A model to be measured; `spec.dtype` is how its weights are held.
 #[derive(Debug, Clone, PartialEq)]

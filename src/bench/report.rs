@@ -2,7 +2,7 @@
 
 use super::spread::{rounded, Spread};
 use super::steady::{FEW, MOST_SLOWDOWN};
-use super::Suite;
+use super::suite::Suite;
 use crate::gpu::{AdapterSummary, Gpu};
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,7 @@ use super::measure::{Kind, Meter, HOSTED};
 use super::models::multiply_adds;
 use super::pulse::Pulse;
 use super::report::Row;
-use super::Suite;
+use super::suite::Suite;
 use crate::checkpoint::synthetic::Spec;
 use crate::error::Result;
 use crate::gpu::Gpu;

@@ -105,7 +105,7 @@ impl Table {
         let plain = || Dtype::from_stored(stored.dtype).unwrap_or(Dtype::F32);
         TensorView {
             name: &stored.name,
-            dtype: stored.quantised.as_ref().map_or_else(plain, |(quant, _)| (*quant).into()),
+            dtype: stored.quantised.as_ref().map_or_else(plain, |(quant, _)| Dtype::Quantised(*quant)),
             shape: &stored.shape,
             data: &shard.bytes[stored.range.clone()],
             scales: stored.quantised.as_ref().map_or(&[], |(_, scales)| &shard.bytes[scales.clone()]),

@@ -228,7 +228,7 @@ impl Checkpoint {
         self.table.tensors.iter().enumerate().map(|(i, (stored, _))| TensorInfo {
             name: &stored.name,
             dtype: match &stored.quantised {
-                Some((quant, _)) => Dtype::from(*quant).to_string().to_uppercase(),
+                Some((quant, _)) => quant.to_string().to_uppercase(),
                 None => stored.dtype.to_string(),
             },
             shape: &stored.shape,

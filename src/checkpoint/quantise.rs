@@ -1,7 +1,7 @@
 //! Quantising a checkpoint: its large matrices to q8 or q4, all else as it is (docs/quantisation.md).
 
 use super::write::{header, place, write_quantised, Entry};
-use super::{names, Checkpoint, LoadError, TensorView};
+use super::{names, Checkpoint, Dtype, LoadError, TensorView};
 pub use crate::error::QuantiseError;
 use crate::reference::{dequantise, Quant};
 use serde::Serialize;
@@ -95,7 +95,7 @@ pub fn quantise(
         }
     }
     let to = |i: usize| match names::is_quantisable(tensors[i].name) && unholdable[i].is_none() {
-        true => quant.into(),
+        true => Dtype::Quantised(quant),
         false => tensors[i].dtype,
     };
     // Names without what wrappers have added to them.

@@ -282,7 +282,7 @@ impl Spec {
 fn put(bytes: &mut Vec<u8>, x: f32, dtype: Dtype) {
     match dtype {
         Dtype::F32 => bytes.extend(x.to_le_bytes()),
-        Dtype::F16 | Dtype::Q8 | Dtype::Q4 => bytes.extend(f16::from_f32(x).to_le_bytes()),
+        Dtype::F16 | Dtype::Quantised(_) => bytes.extend(f16::from_f32(x).to_le_bytes()),
         Dtype::BF16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
     }
 }
@@ -291,7 +291,7 @@ impl Plan {
     /// The type it is stored as in a model of this type.
     fn stored_as(&self, dtype: Dtype) -> Dtype {
         match dtype {
-            Dtype::Q8 | Dtype::Q4 if !names::is_quantisable(&self.name) => Dtype::F16,
+            Dtype::Quantised(_) if !names::is_quantisable(&self.name) => Dtype::F16,
             dtype => dtype,
         }
     }

@@ -4,6 +4,7 @@
 //! parameters ([`crate::model::blocks`]).
 
 use super::{patch::Patch, LoadError};
+use crate::gpu::shader::WeightFormat;
 use crate::model::blocks::Weights;
 use crate::reference::{dequantise, quantise, Quant};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
@@ -16,28 +17,28 @@ pub enum Dtype {
     F32,
     F16,
     BF16,
-    /// Bytes with a scale for every 32 of a row ([`Quant::Q8`]).
-    Q8,
-    /// Half bytes with a scale for every 32 of a row ([`Quant::Q4`]).
-    Q4,
-}
-
-impl From<Quant> for Dtype {
-    fn from(quant: Quant) -> Self {
-        match quant {
-            Quant::Q8 => Dtype::Q8,
-            Quant::Q4 => Dtype::Q4,
-        }
-    }
+    /// Small integers with a scale for every 32 of a row.
+    Quantised(Quant),
 }
 
 impl Dtype {
+    pub const Q8: Self = Self::Quantised(Quant::Q8);
+    pub const Q4: Self = Self::Quantised(Quant::Q4);
+
     /// How it is quantised, if it is.
     pub fn quant(self) -> Option<Quant> {
         match self {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
-            Dtype::Q8 => Some(Quant::Q8),
-            Dtype::Q4 => Some(Quant::Q4),
+            Dtype::Quantised(quant) => Some(quant),
+        }
+    }
+
+    /// How a device holds it without rounding anything.
+    pub fn on_device(self) -> WeightFormat {
+        match self {
+            Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
+            Dtype::F16 => WeightFormat::F16,
+            Dtype::Quantised(quant) => WeightFormat::Quantised(quant),
         }
     }
 
@@ -46,8 +47,7 @@ impl Dtype {
         match self {
             Dtype::F32 => 4 * k,
             Dtype::F16 | Dtype::BF16 => 2 * k,
-            Dtype::Q8 => Quant::Q8.row_bytes(k) + Quant::row_scale_bytes(k),
-            Dtype::Q4 => Quant::Q4.row_bytes(k) + Quant::row_scale_bytes(k),
+            Dtype::Quantised(quant) => quant.row_bytes(k) + Quant::row_scale_bytes(k),
         }
     }
 
@@ -67,8 +67,7 @@ impl std::fmt::Display for Dtype {
             Dtype::F32 => "f32",
             Dtype::F16 => "f16",
             Dtype::BF16 => "bf16",
-            Dtype::Q8 => "q8",
-            Dtype::Q4 => "q4",
+            Dtype::Quantised(quant) => quant.tag(),
         })
     }
 }

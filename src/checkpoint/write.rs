@@ -28,7 +28,7 @@ impl Entry<'_> {
 pub(super) fn place(dtype: Dtype) -> u8 {
     match dtype {
         Dtype::F32 => 0,
-        Dtype::Q8 | Dtype::Q4 => 1,
+        Dtype::Quantised(_) => 1,
         Dtype::F16 | Dtype::BF16 => 2,
     }
 }

@@ -8,18 +8,11 @@ use crate::gpu::shader::NumberFormat;
 use crate::gpu::Gpu;
 use crate::kernels::{self, BlellochWorkspace, FusedWorkspace, ScanBuffers, ScanShape};
 use crate::reference;
+use crate::settings::Scan;
 
 /// Absolute, for a largest state of one or less, and relative.
 const ATOL: f64 = 1e-4;
 const RTOL: f64 = 2e-5;
-
-/// A kernel that does the selective scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rung {
-    Sequential,
-    Blelloch,
-    Fused,
-}
 
 /// A scan's inputs, and its initial state.
 #[derive(Debug, Clone)]
@@ -91,8 +84,8 @@ impl ScanCase {
         (y, state)
     }
 
-    /// (y, final state) by a kernel.
-    pub async fn run(&self, gpu: &Gpu, rung: Rung) -> Result<(Vec<f32>, Vec<f32>), CheckError> {
+    /// (y, final state) by a rung.
+    pub async fn run(&self, gpu: &Gpu, rung: Scan) -> Result<(Vec<f32>, Vec<f32>), CheckError> {
         let s = self.shape;
         let t = |v: &[f32]| tensor(gpu, v);
         let act = |v: &[f32]| activations(gpu, v, self.act).map(|(tensor, _)| tensor);
@@ -102,12 +95,12 @@ impl ScanCase {
         let b =
             ScanBuffers { u: &u, delta: &delta, a: &a, x_dbl: &x_dbl, d: &d, xz: &xz, ssm_state: &ssm_state, y: &y };
         run(gpu, |plan| match rung {
-            Rung::Sequential => kernels::scan_sequential(plan, &b, s),
-            Rung::Blelloch => {
+            Scan::Sequential => kernels::scan_sequential(plan, &b, s),
+            Scan::Blelloch => {
                 let workspace = BlellochWorkspace::new(gpu, s.l, s.d_inner, s.d_state)?;
                 kernels::scan_blelloch(plan, &workspace, &b, s)
             }
-            Rung::Fused => {
+            Scan::Fused => {
                 let workspace = FusedWorkspace::new(gpu, s.l, s.d_inner, s.d_state)?;
                 kernels::scan_fused(plan, &workspace, &b, s)
             }
@@ -118,11 +111,12 @@ impl ScanCase {
 }
 
 /// A rung against what was expected of a case.
-pub async fn scan(gpu: &Gpu, rung: Rung, case: &ScanCase, (y, state): &(Vec<f64>, Vec<f64>)) -> Result<(), CheckError> {
+pub async fn scan(gpu: &Gpu, rung: Scan, case: &ScanCase, (y, state): &(Vec<f64>, Vec<f64>)) -> Result<(), CheckError> {
     let (got_y, got_state) = case.run(gpu, rung).await?;
     let scale = state.iter().fold(1.0f64, |m, x| m.max(x.abs()));
     let s = case.shape;
-    let what = format!("{rung:?} scan, l {} d_inner {} d_state {} {:?}", s.l, s.d_inner, s.d_state, case.act);
+    let by = format!("{rung} scan");
+    let what = format!("{by}, l {} d_inner {} d_state {} {:?}", s.l, s.d_inner, s.d_state, case.act);
     close(&format!("{what}: y"), &got_y, y, ATOL * scale, RTOL + rounding(case.act))?;
     close(&format!("{what}: state"), &got_state, state, ATOL * scale, RTOL)
 }

@@ -12,15 +12,6 @@ use crate::reference::{self, SsdChunks, SsdInput};
 const ATOL: f64 = 1e-4;
 const RTOL: f64 = 2e-5;
 
-/// A kernel that does the recurrence, or several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SsdRung {
-    Sequential,
-    Chunked,
-    /// ssd_state_update: one token.
-    Update,
-}
-
 /// Heads, head_dim, d_state and groups.
 pub type SsdSizes = (usize, usize, usize, usize);
 
@@ -153,16 +144,14 @@ impl SsdCase {
         })
     }
 
-    /// (y, final state) by a kernel.
-    pub async fn run(&self, gpu: &Gpu, rung: SsdRung, gate: bool) -> Result<(Vec<f32>, Vec<f32>), CheckError> {
+    /// (y, final state) by a rung; `None`: one token by ssd_state_update.
+    pub async fn run(&self, gpu: &Gpu, rung: Option<Ssd>, gate: bool) -> Result<(Vec<f32>, Vec<f32>), CheckError> {
         let (s, on) = (&self.shape, self.on(gpu).await?);
-        let by = |rung| SsdWorkspace::new(gpu, rung, s).map(|workspace| (rung, workspace));
         run(gpu, |plan| {
-            let (rung, workspace) = match rung {
-                SsdRung::Update => return kernels::ssd_state_update(plan, &on.buffers(), gate, s),
-                SsdRung::Sequential => by(Ssd::Sequential)?,
-                SsdRung::Chunked => by(Ssd::Chunked)?,
+            let Some(rung) = rung else {
+                return kernels::ssd_state_update(plan, &on.buffers(), gate, s);
             };
+            let workspace = SsdWorkspace::new(gpu, rung, s)?;
             kernels::ssd(plan, rung, &workspace, &on.buffers(), s)
         })
         .await?;
@@ -196,7 +185,7 @@ impl OnDevice {
 /// A rung against what was expected of a case.
 pub async fn ssd(
     gpu: &Gpu,
-    rung: SsdRung,
+    rung: Option<Ssd>,
     case: &SsdCase,
     (y, state): &(Vec<f64>, Vec<f64>),
 ) -> Result<(), CheckError> {
@@ -206,18 +195,19 @@ pub async fn ssd(
 /// ssd_state_update with the gate.
 pub async fn gated_update(gpu: &Gpu, case: &SsdCase) -> Result<(), CheckError> {
     let (y, state) = case.expected(true);
-    check(gpu, (SsdRung::Update, true), case, (&y, &state)).await
+    check(gpu, (None, true), case, (&y, &state)).await
 }
 
 async fn check(
     gpu: &Gpu,
-    (rung, gate): (SsdRung, bool),
+    (rung, gate): (Option<Ssd>, bool),
     case: &SsdCase,
     (y, state): (&[f64], &[f64]),
 ) -> Result<(), CheckError> {
     let (got_y, got_state) = case.run(gpu, rung, gate).await?;
     let scale = state.iter().fold(1.0f64, |m, x| m.max(x.abs()));
-    let what = format!("ssd {rung:?}, {} gate {gate}", case.what());
+    let by = rung.map_or("ssd_state_update".into(), |rung| format!("ssd {rung:?}"));
+    let what = format!("{by}, {} gate {gate}", case.what());
     close(&format!("{what}: y"), &got_y, y, ATOL * scale, RTOL)?;
     close(&format!("{what}: state"), &got_state, state, ATOL * scale, RTOL)
 }

@@ -40,6 +40,9 @@ pub enum GpuError {
     /// The result could not be read.
     #[error("reading {label} back failed: {message}")]
     Readback { label: String, message: String },
+    /// Layers whose kernels the self-test found wrong on this device, with nothing to stand in for them.
+    #[error("this device computes {layers} layers wrongly (`mamba-wgpu doctor` says how), so it runs no model that has them: choose another adapter, or the CPU")]
+    Unfit { layers: &'static str },
     /// A model dimension that a kernel cannot hold.
     #[error("kernel {kernel}: {what} is {value}, at most {limit} can be run")]
     Unsupported { kernel: &'static str, what: &'static str, value: usize, limit: usize },

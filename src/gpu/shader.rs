@@ -20,40 +20,29 @@ pub enum WeightFormat {
     F32,
     /// Two values a word, unpacked by `unpack2x16float`: no feature needed.
     F16,
-    /// Quantised to 8 bits: shared/weight_q8.wgsl. With a binding more, for the scales.
-    Q8,
-    /// Quantised to 4 bits: shared/weight_q4.wgsl. Likewise.
-    Q4,
+    /// Small integers, with a binding more for their scales: shared/weight_q8.wgsl, weight_q4.wgsl.
+    Quantised(Quant),
 }
 
 impl WeightFormat {
-    pub const ALL: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4];
+    pub const Q8: Self = Self::Quantised(Quant::Q8);
+    pub const Q4: Self = Self::Quantised(Quant::Q4);
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8, Self::Q4];
 
-    /// `f32`, `f16`, `q8`, `q4`: in labels and reports.
+    /// `f32`, `f16`, `q8`, `q4`: in labels, reports and the names of what is included.
     pub fn tag(self) -> &'static str {
         match self {
-            WeightFormat::F32 => "f32",
-            WeightFormat::F16 => "f16",
-            WeightFormat::Q8 => "q8",
-            WeightFormat::Q4 => "q4",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Quantised(quant) => quant.tag(),
         }
     }
 
     /// How it is quantised, if it is.
     pub fn quant(self) -> Option<Quant> {
         match self {
-            WeightFormat::F32 | WeightFormat::F16 => None,
-            WeightFormat::Q8 => Some(Quant::Q8),
-            WeightFormat::Q4 => Some(Quant::Q4),
-        }
-    }
-}
-
-impl From<Quant> for WeightFormat {
-    fn from(quant: Quant) -> Self {
-        match quant {
-            Quant::Q8 => WeightFormat::Q8,
-            Quant::Q4 => WeightFormat::Q4,
+            Self::F32 | Self::F16 => None,
+            Self::Quantised(quant) => Some(quant),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::linear::{part_rows, row_bytes};
 use super::{WeightMatrix, WeightPart};
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::reference::{Fill, FillKind, BLOCK};
+use crate::reference::{Fill, FillKind, Quant, BLOCK};
 
 pub(super) fn spec() -> ShaderSpec {
     ShaderSpec::new("fill")
@@ -113,8 +113,8 @@ pub fn fill_matrix(
     let (kind, largest) = match format {
         WeightFormat::F32 => (FillKind::F32, 1.0),
         WeightFormat::F16 => (FillKind::F16, 1.0),
-        WeightFormat::Q8 => (FillKind::Q8, 127.0),
-        WeightFormat::Q4 => (FillKind::Q4, 8.0),
+        WeightFormat::Quantised(Quant::Q8) => (FillKind::Q8, Quant::Q8.largest()),
+        WeightFormat::Quantised(Quant::Q4) => (FillKind::Q4, Quant::Q4.largest()),
     };
     let row_words = row_bytes(format, k) / 4;
     let rows = part_rows(&gpu, label, (n, 4 * row_words))?;

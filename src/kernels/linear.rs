@@ -57,8 +57,7 @@ pub(super) fn row_bytes(format: WeightFormat, k: usize) -> usize {
     match format {
         WeightFormat::F32 => 16 * k.div_ceil(4),
         WeightFormat::F16 => 16 * k.div_ceil(8),
-        WeightFormat::Q8 => Quant::Q8.row_bytes(k),
-        WeightFormat::Q4 => Quant::Q4.row_bytes(k),
+        WeightFormat::Quantised(quant) => quant.row_bytes(k),
     }
 }
 
@@ -122,7 +121,7 @@ impl WeightMatrix {
         quant: Quant,
         mut rows: impl FnMut(Range<usize>) -> Result<(B, B), E>,
     ) -> Result<Self, E> {
-        Self::build(gpu, label, (n, k), quant.into(), |range, out| {
+        Self::build(gpu, label, (n, k), WeightFormat::Quantised(quant), |range, out| {
             let (packed, scales) = rows(range)?;
             out.packed.extend_from_slice(packed.as_ref());
             out.scales.extend_from_slice(scales.as_ref());

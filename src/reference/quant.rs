@@ -13,6 +13,7 @@
 
 use super::{linear::Weights, par, Real};
 use half::bf16;
+use std::fmt;
 use std::ops::Range;
 
 /// Values that share a scale.
@@ -25,10 +26,16 @@ pub enum Quant {
     Q4,
 }
 
+impl fmt::Display for Quant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.tag())
+    }
+}
+
 impl Quant {
     pub const ALL: [Quant; 2] = [Quant::Q8, Quant::Q4];
 
-    /// `q8` or `q4`: in names of tensors and options.
+    /// `q8` or `q4`: in names of tensors and shaders.
     pub fn tag(self) -> &'static str {
         match self {
             Quant::Q8 => "q8",

@@ -1,7 +1,6 @@
 //! How a model is run.
 
-use std::fmt;
-use std::str::FromStr;
+use super::named;
 
 /// The rungs of the scan (docs/scan.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -15,27 +14,7 @@ pub enum Scan {
     Fused,
 }
 
-impl Scan {
-    pub const ALL: [Scan; 3] = [Scan::Sequential, Scan::Blelloch, Scan::Fused];
-}
-
-impl fmt::Display for Scan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Scan::Sequential => "sequential",
-            Scan::Blelloch => "blelloch",
-            Scan::Fused => "fused",
-        })
-    }
-}
-
-impl FromStr for Scan {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        let found = Scan::ALL.into_iter().find(|scan| scan.to_string() == s);
-        found.ok_or_else(|| format!("unknown scan {s:?}: one of sequential, blelloch, fused"))
-    }
-}
+named!(Scan, "scan": Sequential = "sequential", Blelloch = "blelloch", Fused = "fused");
 
 /// How weight matrices are held on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -49,17 +28,7 @@ pub enum WeightDtype {
     F16,
 }
 
-impl FromStr for WeightDtype {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "auto" => Ok(WeightDtype::Auto),
-            "f32" => Ok(WeightDtype::F32),
-            "f16" => Ok(WeightDtype::F16),
-            _ => Err(format!("unknown weight format {s:?}: one of auto, f32, f16")),
-        }
-    }
-}
+named!(WeightDtype, "weight format": Auto = "auto", F32 = "f32", F16 = "f16");
 
 /// How a prompt's activations are held on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -75,17 +44,7 @@ pub enum ActivationDtype {
     F16,
 }
 
-impl FromStr for ActivationDtype {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "auto" => Ok(ActivationDtype::Auto),
-            "f32" => Ok(ActivationDtype::F32),
-            "f16" => Ok(ActivationDtype::F16),
-            _ => Err(format!("unknown activation format {s:?}: one of auto, f32, f16")),
-        }
-    }
-}
+named!(ActivationDtype, "activation format": Auto = "auto", F32 = "f32", F16 = "f16");
 
 /// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Sizes to start from. docs/training.md says where their numbers are from.
 
 use super::{Decay, Optimiser, Schedule, Settings, Shape, Task, TaskKind, Trained};
+use crate::settings::named;
 
 /// What sizes a run begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub enum Preset {
     /// Some that a software GPU trains in a minute or two.
     Tiny,
 }
+
+named!(Preset, "preset": Paper = "paper", Tiny = "tiny");
 
 impl Settings {
     /// The settings of a preset for a task.

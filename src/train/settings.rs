@@ -5,6 +5,7 @@ use crate::checkpoint::synthetic::Spec;
 use crate::error::number;
 use crate::kernels::AdamW;
 use crate::model::blocks;
+use crate::settings::named;
 use serde::{Deserialize, Serialize};
 
 /// Tokens of a step, which the host makes some steps of ahead.
@@ -93,6 +94,8 @@ pub enum Decay {
     Constant,
     Cosine,
 }
+
+named!(Decay, "schedule": Constant = "constant", Cosine = "cosine");
 
 /// The learning rate: a linear warm-up, then constant or half a cosine down to a part of the peak.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,14 +1,17 @@
 //! A text being continued.
 
 use super::error::{self, to_js as js_error};
-use super::model::Slot;
 use super::{tell, to_js};
 use crate::error::Result;
 use crate::generate::{FinishReason, GenerateOptions, GenerationSettings, Generator, Stats, Text, Tokenizer};
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::rc::Rc;
 use wasm_bindgen::prelude::*;
+
+/// Where the text is while nobody works on it.
+pub(super) type Slot = Rc<RefCell<Option<Text>>>;
 
 /// As `mamba-wgpu generate`'s flags, with the same defaults but for the seed, which the caller chooses.
 #[derive(Debug, Default, Deserialize)]

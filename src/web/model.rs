@@ -1,7 +1,7 @@
 //! A model with one text.
 
 use super::error::{self, to_js as js_error};
-use super::generation::{Generation, Options};
+use super::generation::{Generation, Options, Slot};
 use super::{from_json, tell, to_js, Cancel};
 use crate::error::Result;
 use crate::explain::{explain, ExplainOptions, Packed};
@@ -75,9 +75,6 @@ struct Info {
     defaults: GenerationSettings,
     warnings: Vec<String>,
 }
-
-/// Where the text is while nobody works on it.
-pub(super) type Slot = Rc<RefCell<Option<Text>>>;
 
 /// A loaded model and the text that it reads and writes.
 #[wasm_bindgen]

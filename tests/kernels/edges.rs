@@ -4,10 +4,11 @@ use crate::harness::{devices, pass};
 use mamba_wgpu::checks::batch::selective_state_update;
 use mamba_wgpu::checks::data::{tensor, Random};
 use mamba_wgpu::checks::sampling::{draws, sample, Logits};
-use mamba_wgpu::checks::scan::{scan, Rung, ScanCase};
+use mamba_wgpu::checks::scan::{scan, ScanCase};
 use mamba_wgpu::generate::SamplingParams;
 use mamba_wgpu::gpu::PlanBuilder;
 use mamba_wgpu::kernels::{self, SampleBuffers};
+use mamba_wgpu::model::Scan;
 use mamba_wgpu::reference::{self, decay_rate};
 use pollster::block_on;
 
@@ -127,7 +128,7 @@ fn decays_of_any_rate_equal_the_twin() {
             let case = decays(l, d_inner, d_state, &mut random);
             let expected = case.expected();
             assert!(expected.0.iter().chain(&expected.1).all(|x| x.is_finite()));
-            for rung in [Rung::Sequential, Rung::Blelloch, Rung::Fused] {
+            for rung in [Scan::Sequential, Scan::Blelloch, Scan::Fused] {
                 pass(device, scan(gpu, rung, &case, &expected));
             }
             if l < 10 {

@@ -3,12 +3,13 @@
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::data::{close, difference, Random};
-use mamba_wgpu::checks::scan::{scan, Rung, ScanCase};
+use mamba_wgpu::checks::scan::{scan, ScanCase};
 use mamba_wgpu::gpu::{PlanBuilder, Tensor};
 use mamba_wgpu::kernels::{self, ScanBuffers, ScanShape};
+use mamba_wgpu::model::Scan;
 use pollster::block_on;
 
-const RUNGS: [Rung; 3] = [Rung::Sequential, Rung::Blelloch, Rung::Fused];
+const RUNGS: [Scan; 3] = [Scan::Sequential, Scan::Blelloch, Scan::Fused];
 
 #[test]
 fn every_rung_equals_the_sequential_twin() {
@@ -37,7 +38,7 @@ fn every_rung_equals_the_sequential_twin() {
                 }
                 if gpu.shader_f16() && d_state > 3 {
                     let case = case.halved();
-                    pass(device, scan(gpu, Rung::Fused, &case, &case.expected()));
+                    pass(device, scan(gpu, Scan::Fused, &case, &case.expected()));
                 }
             }
         }
@@ -67,7 +68,7 @@ fn scans_larger_than_a_binding_go_through_in_segments() {
     let case = ScanCase::random((2100, 256, 64), (1e-3, 1e-1), &mut Random(8));
     assert!(2100 * 256 * 64 * 4 > gpu.max_binding());
     let expected = case.expected();
-    for rung in [Rung::Blelloch, Rung::Fused] {
+    for rung in [Scan::Blelloch, Scan::Fused] {
         pass(device, scan(gpu, rung, &case, &expected));
     }
 }

@@ -3,14 +3,14 @@
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::data::{close, difference, Random};
 use mamba_wgpu::checks::pointwise;
-use mamba_wgpu::checks::ssd::{gated_norm, gated_update, ssd, ssd_chunks, SsdCase, SsdRung};
+use mamba_wgpu::checks::ssd::{gated_norm, gated_update, ssd, ssd_chunks, SsdCase};
 use mamba_wgpu::checks::ssd_step::ssd_step;
 use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
-use mamba_wgpu::kernels::GatedNorm;
+use mamba_wgpu::kernels::{GatedNorm, Ssd};
 use mamba_wgpu::reference::decay_rate;
 use pollster::block_on;
 
-const RUNGS: [SsdRung; 2] = [SsdRung::Sequential, SsdRung::Chunked];
+const RUNGS: [Option<Ssd>; 2] = [Some(Ssd::Sequential), Some(Ssd::Chunked)];
 
 /// Heads, head_dim, d_state, groups: on tiles' borders and off them, whole quads and not.
 const SIZES: [(usize, usize, usize, usize); 9] = [
@@ -117,7 +117,7 @@ fn texts_whose_states_are_larger_than_a_binding_go_through_in_segments() {
     let (device, gpu) = &devices()[1];
     let case = SsdCase::random(300, (64, 128, 1024, 1), (1e-3, 1e-1), &mut Random(26));
     assert!(5 * case.shape.state_len() as u64 * 4 > gpu.max_binding());
-    pass(device, ssd(gpu, SsdRung::Chunked, &case, &case.expected(false)));
+    pass(device, ssd(gpu, Some(Ssd::Chunked), &case, &case.expected(false)));
 }
 
 #[test]
@@ -126,10 +126,10 @@ fn ssd_state_update_is_one_token_of_the_recurrence() {
     for (device, gpu) in devices() {
         for sizes in SIZES {
             let case = SsdCase::random(1, sizes, (1e-6, 20.0), &mut random);
-            pass(device, ssd(gpu, SsdRung::Update, &case, &case.expected(false)));
+            pass(device, ssd(gpu, None, &case, &case.expected(false)));
             pass(device, gated_update(gpu, &case));
             let case = case.wide(&mut random);
-            pass(device, ssd(gpu, SsdRung::Update, &case, &case.expected(false)));
+            pass(device, ssd(gpu, None, &case, &case.expected(false)));
             pass(device, gated_update(gpu, &case));
         }
     }
@@ -166,7 +166,7 @@ fn the_final_state_is_the_next_initial_state() {
     }
     let mut state = whole.ssm_state.clone();
     for t in 0..20 {
-        let (y, next) = block_on(whole.part(t, t + 1, state).run(gpu, SsdRung::Update, false)).unwrap();
+        let (y, next) = block_on(whole.part(t, t + 1, state).run(gpu, None, false)).unwrap();
         close(&format!("token {t}"), &y, &want_y[t * 40..(t + 1) * 40], 2e-5, 2e-5).unwrap();
         state = next;
     }

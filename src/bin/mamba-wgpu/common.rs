@@ -1,5 +1,6 @@
 //! What several subcommands share: which model, on what, and how it gets there.
 
+use std::fmt::Display;
 use std::num::IntErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -66,17 +67,17 @@ pub struct BackendArgs {
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
     /// How the recurrence over the prompt is computed; all three give the same
-    #[arg(long, value_enum, default_value_t = ScanName::Fused)]
-    pub scan: ScanName,
+    #[arg(long, value_parser = one_of(&Scan::ALL), default_value_t)]
+    pub scan: Scan,
     /// How many tokens of the prompt go through the model together; more need more memory
     #[arg(long, value_name = "N", default_value = "2048", value_parser = at_least_one)]
     pub chunk: usize,
     /// How the GPU holds the weights; `auto` keeps what the checkpoint has where the GPU can
-    #[arg(long, value_enum, default_value_t = WeightsName::Auto)]
-    pub weights: WeightsName,
+    #[arg(long, value_parser = one_of(&WeightDtype::ALL), default_value_t)]
+    pub weights: WeightDtype,
     /// How the GPU holds a prompt's activations; `auto` takes f16 where that is much faster and the weights are no finer
-    #[arg(long, value_enum, default_value_t = WeightsName::Auto)]
-    pub activations: WeightsName,
+    #[arg(long, value_parser = one_of(&ActivationDtype::ALL), default_value_t)]
+    pub activations: ActivationDtype,
 }
 
 /// Which GPU, for what runs on nothing else.
@@ -141,18 +142,11 @@ pub fn gpu_backends() -> impl TypedValueParser<Value = BackendName> {
     PossibleValuesParser::new(values).try_map(|name| BackendName::from_str(&name, false))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ScanName {
-    Sequential,
-    Blelloch,
-    Fused,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WeightsName {
-    Auto,
-    F32,
-    F16,
+/// One of a library's values, by the names that it gives them, for clap.
+pub fn one_of<T: Display + Copy + Send + Sync>(all: &'static [T]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(T::to_string)).try_map(move |name| {
+        all.iter().copied().find(|value| value.to_string() == name).ok_or_else(|| format!("unknown {name}"))
+    })
 }
 
 /// A whole number of 1 or more, for clap.
@@ -275,24 +269,7 @@ impl BackendArgs {
     }
 
     pub fn model_options(&self) -> ModelOptions {
-        ModelOptions {
-            scan: match self.scan {
-                ScanName::Sequential => Scan::Sequential,
-                ScanName::Blelloch => Scan::Blelloch,
-                ScanName::Fused => Scan::Fused,
-            },
-            chunk: self.chunk,
-            weights: match self.weights {
-                WeightsName::Auto => WeightDtype::Auto,
-                WeightsName::F32 => WeightDtype::F32,
-                WeightsName::F16 => WeightDtype::F16,
-            },
-            activations: match self.activations {
-                WeightsName::Auto => ActivationDtype::Auto,
-                WeightsName::F32 => ActivationDtype::F32,
-                WeightsName::F16 => ActivationDtype::F16,
-            },
-        }
+        ModelOptions { scan: self.scan, chunk: self.chunk, weights: self.weights, activations: self.activations }
     }
 }
 

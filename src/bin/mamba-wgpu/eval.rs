@@ -11,16 +11,17 @@ use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::model::{locate, Backend, Checkpoint, LanguageModel, ModelOptions};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
-    read_settings, Batch, Evaluation, Parameters, Questions, RunFolder, Saved, Settings, Tape, Task, TrainError,
+    read_settings, Batch, Evaluation, Parameters, Questions, RunFolder, Saved, Settings, Tape, Task, TaskKind,
+    TrainError,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, describe, one_to, sequences, GpuArgs};
+use crate::common::{at_least_one, describe, one_of, one_to, sequences, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, Progress};
 use crate::signals;
-use crate::train_recipe::{setting_error, TaskName};
+use crate::train_recipe::setting_error;
 
 /// Evaluate a model that `train` made on its task
 ///
@@ -34,8 +35,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Refuse a run that was for another task than this one [default: take any]
-    #[arg(long, value_enum)]
-    task: Option<TaskName>,
+    #[arg(long, value_parser = one_of(&TaskKind::ALL))]
+    task: Option<TaskKind>,
     /// Tokens of a sequence: a number or a power of two such as 2^20, or several of them separated by commas [default: the training's]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     length: Vec<usize>,
@@ -95,7 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let settings = read_settings(&path).map_err(Error::from)?;
     let kind = settings.task.kind();
-    if args.task.is_some_and(|task| task.kind() != kind) {
+    if args.task.is_some_and(|task| task != kind) {
         return Err(misuse(format!("--task: the model in {} was trained on {kind}", path.display())));
     }
     if matches!(settings.task, Task::Text { .. }) {

@@ -5,13 +5,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use mamba_wgpu::model::{quantise_to_folder, QuantiseError};
 use mamba_wgpu::reference::Quant;
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{open_model, LoraArgs};
+use crate::common::{one_of, open_model, LoraArgs};
 use crate::errors::misuse;
 use crate::output::{print_json, print_line, size, Progress};
 use crate::signals;
@@ -28,8 +27,8 @@ pub struct Args {
     #[arg(value_name = "OUT")]
     out: PathBuf,
     /// 8 bits a weight (a little over half the size of f16, all but the same text) or 4 (a little over a quarter)
-    #[arg(long, value_enum)]
-    to: Kind,
+    #[arg(long, value_parser = one_of(&Quant::ALL))]
+    to: Quant,
     #[command(flatten)]
     lora: LoraArgs,
     /// Replace the model in OUT
@@ -38,21 +37,6 @@ pub struct Args {
     /// Print one JSON object: source, out, to, bytes_before, bytes_after, tensors (with their errors)
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
-    Q8,
-    Q4,
-}
-
-impl From<Kind> for Quant {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Q8 => Quant::Q8,
-            Kind::Q4 => Quant::Q4,
-        }
-    }
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -68,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bar.set(done, total);
         !cancel.load(Ordering::Relaxed)
     };
-    let result = quantise_to_folder(&checkpoint, args.to.into(), &args.out, args.force, &mut progress);
+    let result = quantise_to_folder(&checkpoint, args.to, &args.out, args.force, &mut progress);
     drop(bar);
     let summary = match result {
         Ok(summary) => summary,
@@ -84,13 +68,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     for tensor in summary.tensors.iter() {
         if let Some(largest) = tensor.beyond {
-            let (name, kind, to) = (&tensor.name, Quant::from(args.to).tag(), &tensor.to);
+            let (name, kind, to) = (&tensor.name, args.to.tag(), &tensor.to);
             eprintln!("warning: tensor `{name}` stays {to}: its largest magnitude is {largest:e}, which no scale of {kind} holds");
         }
     }
     if args.json {
         print_json(&json!({
-            "source": checkpoint.source(), "out": args.out, "to": Quant::from(args.to).tag(),
+            "source": checkpoint.source(), "out": args.out, "to": args.to.tag(),
             "bytes_before": summary.bytes_before, "bytes_after": summary.bytes_after, "tensors": summary.tensors,
         }))?;
     } else {
@@ -103,7 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             size(summary.bytes_before),
             quantised.len(),
             summary.tensors.len(),
-            Quant::from(args.to).tag(),
+            args.to.tag(),
             worst * 100.0,
         ))?;
     }

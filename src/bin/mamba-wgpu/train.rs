@@ -13,7 +13,7 @@ use mamba_wgpu::model::{locate, Checkpoint};
 use mamba_wgpu::train::random::Purpose;
 use mamba_wgpu::train::{
     latest_checkpoint, read_settings, remove_old, Batch, Data, Evaluation, Pretrained, Questions, RunFolder, Saved,
-    Settings, Tape, Task, TrainError, Trainer, TrainerState,
+    Settings, Tape, Task, TaskKind, TrainError, Trainer, TrainerState,
 };
 use mamba_wgpu::Error;
 use serde_json::json;
@@ -25,7 +25,7 @@ use crate::signals;
 pub use crate::train_args::Args;
 use crate::train_log::{plot, Log};
 use crate::train_material::Material;
-use crate::train_recipe::{setting_error, TaskName};
+use crate::train_recipe::setting_error;
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.gpu.check("training needs a GPU (a software one, such as Mesa's lavapipe, will do)")?;
@@ -41,7 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             let pretrained = from.as_ref().map(|(_, pretrained)| pretrained);
             let run = args.from.as_deref().and_then(|path| run_of(path, task));
-            (args.recipe.settings(task.kind(), pretrained, run.as_ref()), None, folder)
+            (args.recipe.settings(task, pretrained, run.as_ref()), None, folder)
         }
         _ => {
             let (folder, checkpoint) = RunFolder::go_on(&args.out).map_err(folder_error)?;
@@ -110,9 +110,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// How the model of `--from` was trained, where its folder says so and the task was the same.
-fn run_of(from: &Path, task: TaskName) -> Option<Settings> {
+fn run_of(from: &Path, task: TaskKind) -> Option<Settings> {
     let checkpoint = locate(from).ok()?;
-    read_settings(&checkpoint.path).ok().filter(|settings| settings.task.kind() == task.kind())
+    read_settings(&checkpoint.path).ok().filter(|settings| settings.task.kind() == task)
 }
 
 /// What a folder is refused for, in the words of the command line.

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use mamba_wgpu::files::{Kind, Output};
+use mamba_wgpu::train::TaskKind;
 
 use crate::bench_report::charts::PICTURE;
-use crate::common::{at_least_one, sequences, GpuArgs};
+use crate::common::{at_least_one, one_of, sequences, GpuArgs};
 use crate::errors::misuse;
 use crate::output::{apart, place};
-use crate::train_recipe::{Recipe, TaskName};
+use crate::train_recipe::Recipe;
 
 /// Train a model
 ///
@@ -18,8 +19,8 @@ use crate::train_recipe::{Recipe, TaskName};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to train on
-    #[arg(long, value_enum, required_unless_present = "resume", conflicts_with = "resume")]
-    pub task: Option<TaskName>,
+    #[arg(long, value_parser = one_of(&TaskKind::ALL), required_unless_present = "resume", conflicts_with = "resume")]
+    pub task: Option<TaskKind>,
     /// Folder of the run
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

@@ -1,9 +1,9 @@
 //! The flags that decide what a run computes, for `train`.
 
-use clap::ValueEnum;
 use mamba_wgpu::train::{Decay, Preset, Pretrained, Settings, Task, TaskKind, TrainError};
 use mamba_wgpu::Error;
 
+use crate::common::one_of;
 use crate::errors::misuse;
 
 /// What decides what a run computes; a run that is resumed has it in its folder.
@@ -11,8 +11,8 @@ use crate::errors::misuse;
 pub struct Recipe {
     /// Sizes to start from: the paper's, or some that a software GPU trains in a minute or two [default: those of the run that
     /// --from names, otherwise paper]
-    #[arg(long, value_enum, conflicts_with = "resume")]
-    preset: Option<PresetName>,
+    #[arg(long, value_parser = one_of(&Preset::ALL), conflicts_with = "resume")]
+    preset: Option<Preset>,
     /// Tokens of a sequence (selective-copying: up to the markers)
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     length: Option<usize>,
@@ -68,8 +68,8 @@ pub struct Recipe {
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     warmup: Option<u64>,
     /// What the learning rate does after the warm-up
-    #[arg(long, value_enum, conflicts_with = "resume")]
-    schedule: Option<ScheduleName>,
+    #[arg(long, value_parser = one_of(&Decay::ALL), conflicts_with = "resume")]
+    schedule: Option<Decay>,
     /// Where a cosine ends, as a part of the learning rate
     #[arg(long, value_name = "PART", conflicts_with = "resume")]
     min_lr: Option<f64>,
@@ -93,37 +93,6 @@ pub struct Recipe {
     seed: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TaskName {
-    SelectiveCopying,
-    InductionHeads,
-    AssociativeRecall,
-    Text,
-}
-
-impl TaskName {
-    pub fn kind(self) -> TaskKind {
-        match self {
-            TaskName::SelectiveCopying => TaskKind::SelectiveCopying,
-            TaskName::InductionHeads => TaskKind::InductionHeads,
-            TaskName::AssociativeRecall => TaskKind::AssociativeRecall,
-            TaskName::Text => TaskKind::Text,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PresetName {
-    Paper,
-    Tiny,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ScheduleName {
-    Constant,
-    Cosine,
-}
-
 impl Recipe {
     /// The settings of a run that begins, from nothing or with a model: a preset's, or those of the `run` that the model is from.
     pub fn settings(&self, kind: TaskKind, from: Option<&Pretrained>, run: Option<&Settings>) -> Settings {
@@ -136,8 +105,7 @@ impl Recipe {
                 );
                 Settings { seed: self.seed, ..run.clone() }
             }
-            (Some(PresetName::Tiny), _) => Settings::preset(kind, Preset::Tiny, self.seed),
-            _ => Settings::preset(kind, Preset::Paper, self.seed),
+            (preset, _) => Settings::preset(kind, preset.unwrap_or(Preset::Paper), self.seed),
         };
         if let Some(model) = from {
             // What was learnt from nothing at the full rate would be forgotten at it.
@@ -192,11 +160,7 @@ impl Recipe {
         set(&mut schedule.peak, self.lr);
         set(&mut schedule.warmup, self.warmup);
         set(&mut schedule.floor, self.min_lr);
-        match self.schedule {
-            Some(ScheduleName::Constant) => schedule.decay = Decay::Constant,
-            Some(ScheduleName::Cosine) => schedule.decay = Decay::Cosine,
-            None => {}
-        }
+        set(&mut schedule.decay, self.schedule);
         set(&mut s.optimiser.weight_decay, self.weight_decay);
         set(&mut s.optimiser.beta1, self.beta1);
         set(&mut s.optimiser.beta2, self.beta2);

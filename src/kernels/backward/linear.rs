@@ -6,6 +6,9 @@ use crate::gpu::Variant;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{WeightMatrix, WeightPart};
 
+/// Partial sums that it may always use, in elements: 256 tiles.
+pub(super) const TILES: usize = 256 * 64 * 64;
+
 /// Terms that a part of a sum has at least.
 const MIN_RUN: usize = 256;
 

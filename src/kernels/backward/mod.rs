@@ -10,6 +10,7 @@ mod loss;
 mod norm;
 mod pointwise;
 mod scan;
+mod scratch;
 mod sums;
 
 pub use super::conv1d::{conv1d_batch, conv1d_state_batch};
@@ -21,7 +22,8 @@ pub use loss::cross_entropy;
 pub use norm::{rms_norm_backward, rms_norm_train, RmsNormGrads};
 pub use pointwise::{negative_exp, softplus};
 pub use scan::{scan_backward, scan_train, ScanGrads, ScanTape};
-pub use sums::{column_sums, largest, Columns, Factor, Scratch, ScratchShape};
+pub use scratch::ScratchShape;
+pub use sums::{column_sums, largest, Columns, Factor, Scratch};
 
 use crate::gpu::shader::ShaderSpec;
 

@@ -2,29 +2,6 @@
 
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::reference::backward::TrainScan;
-use crate::reference::ScanShape;
-
-/// What one [`Scratch`] must serve.
-#[derive(Debug, Clone, Copy)]
-pub struct ScratchShape {
-    /// Tokens of all sequences of a micro-batch.
-    pub rows: usize,
-    pub batch: usize,
-    pub d_model: usize,
-    pub d_inner: usize,
-    pub d_state: usize,
-    pub d_conv: usize,
-    pub dt_rank: usize,
-}
-
-impl ScratchShape {
-    /// For a layer of the usual proportions, of that d_model.
-    pub fn of_width(rows: usize, d_model: usize) -> Self {
-        let (d_inner, dt_rank) = (2 * d_model, d_model.div_ceil(16));
-        Self { rows, batch: 1, d_model, d_inner, d_state: 16, d_conv: 4, dt_rank }
-    }
-}
 
 /// Partial sums, from one dispatch to the next. All kernels may share one: each uses it only within its own dispatches.
 #[derive(Debug, Clone)]
@@ -34,26 +11,12 @@ pub struct Scratch {
     largest: Tensor,
 }
 
-/// What matmul_grad may always use: 256 tiles.
-const TILES: usize = 256 * 64 * 64;
-
 impl Scratch {
+    /// With room for so many elements at once.
+    ///
     /// # Errors
     /// Over the adapter's limit a buffer or a binding: a smaller micro-batch needs less.
-    pub fn new(gpu: &Gpu, shape: ScratchShape) -> Result<Self, GpuError> {
-        let ScratchShape { rows, batch, d_model, d_inner, d_state, d_conv, dt_rank } = shape;
-        let l = rows.div_ceil(batch.max(1));
-        let scan = |lti| TrainScan { batch, shape: ScanShape::of_layer(l, d_inner, d_state, dt_rank), lti };
-        let widest = d_model.max(2 * d_inner).max(dt_rank + 2 * d_state);
-        let needs = [
-            TILES,
-            rows + blocks(rows).0 * widest,
-            super::embedding::partials(rows, d_model),
-            super::conv::partials(batch, l, d_inner, d_conv),
-            super::scan::Layout::new(scan(false)).end,
-            super::scan::Layout::new(scan(true)).end,
-        ];
-        let elements = needs.into_iter().max().unwrap_or(TILES);
+    pub(super) fn with_room(gpu: &Gpu, elements: usize) -> Result<Self, GpuError> {
         let (bytes, limit) = (4 * elements as u64, gpu.max_binding());
         if bytes > limit {
             let (kernel, label) = ("backward".to_owned(), "scratch".to_owned());
@@ -163,6 +126,11 @@ struct Params {
 fn blocks(rows: usize) -> (usize, usize) {
     let block = rows.div_ceil(256).max(32);
     (rows.div_ceil(block), block)
+}
+
+/// What column sums over so many rows need, in elements.
+pub(super) fn partials(rows: usize, cols: usize) -> usize {
+    rows + blocks(rows).0 * cols
 }
 
 /// out (cols) += the sums of x's columns: a bias's gradient, or with one column a total.

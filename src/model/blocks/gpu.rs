@@ -62,6 +62,9 @@ impl Layer {
         weights: Weights<WeightMatrix>,
         host: &mut Host<'_, E>,
     ) -> Result<Self, E> {
+        if matches!(shape, Shape::Mamba2(_)) && !gpu.allows(Variant::Mamba2) {
+            return Err(GpuError::Unfit { layers: "Mamba-2" }.into());
+        }
         Ok(match (shape, weights) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Layer::Mamba1(mamba1::gpu::Layer::new(gpu, *s, w, host)?),
             (Shape::Mamba2(s), Weights::Mamba2(w)) => Layer::Mamba2(mamba2::gpu::Layer::new(gpu, *s, w, host)?),

@@ -9,7 +9,7 @@ mod session;
 
 use super::blocks::gpu::Layer;
 use super::blocks::{Param, Role, Shape, Weights};
-use super::{Dtype, ModelConfig, ModelWeights, TensorView};
+use super::{ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, PlanBuilder, Tensor, Variant};
@@ -72,12 +72,7 @@ impl Loader<'_> {
     /// the self-test switched the format off.
     fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
         let gpu = self.gpu;
-        let wanted = match view.dtype {
-            Dtype::F32 | Dtype::BF16 => WeightFormat::F32,
-            Dtype::F16 => WeightFormat::F16,
-            Dtype::Q8 => WeightFormat::Q8,
-            Dtype::Q4 => WeightFormat::Q4,
-        };
+        let wanted = view.dtype.on_device();
         let keep = self.weights != WeightDtype::F32 && Variant::of(wanted).is_none_or(|variant| gpu.allows(variant));
         let (n, k) = (view.shape[0], view.shape[1]);
         if self.synthetic {

@@ -1,6 +1,7 @@
 //! Selective copying, induction heads, associative recall.
 
 use super::{Batch, Data, IGNORE};
+use crate::settings::named;
 use crate::train::random::{Purpose, Stream};
 use crate::train::TrainError;
 use serde::{Deserialize, Serialize};
@@ -15,16 +16,8 @@ pub enum TaskKind {
     Text,
 }
 
-impl std::fmt::Display for TaskKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            TaskKind::SelectiveCopying => "selective-copying",
-            TaskKind::InductionHeads => "induction-heads",
-            TaskKind::AssociativeRecall => "associative-recall",
-            TaskKind::Text => "text",
-        })
-    }
-}
+named!(TaskKind, "task": SelectiveCopying = "selective-copying", InductionHeads = "induction-heads",
+    AssociativeRecall = "associative-recall", Text = "text");
 
 /// A task and its sizes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
