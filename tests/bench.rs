@@ -18,6 +18,7 @@ fn small() -> Shapes {
     Shapes {
         copy_bytes: 1 << 20,
         scan: vec![(64, 40)],
+        ssd: vec![70],
         d_state: 16,
         matmul: vec![[70, 64, 48]],
         matvec: vec![[96, 64]],
@@ -114,6 +115,20 @@ fn every_suite_measures_on_this_adapter() {
     assert_eq!((report.host, report.order), (host, Suite::ALL.to_vec()));
     assert!(report.reference_us.is_some_and(|us| us > 0.0));
     assert!(report.commit == "unknown" || report.commit.len() == 40, "{}", report.commit);
+}
+
+/// Of Mamba-2's recurrence its rungs, and the kernels of the chunked one.
+#[test]
+fn the_recurrence_of_mamba2_is_measured_by_itself() {
+    let models = vec![("mamba2-tiny".into(), Spec::preset("mamba2-tiny").unwrap())];
+    let options =
+        Options { shapes: Shapes { models, scan: Vec::new(), ..small() }, suites: vec![Suite::Scan], ..options() };
+    let report = block_on(run(&gpu(), &options, &mut |_| {}));
+    sound(&report);
+    let variants: Vec<_> = report.rows.iter().filter(|r| r.suite == Suite::Scan).map(|r| r.variant.as_str()).collect();
+    let parts = ["ssd_chunk_cumsum", "ssd_bmm_chunk", "ssd_chunk_state", "ssd_state_passing", "ssd_chunk_scan"];
+    assert_eq!(variants, [&["ssd sequential", "ssd chunked"][..], &parts].concat());
+    assert!(report.rows.iter().all(|row| row.skipped.is_none()), "{:?}", report.rows);
 }
 
 /// Every share is of the ceilings: they are measured, and well, however little time there is.

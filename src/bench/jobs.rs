@@ -15,6 +15,8 @@ use crate::model::blocks::mamba1::{
     self,
     alone::{Alone, Kernel},
 };
+#[cfg(not(target_arch = "wasm32"))]
+use crate::model::blocks::mamba2::alone as mamba2;
 use crate::model::{Dtype, Scan};
 
 /// What a row measures.
@@ -26,6 +28,9 @@ pub(super) enum Job {
     Fma,
     /// A kernel that only one kind of layer has.
     Alone(Alone),
+    /// The same of Mamba-2's.
+    #[cfg(not(target_arch = "wasm32"))]
+    Ssd(mamba2::Alone),
     /// `l` None: a matvec.
     Linear {
         l: Option<usize>,
@@ -103,6 +108,13 @@ impl Job {
                 };
                 row.of_channels(alone.l, alone.channels(), alone.states())
             }
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Ssd(alone) => {
+                let shape = &alone.shape;
+                let channels = shape.n_heads * shape.head_dim;
+                let row = Row::new(Suite::Scan, alone.size(), alone.kernel.to_string());
+                row.of_channels(alone.l, channels, Some(shape.d_state))
+            }
             Job::Linear { l, n, k, dtype, act } => {
                 let name = match l {
                     Some(l) => format!("matmul {l}x{n}x{k}"),
@@ -139,6 +151,11 @@ impl Job {
         match self {
             Job::Copy { .. } | Job::Fma => (None, None), // settled by measuring
             Job::Alone(alone) => (Some(alone.bytes()), None),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Ssd(alone) => {
+                let (bytes, flops) = alone.work();
+                (Some(bytes), Some(flops).filter(|&flops| flops > 0.0))
+            }
             Job::Linear { l: Some(l), n, k, .. } => (None, Some(2.0 * *l as f64 * (n * k) as f64)),
             Job::Linear { l: None, n, k, dtype, .. } => (Some((n * dtype.row_bytes(*k)) as f64), None),
             Job::Sample { vocab_size, .. } => (Some(4.0 * *vocab_size as f64), None),
@@ -179,6 +196,10 @@ impl Job {
                     #[cfg(not(target_arch = "wasm32"))]
                     Kernel::Conv1dBackward => vec![kind(Suite::Backward, &alone.kernel.to_string()), copy],
                 }
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Ssd(alone) => {
+                vec![kind(Suite::Scan, &alone.kernel.to_string()), kind(Suite::Ceilings, "copy")]
             }
             Job::Linear { l: Some(_), dtype, act, .. } => {
                 vec![
@@ -221,6 +242,8 @@ impl Job {
     pub fn largest_binding(&self) -> Option<u64> {
         match self {
             Job::Alone(alone) => Some(alone.largest_binding()),
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Ssd(alone) => Some(alone.largest_binding()),
             _ => None,
         }
     }
@@ -251,6 +274,8 @@ impl Job {
                 let f32s = Scan::ALL.into_iter().map(|rung| Kernel::Scan(rung, NumberFormat::F32));
                 let kernels: Vec<_> = f32s.chain([Kernel::Scan(Scan::Fused, NumberFormat::F16)]).collect();
                 jobs.extend(Self::alone(&kernels, &shapes.scan, shapes.d_state));
+                #[cfg(not(target_arch = "wasm32"))]
+                jobs.extend(Self::ssd(shapes));
             }
             Suite::Matmul => {
                 let act = NumberFormat::F32;
@@ -314,6 +339,14 @@ impl Job {
             kernels.iter().map(move |&kernel| Job::Alone(Alone { kernel, shape, l }))
         };
         sizes.iter().flat_map(of).collect()
+    }
+
+    /// Mamba-2's recurrence in the layers of its models that are measured.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn ssd(shapes: &Shapes) -> Vec<Self> {
+        let layers = shapes.models.iter().filter_map(|(_, spec)| spec.layer.mamba2());
+        let of = |(&shape, &l)| mamba2::Kernel::ALL.map(|kernel| Job::Ssd(mamba2::Alone { kernel, shape, l }));
+        layers.flat_map(|shape| shapes.ssd.iter().map(move |l| (shape, l))).flat_map(of).collect()
     }
 
     /// The models in some formats, those of one size together.

@@ -141,6 +141,11 @@ impl Run<'_> {
                 meter.repeat(&plan, &restore, kernels::REPEATS, row).await?;
                 (bytes, flops)
             }
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Ssd(alone) => {
+                meter.repeat(&alone.prepare(gpu)?, &[], kernels::REPEATS, row).await?;
+                (bytes, flops)
+            }
             Job::Linear { l, n, k, dtype, act } => {
                 kernels::linear(gpu, meter, *l, (*n, *k), (*dtype, *act), row).await?;
                 (bytes, flops)

@@ -10,6 +10,8 @@ pub struct Shapes {
     pub copy_bytes: u64,
     /// (channels, L)
     pub scan: Vec<(usize, usize)>,
+    /// Tokens that go through the recurrence of each of `models` that is Mamba-2's.
+    pub ssd: Vec<usize>,
     /// States of a channel.
     pub d_state: usize,
     /// (L, outputs, inputs)
@@ -49,6 +51,7 @@ impl Default for Shapes {
         Self {
             copy_bytes: 256 << 20,
             scan: vec![(1536, 512), (1536, 2048), (1536, 8192), (5120, 2048), (5120, 8192), (1536, 65_536)],
+            ssd: vec![2048, 8192],
             d_state: 16,
             matmul: vec![[512, 3072, 768], [2048, 8192, 2048], [2048, 4096, 4096]],
             matvec: vec![[3072, 768], [8192, 2048], [10_240, 2560], [50_280, 2560]],

@@ -41,7 +41,7 @@ pub struct Args {
     force: bool,
     #[command(flatten)]
     gpu: GpuArgs,
-    /// Models for prefill and decode [default: all of 130m, 370m, 790m, 1.4b, 2.8b]; there are also mamba2-130m, mamba2-370m,
+    /// Models for prefill and decode, and of Mamba-2 for scan [default: all of 130m, 370m, 790m, 1.4b, 2.8b]; there are also mamba2-130m, mamba2-370m,
     /// mamba2-780m, mamba2-1.3b and mamba2-2.7b
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
     sizes: Vec<String>,

@@ -126,6 +126,14 @@ impl Shape {
         matrices.map(|param| param.shape.iter().product::<usize>()).sum()
     }
 
+    /// Mamba-2's dimensions, of a layer that is one.
+    pub fn mamba2(&self) -> Option<&mamba2::Shape> {
+        match self {
+            Shape::Mamba2(s) => Some(s),
+            Shape::Mamba1(_) => None,
+        }
+    }
+
     /// Mamba-1's dimensions, of a layer that is one.
     pub fn mamba1(&self) -> Option<&mamba1::Shape> {
         match self {

@@ -9,6 +9,8 @@
 //!
 //! Most models have no z0 and x0: mamba-ssm's have them where d_ssm is less than d_inner.
 
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) mod alone;
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
