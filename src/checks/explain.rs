@@ -3,6 +3,7 @@
 use super::data::{close, f64s, poisoned, run, tensor};
 use super::data::{CheckError, Random};
 use super::scan::ScanCase;
+#[cfg(not(target_arch = "wasm32"))]
 use super::ssd::{SsdCase, SsdSizes};
 use crate::gpu::Gpu;
 use crate::kernels::{self, ExplainBuffers, ExplainShape};
@@ -38,7 +39,8 @@ impl ExplainCase {
         Self { shape: (&shape).into(), u, delta, a, bc: x_dbl, units }
     }
 
-    /// Of Mamba-2's heads; `wide`: with gaps in the rows.
+    /// Of Mamba-2's heads, whose kernels a page does not check; `wide`: with gaps in the rows.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn heads(l: usize, sizes: SsdSizes, wide: bool, units: Range<usize>, random: &mut Random) -> Self {
         let case = SsdCase::random(l, sizes, RANGE, random);
         let SsdCase { shape, zxbcdt, xbc, dt_bias, a, .. } = if wide { case.wide(random) } else { case };
