@@ -281,11 +281,18 @@ fn block<T: Real>(quant: Quant, packed: &[u8], scale: T, out: &mut [T; BLOCK]) {
             }
         }
         Quant::Q4 => {
-            for (out, packed) in out.chunks_exact_mut(8).zip(packed.chunks_exact(4)) {
-                for j in 0..4 {
-                    out[j] = T::from_f32(f32::from(packed[j] & 15) - 8.0) * scale;
-                    out[4 + j] = T::from_f32(f32::from(packed[j] >> 4) - 8.0) * scale;
-                }
+            // Loops of a fixed length over all low halves and all high ones: they are vectorised however little is inlined around
+            // them (web/build.sh).
+            let Some(packed) = packed.first_chunk::<{ BLOCK / 2 }>() else { return };
+            let (low, high) = (packed.map(|q| q & 15), packed.map(|q| q >> 4));
+            let (mut values, mut others) = ([T::zero(); BLOCK / 2], [T::zero(); BLOCK / 2]);
+            for i in 0..BLOCK / 2 {
+                values[i] = T::from_f32(f32::from(low[i]) - 8.0) * scale;
+                others[i] = T::from_f32(f32::from(high[i]) - 8.0) * scale;
+            }
+            for (i, out) in out.chunks_exact_mut(8).enumerate() {
+                out[..4].copy_from_slice(&values[4 * i..][..4]);
+                out[4..].copy_from_slice(&others[4 * i..][..4]);
             }
         }
     }
