@@ -346,3 +346,45 @@ fn generated_texts_are_a_generators() {
         }
     });
 }
+
+/// Windows are scored as texts by themselves, whether several go through together or not.
+#[test]
+fn windows_are_scored_as_one_by_one() {
+    block_on(async {
+        let rng = &mut Rng(5);
+        for on in [On::Cpu, On::Gpu] {
+            let backend = on.open().await;
+            for golden in
+                [Golden::named("odd-dims"), Golden::named("falcon-untied")].into_iter().chain(Golden::mamba2())
+            {
+                let model = load(&golden.checkpoint(), &backend, Scan::Fused, 400).await;
+                let vocab_size = model.config().vocab_size;
+                let mut tokens = || (0..700).map(|_| rng.below(vocab_size) as u32).collect::<Vec<_>>();
+                let (tokens, targets) = (tokens(), tokens());
+                let mut session = model.session().unwrap();
+                for window in [64, 130, 33, 1000] {
+                    let what = format!("{} on {on:?}, windows of {window}", golden.name);
+                    let (mut done, mut last) = (0, 0);
+                    let mut progress = |now: usize, all: usize| {
+                        assert!(now > last && all == 700, "{what}: {now} after {last} of {all}");
+                        last = now;
+                        done += 1;
+                    };
+                    let got = session.score_windows(&tokens, Some(&targets), window, &mut progress).await.unwrap();
+                    assert_eq!((last, done > 0), (700, true));
+                    let mut want = (Vec::new(), Vec::new());
+                    for (tokens, targets) in tokens.chunks(window).zip(targets.chunks(window)) {
+                        session.reset();
+                        let scores = session.score(tokens, Some(targets), &mut quiet).await.unwrap();
+                        want.0.extend(scores.argmax);
+                        want.1.extend(scores.nll);
+                    }
+                    assert_close(&what, &got.nll, &want.1, LOGITS, 0.0);
+                    let same = got.argmax.iter().zip(&want.0).filter(|(a, b)| a == b).count();
+                    assert!(same >= 695, "{what}: {same} of 700 tokens");
+                }
+                assert!(session.logits().await.is_err(), "the session is at the begin of a text");
+            }
+        }
+    });
+}

@@ -31,7 +31,7 @@ pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, sample_batch, token_nll, Draw, SampleBuffers, SampleSlots};
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
-pub use scan_fused::{scan_fused, FusedWorkspace};
+pub use scan_fused::{scan_fused, scan_fused_batch, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update, StateUpdate};
 pub use ssd::{
     ssd, ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_in_proj,

@@ -20,6 +20,9 @@ pub struct FusedWorkspace {
 }
 
 impl FusedWorkspace {
+    /// Tokens that several sequences have each, at the least: a chunk's, so that their chunks are not more than the workspace has room for.
+    pub const LEAST: usize = 64;
+
     /// For chunks of up to l tokens.
     pub fn new(gpu: &Gpu, l: usize, d_inner: usize, d_state: usize) -> Result<Self, GpuError> {
         let n_chunks = l.div_ceil(chunk(gpu, l, d_inner, d_state));
@@ -89,10 +92,27 @@ pub fn scan_fused(
     b: &ScanBuffers<'_>,
     shape: ScanShape,
 ) -> Result<(), GpuError> {
-    let chunk = chunk(plan.gpu(), shape.l, shape.d_inner, shape.d_state);
+    scan_fused_batch(plan, workspace, b, 1, shape)
+}
+
+/// The same over `batch` sequences of `shape.l` tokens ([`FusedWorkspace::LEAST`] or more, unless there is one), one after the other, with ssm_state (batch, d_inner, d_state). The workspace is for
+/// as many tokens as they have together.
+pub fn scan_fused_batch(
+    plan: &mut PlanBuilder<'_>,
+    workspace: &FusedWorkspace,
+    b: &ScanBuffers<'_>,
+    batch: usize,
+    shape: ScanShape,
+) -> Result<(), GpuError> {
+    let ScanShape { l, d_inner, d_state, .. } = shape;
     let FusedWorkspace { aggregates, beyond, buffer } = workspace;
+    let mut chunk = chunk(plan.gpu(), batch * l, d_inner, d_state);
+    // Sequences that end within a chunk make a chunk more each than their tokens would.
+    while chunk < l && elements(batch * l.div_ceil(chunk), d_inner, d_state) > aggregates.elements() {
+        chunk *= 2;
+    }
     let watch = b.y.watch().is_some().then(|| (buffer, beyond.offset() - buffer.offset()));
-    passes(plan, (aggregates, watch), b, (1, shape), chunk, false)
+    passes(plan, (aggregates, watch), b, (batch, shape), chunk, false)
 }
 
 /// The three passes over `batch` sequences of `shape.l` tokens, in chunks of `chunk`; `lti` as scan_chunk.wgsl has it.

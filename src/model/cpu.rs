@@ -243,6 +243,34 @@ impl CpuSession {
         Ok(scores)
     }
 
+    /// [`Self::score`] of windows of so many tokens, each a text by itself. The session is at the begin of a text afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub fn score_windows(
+        &mut self,
+        tokens: &[u32],
+        targets: Option<&[u32]>,
+        window: usize,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scores> {
+        check_tokens(tokens, self.model.config().vocab_size)?;
+        if let Some(targets) = targets {
+            check_length("targets", targets.len(), tokens.len())?;
+        }
+        let mut scores = Scores::default();
+        for part in tokens.chunks(window.max(1)) {
+            let at = scores.argmax.len();
+            self.reset();
+            let targets = targets.map(|targets| &targets[at..at + part.len()]);
+            let of_window = self.score(part, targets, &mut |done, _| progress(at + done, tokens.len()))?;
+            scores.argmax.extend(of_window.argmax);
+            scores.nll.extend(of_window.nll);
+        }
+        self.reset();
+        Ok(scores)
+    }
+
     /// Begins to draw tokens by `params`; the repetition penalty counts the tokens of `context` as seen (those that the
     /// vocabulary does not have are passed over).
     ///

@@ -209,6 +209,24 @@ impl Session {
         }
     }
 
+    /// [`Session::score`] of windows of `window` tokens, each a text by itself from the zero state; a GPU takes several of them
+    /// through at once. The session is at the begin of a text afterwards, without logits.
+    ///
+    /// # Errors
+    /// As [`Session::score`]; a window of 0 tokens is one of 1.
+    pub async fn score_windows(
+        &mut self,
+        tokens: &[u32],
+        targets: Option<&[u32]>,
+        window: usize,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scores> {
+        match &mut self.0 {
+            Inner::Cpu(s) => s.score_windows(tokens, targets, window, progress),
+            Inner::Gpu(s) => s.score_windows(tokens, targets, window, progress).await,
+        }
+    }
+
     /// Sets how [`Session::sample`] chooses. `context` is the text so far: its tokens count as seen for the repetition
     /// penalty, and its length is the count of the first random number, so that a text that was interrupted goes on with
     /// the numbers that it would have had.

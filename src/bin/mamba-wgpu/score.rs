@@ -127,15 +127,7 @@ impl Args {
 async fn nll_sum(model: &LanguageModel, stream: &[u32], window: usize) -> Result<f64, Error> {
     let (inputs, targets) = (&stream[..stream.len() - 1], &stream[1..]);
     let bar = Progress::tokens("scoring");
-    let mut session = model.session()?;
-    let mut sum = 0.0;
-    let mut before = 0;
-    for (inputs_of, targets_of) in inputs.chunks(window).zip(targets.chunks(window)) {
-        session.reset();
-        let mut progress = |done: usize, _| bar.set((before + done) as u64, inputs.len() as u64);
-        let scores = session.score(inputs_of, Some(targets_of), &mut progress).await?;
-        sum += scores.nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
-        before += inputs_of.len();
-    }
-    Ok(sum)
+    let mut progress = |done: usize, _| bar.set(done as u64, inputs.len() as u64);
+    let scores = model.session()?.score_windows(inputs, Some(targets), window, &mut progress).await?;
+    Ok(scores.nll.iter().map(|&nll| f64::from(nll)).sum())
 }

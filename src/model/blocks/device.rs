@@ -35,12 +35,20 @@ pub(crate) struct LayerState {
 /// Which tokens go through.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chunk<'a> {
-    /// Of one text, in the only slot; in a step, of so many texts one each.
+    /// All of them.
     pub l: usize,
     /// No layer was before: nothing is to be added to the residual stream.
     pub first: bool,
-    /// A step, by the recurrent kernels instead of the parallel ones: which texts ([`kernels::TEXT`]).
-    pub step: Option<&'a Tensor>,
+    pub way: Way<'a>,
+}
+
+/// How they go, and whose they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way<'a> {
+    /// By the parallel kernels: of so many texts as many tokens each, one text after the other, with states in the first slots.
+    Texts(usize),
+    /// By the recurrent ones: a token of each of l texts, and which these are ([`kernels::TEXT`]).
+    Step(&'a Tensor),
 }
 
 /// In which format a chunk's activations are held, and where it is noticed that one is beyond f16.

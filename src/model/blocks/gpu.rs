@@ -111,6 +111,14 @@ impl Layer {
         }
     }
 
+    /// Whether texts of l tokens each can go through it together ([`super::device::Way::Texts`]).
+    pub fn takes_texts(&self, l: usize, scan: Scan) -> bool {
+        match self {
+            Layer::Mamba1(layer) => layer.takes_texts(l, scan),
+            Layer::Mamba2(layer) => layer.takes_texts(l),
+        }
+    }
+
     /// Whether its recurrent kernels are right on the device.
     pub fn steps(&self, gpu: &Gpu) -> bool {
         match self {

@@ -6,6 +6,7 @@ use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Plan, PlanBuilder, Readback, Tensor, Variant};
 use crate::kernels::{self, Draw, SampleBuffers, SampleSlots};
+use crate::model::blocks::device::Way;
 use crate::model::blocks::Shape;
 use crate::model::types::{check_slots, check_tokens, StateData};
 use crate::settings::SamplingParams;
@@ -180,7 +181,7 @@ impl GpuBatch {
                 return Ok(builder.finish()?);
             }
             let rows = slots.len();
-            model.layers(&mut builder, (work, memory), rows, true)?;
+            model.layers(&mut builder, (work, memory), rows, Way::Step(&work.texts))?;
             for row0 in (0..rows).step_by(SCORE_ROWS) {
                 let some = SCORE_ROWS.min(rows - row0);
                 let logits = logits.slice(at + row0 * vocab_size, some * vocab_size);

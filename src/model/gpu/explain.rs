@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::PlanBuilder;
 use crate::kernels;
+use crate::model::blocks::device::Way;
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 
 impl GpuSession {
@@ -32,7 +33,7 @@ impl GpuSession {
             if i == 0 {
                 kernels::embedding(&mut plan, &model.embedding, &w.tokens, &w.residual, l)?;
             }
-            model.layer(&mut plan, (&w, &self.memory), i, l, false)?;
+            model.layer(&mut plan, (&w, &self.memory), i, l, Way::Texts(1))?;
             plan.finish()?.run(gpu).await?;
             if options.wants(i) {
                 explained.push(layer.explain(gpu, &w.inside, &mut room, (i, l), options).await?);

@@ -4,20 +4,19 @@ use super::buffers::{Memory, Workspace};
 use super::GpuModel;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, RmsNorm};
-use crate::model::blocks::device::{Chunk, LayerState};
+use crate::model::blocks::device::{Chunk, LayerState, Way};
 
 impl GpuModel {
     /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).
-    /// `step`: the recurrent kernels, for a token of each of l texts, instead of the parallel ones.
     pub(super) fn layers(
         &self,
         plan: &mut PlanBuilder<'_>,
         (w, memory): (&Workspace, &Memory),
         l: usize,
-        step: bool,
+        way: Way<'_>,
     ) -> Result<(), GpuError> {
         kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, l)?;
-        (0..self.layers.len()).try_for_each(|i| self.layer(plan, (w, memory), i, l, step))
+        (0..self.layers.len()).try_for_each(|i| self.layer(plan, (w, memory), i, l, way))
     }
 
     /// Layer `i` of them, from `residual` and, but for the first, `hidden`.
@@ -27,11 +26,10 @@ impl GpuModel {
         (w, memory): (&Workspace, &Memory),
         i: usize,
         l: usize,
-        step: bool,
+        way: Way<'_>,
     ) -> Result<(), GpuError> {
         let (stream, state) = (w.stream(&self.config), memory.layer(i));
-        let chunk = Chunk { l, first: i == 0, step: step.then_some(&w.texts) };
-        self.layers[i].forward(plan, &w.inside, &stream, &state, chunk)
+        self.layers[i].forward(plan, &w.inside, &stream, &state, Chunk { l, first: i == 0, way })
     }
 
     /// The final norm and the head for `rows` tokens from `row0` on.

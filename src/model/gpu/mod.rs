@@ -1,10 +1,11 @@
-//! Models on a GPU: the weights there; [`session`] runs them for a text and [`batch`] for several, in the buffers of [`buffers`], by the dispatches of
-//! [`forward`]; [`explain`] looks inside.
+//! Models on a GPU: the weights there; [`session`] runs them for a text and [`batch`] for several, [`score`] says what it makes of
+//! given ones, in the buffers of [`buffers`], by the dispatches of [`forward`]; [`explain`] looks inside.
 
 mod batch;
 mod buffers;
 mod explain;
 mod forward;
+mod score;
 mod session;
 
 use super::blocks::gpu::Layer;
@@ -22,6 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
 const LARGE: usize = 512;
+
+/// Texts that are read together at most: beyond, a chunk is large enough in any case, and states take memory.
+const MOST_TEXTS: usize = 64;
 
 /// A model's weights on a device.
 pub struct GpuModel {
@@ -229,6 +233,17 @@ impl GpuModel {
     fn fuses_the_step(&self) -> bool {
         let fits = self.layers.iter().all(|layer| layer.fuses_the_step(&self.gpu));
         fits && self.gpu.allows(Variant::FusedStep) && self.gpu.allows(Variant::Matvec)
+    }
+
+    /// How many texts of l tokens each go through a chunk together.
+    fn texts_together(&self, l: usize) -> usize {
+        let states = self.config.layers.iter().flat_map(Shape::state).map(|field| field.elements()).max().unwrap_or(1);
+        let room = (self.gpu.max_binding() / 4) as usize / states.max(1);
+        let many = (self.chunk() / l.max(1)).min(room).min(MOST_TEXTS);
+        match self.layers.iter().all(|layer| layer.takes_texts(l, self.scan())) {
+            true => many.max(1),
+            false => 1,
+        }
     }
 
     /// The prefill's chunk: what was asked for, or as much of it as the activations' widest rows let into one binding.

@@ -6,7 +6,8 @@ use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
-use crate::model::types::{check_length, check_tokens, Scores, StateData};
+use crate::model::blocks::device::Way;
+use crate::model::types::{check_tokens, StateData};
 use crate::model::ModelConfig;
 use crate::settings::SamplingParams;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ const MAX_PLANS: usize = 6;
 
 /// What a plan ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
+pub(super) enum Head {
     /// Nothing: a chunk in the middle of a prompt.
     None,
     /// The last token's logits.
@@ -45,7 +46,7 @@ pub struct GpuSession {
     pub(super) model: Arc<GpuModel>,
     pub(super) memory: Memory,
     pub(super) logits: Tensor, // (vocab_size), the last token's
-    has_logits: bool,
+    pub(super) has_logits: bool,
     sampling: SampleBuffers,
     sample_plan: Option<Plan>,
     sampled: Readback,
@@ -55,13 +56,18 @@ pub struct GpuSession {
     /// so the device computes while the token travels and the host makes text of it.
     ahead: Option<u32>,
     before: Option<Before>,
-    prefill: Option<Workspace>,
+    pub(super) prefill: Option<Workspace>,
     /// The text has had activations beyond f16: it does without.
     wide: bool,
     beyond: Readback,
-    score: Option<ScoreBuffers>,
-    plans: Vec<((usize, Head), Plan)>,
+    pub(super) score: Option<ScoreBuffers>,
+    /// States of texts that are scored together, and of how many.
+    pub(super) together: Option<(usize, Memory)>,
+    pub(super) plans: Vec<(Key, Plan)>,
 }
+
+/// Which plan is a chunk's: tokens, the texts that they are of, and what comes at the end.
+pub(super) type Key = (usize, usize, Head);
 
 impl GpuSession {
     pub fn config(&self) -> &ModelConfig {
@@ -86,6 +92,7 @@ impl GpuSession {
             wide: false,
             beyond: Readback::new(gpu, "beyond f16", 1),
             score: None,
+            together: None,
             plans: Vec::new(),
             model: model.clone(),
         };
@@ -94,7 +101,7 @@ impl GpuSession {
     }
 
     /// Makes the chunk's workspace large enough for `l` tokens, at most a chunk.
-    fn make_room(&mut self, l: usize) -> Result<()> {
+    pub(super) fn make_room(&mut self, l: usize) -> Result<()> {
         if self.prefill.as_ref().is_none_or(|w| w.capacity < l) {
             // Whoever runs one full chunk will run more; a short prompt takes no more than it needs.
             let capacity = l.next_power_of_two().min(self.model.chunk());
@@ -111,15 +118,20 @@ impl GpuSession {
         Ok(())
     }
 
-    /// The plan for a chunk of l tokens, the last few kept.
-    fn plan_for(&mut self, l: usize, head: Head) -> Result<&Plan> {
-        if let Some(i) = self.plans.iter().position(|(key, _)| *key == (l, head)) {
+    /// The plan for a chunk, the last few kept.
+    fn plan_for(&mut self, key: Key) -> Result<&Plan> {
+        let (l, texts, head) = key;
+        if let Some(i) = self.plans.iter().position(|(k, _)| *k == key) {
             let plan = self.plans.remove(i);
             self.plans.push(plan);
         } else {
             let mut builder = PlanBuilder::new(&self.model.gpu);
             let w = self.prefill.as_ref().ok_or(InputError::NoTokens)?;
-            self.model.layers(&mut builder, (w, &self.memory), l, false)?;
+            let memory = match &self.together {
+                Some((_, memory)) if texts > 1 => memory,
+                _ => &self.memory,
+            };
+            self.model.layers(&mut builder, (w, memory), l, Way::Texts(texts))?;
             match (head, &self.score) {
                 (Head::Last, _) => self.model.head(&mut builder, w, (l - 1, 1), &self.logits)?,
                 (Head::Score { nll }, Some(s)) => {
@@ -141,7 +153,7 @@ impl GpuSession {
             if self.plans.len() == MAX_PLANS {
                 self.plans.remove(0);
             }
-            self.plans.push(((l, head), plan));
+            self.plans.push((key, plan));
         }
         Ok(self.plans.last().map(|(_, plan)| plan).ok_or(InputError::NoTokens)?)
     }
@@ -158,7 +170,7 @@ impl GpuSession {
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let done = i * chunk + part.len();
             let head = if done == tokens.len() { Head::Last } else { Head::None };
-            while !self.chunk(part, None, head).await? {
+            while !self.chunk(part, 1, None, head).await? {
                 self.leave_f16(chunk.min(tokens.len()))?;
             }
             progress(done, tokens.len());
@@ -167,14 +179,23 @@ impl GpuSession {
         Ok(())
     }
 
-    /// A chunk through the parallel kernels, with `targets` for [`Head::Score`]. False where values were beyond f16:
+    /// A chunk of so many texts through the parallel kernels, with `targets` for [`Head::Score`]. False where values were beyond f16:
     /// what came of it is wrong then, and [`GpuSession::leave_f16`] takes it back.
-    async fn chunk(&mut self, part: &[u32], targets: Option<&[u32]>, head: Head) -> Result<bool> {
+    pub(super) async fn chunk(
+        &mut self,
+        part: &[u32],
+        texts: usize,
+        targets: Option<&[u32]>,
+        head: Head,
+    ) -> Result<bool> {
         let gpu = self.model.gpu.clone();
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let beyond = self.prefill.as_ref().and_then(|w| w.beyond.clone());
         if beyond.is_some() {
             self.keep(&mut encoder)?;
+        }
+        if let (Some((_, memory)), true) = (&self.together, texts > 1) {
+            memory.clear(&mut encoder);
         }
         if let Some(w) = &self.prefill {
             w.tokens.write(&gpu, 0, part);
@@ -182,7 +203,7 @@ impl GpuSession {
         if let (Some(targets), Some(s)) = (targets, &self.score) {
             s.targets.write(&gpu, 0, targets);
         }
-        self.plan_for(part.len(), head)?.record(&mut encoder);
+        self.plan_for((part.len(), texts, head))?.record(&mut encoder);
         if let (Head::Score { .. }, Some(s)) = (head, &self.score) {
             let vocab_size = self.model.config.vocab_size;
             let last = s.logits.slice((part.len() - 1) % SCORE_ROWS * vocab_size, vocab_size);
@@ -201,7 +222,7 @@ impl GpuSession {
 
     /// Goes back to before the last chunk; from there on the text does without f16. `room` as [`GpuSession::make_room`]
     /// has it.
-    fn leave_f16(&mut self, room: usize) -> Result<()> {
+    pub(super) fn leave_f16(&mut self, room: usize) -> Result<()> {
         self.model.leave_f16();
         self.ahead = Some(SampleBuffers::NOT_A_NUMBER);
         self.go_back();
@@ -239,7 +260,8 @@ impl GpuSession {
             if self.model.fuses_the_step() {
                 self.model.fused_step(&mut builder, &w, &|layer| self.memory.layer(layer), &self.logits)?;
             } else {
-                self.model.layers(&mut builder, (&w, &self.memory), 1, step)?;
+                let way = if step { Way::Step(&w.texts) } else { Way::Texts(1) };
+                self.model.layers(&mut builder, (&w, &self.memory), 1, way)?;
                 self.model.head(&mut builder, &w, (0, 1), &self.logits)?;
             }
             let plan = builder.finish()?;
@@ -277,7 +299,7 @@ impl GpuSession {
     }
 
     /// Takes back a step ahead that the caller did not ask for.
-    fn go_back(&mut self) {
+    pub(super) fn go_back(&mut self) {
         if let (Some(_), Some(before)) = (self.ahead.take(), &self.before) {
             let gpu = &self.model.gpu;
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
@@ -295,7 +317,7 @@ impl GpuSession {
         }
         let l = tokens.min(self.model.chunk());
         self.make_room(l)?;
-        self.plan_for(l, Head::Last)
+        self.plan_for((l, 1, Head::Last))
     }
 
     /// The last token's logits (vocab_size).
@@ -307,69 +329,6 @@ impl GpuSession {
         self.logits_back.copy_from(&mut encoder, &self.logits);
         gpu.submit([encoder.finish()]);
         Ok(self.logits_back.read(gpu, self.model.config.vocab_size).await?)
-    }
-
-    fn room_for_scores(&mut self) -> Result<()> {
-        let (gpu, vocab_size) = (&self.model.gpu, self.model.config.vocab_size);
-        let capacity = self.prefill.as_ref().map_or(0, |w| w.capacity);
-        if self.score.is_none() {
-            self.score = Some(ScoreBuffers {
-                logits: Tensor::zeros(gpu, "logits", SCORE_ROWS.min(capacity) * vocab_size)?,
-                argmax: Tensor::zeros(gpu, "argmax", capacity)?,
-                targets: Tensor::zeros(gpu, "targets", capacity)?,
-                nll: Tensor::zeros(gpu, "nll", capacity)?,
-            });
-        }
-        Ok(())
-    }
-
-    /// As [`GpuSession::prefill`], with every position's most likely successor and, with targets, -log p of each.
-    pub async fn score(
-        &mut self,
-        tokens: &[u32],
-        targets: Option<&[u32]>,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Scores> {
-        self.check_tokens(tokens)?;
-        if let Some(targets) = targets {
-            check_length("targets", targets.len(), tokens.len())?;
-            self.check_tokens(targets)?;
-        }
-        self.go_back();
-        let gpu = self.model.gpu.clone();
-        let chunk = self.model.chunk();
-        self.make_room(chunk.min(tokens.len()))?;
-        let mut scores = Scores { argmax: Vec::with_capacity(tokens.len()), nll: Vec::new() };
-        for (i, part) in tokens.chunks(chunk).enumerate() {
-            let at = i * chunk;
-            let targets = targets.map(|targets| &targets[at..at + part.len()]);
-            let (argmax, nll) = loop {
-                self.room_for_scores()?;
-                let held = self.chunk(part, targets, Head::Score { nll: targets.is_some() }).await?;
-                let Some(s) = &self.score else { return Ok(scores) };
-                let argmax = s.argmax.slice(0, part.len()).read::<u32>(&gpu).await?;
-                let nll = match targets {
-                    Some(_) => s.nll.slice(0, part.len()).read::<f32>(&gpu).await?,
-                    None => Vec::new(),
-                };
-                // The head's own products are not watched: what is beyond them shows here.
-                let finite = nll.iter().all(|x| x.is_finite()) && !argmax.contains(&SampleBuffers::NOT_A_NUMBER);
-                let watched = self.prefill.as_ref().is_some_and(|w| w.beyond.is_some());
-                if watched && !(held && finite) {
-                    self.leave_f16(chunk.min(tokens.len()))?;
-                } else {
-                    break (argmax, nll);
-                }
-            };
-            if argmax.contains(&SampleBuffers::NOT_A_NUMBER) {
-                return Err(InputError::NoTokenToChoose.into());
-            }
-            scores.argmax.extend(argmax);
-            scores.nll.extend(nll);
-            progress(at + part.len(), tokens.len());
-        }
-        self.has_logits = true;
-        Ok(scores)
     }
 
     /// Sets how [`GpuSession::sample`] chooses; `context` is the text so far: seen, for the repetition penalty, and as long
@@ -489,7 +448,7 @@ impl GpuSession {
         }
     }
 
-    fn check_tokens(&self, tokens: &[u32]) -> Result<(), InputError> {
+    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<(), InputError> {
         check_tokens(tokens, self.model.config.vocab_size)
     }
 }

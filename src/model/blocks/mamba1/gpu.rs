@@ -5,7 +5,7 @@ use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{
     self, BlellochWorkspace, ConvStep, FusedWorkspace, ScanBuffers, StateUpdate, StepBuffers, StepShape, WeightMatrix,
 };
-use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
+use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream, Way};
 use crate::model::blocks::explain::Seen;
 use crate::settings::Scan;
 
@@ -109,18 +109,21 @@ impl Layer {
         let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.xz, linear(s.d_model, 2 * s.d_inner))?;
 
-        let shape = s.conv(l);
         let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
         let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
         // A step leaves u where x was.
-        let (u, u_stride) = if let Some(texts) = chunk.step {
-            kernels::conv1d_update(plan, &ConvStep { xz: &w.xz, conv_state, weight, bias }, texts, shape)?;
-            (&w.xz, 2 * s.d_inner)
-        } else {
-            let conv = kernels::Conv1d { xz: &w.xz, conv_state, weight, bias, u: &w.u };
-            kernels::conv1d(plan, &conv, shape)?;
-            kernels::conv1d_state(plan, &conv, shape)?;
-            (&w.u, s.d_inner)
+        let (u, u_stride) = match chunk.way {
+            Way::Step(texts) => {
+                let conv = ConvStep { xz: &w.xz, conv_state, weight, bias };
+                kernels::conv1d_update(plan, &conv, texts, s.conv(l))?;
+                (&w.xz, 2 * s.d_inner)
+            }
+            Way::Texts(texts) => {
+                let conv = kernels::Conv1d { xz: &w.xz, conv_state, weight, bias, u: &w.u };
+                kernels::conv1d_batch(plan, &conv, texts, s.conv(l / texts))?;
+                kernels::conv1d_state_batch(plan, &conv, texts, s.conv(l / texts))?;
+                (&w.u, s.d_inner)
+            }
         };
 
         let width = s.x_dbl_width();
@@ -144,18 +147,27 @@ impl Layer {
         state: &LayerState,
         chunk: Chunk<'_>,
     ) -> Result<(), GpuError> {
-        let (a, d, shape) = (self.a(), self.w.d.tensor(), self.shape.scan(chunk.l));
+        let (a, d) = (self.a(), self.w.d.tensor());
         let (delta, x_dbl, ssm_state, y) = (&w.delta, &w.x_dbl, &state.ssm, &w.y);
-        if let Some(texts) = chunk.step {
-            let update = StateUpdate { uz: &w.xz, delta, a, x_dbl, d, ssm_state, y };
-            return kernels::selective_state_update(plan, &update, texts, shape);
-        }
+        let texts = match chunk.way {
+            Way::Texts(texts) => texts,
+            Way::Step(texts) => {
+                let update = StateUpdate { uz: &w.xz, delta, a, x_dbl, d, ssm_state, y };
+                return kernels::selective_state_update(plan, &update, texts, self.shape.scan(chunk.l));
+            }
+        };
+        let shape = self.shape.scan(chunk.l / texts);
         let buffers = ScanBuffers { u: &w.u, delta, a, x_dbl, d, xz: &w.xz, ssm_state, y };
         match &w.scan {
             ScanWorkspace::Sequential => kernels::scan_sequential(plan, &buffers, shape),
             ScanWorkspace::Blelloch(b) => kernels::scan_blelloch(plan, b, &buffers, shape),
-            ScanWorkspace::Fused(f) => kernels::scan_fused(plan, f, &buffers, shape),
+            ScanWorkspace::Fused(f) => kernels::scan_fused_batch(plan, f, &buffers, texts, shape),
         }
+    }
+
+    /// Whether texts of l tokens each can go through together, by the rung that the model reads with.
+    pub fn takes_texts(&self, l: usize, scan: Scan) -> bool {
+        scan == Scan::Fused && l >= FusedWorkspace::LEAST
     }
 
     /// Whether the fused step can run, which reads rows in whole quads.

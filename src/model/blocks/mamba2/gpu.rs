@@ -3,7 +3,7 @@
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
 use crate::kernels::{self, Conv1d, ConvStep, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
-use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream};
+use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream, Way};
 use crate::model::blocks::explain::Seen;
 use crate::reference::GatedNorm;
 use crate::settings::Scan;
@@ -100,22 +100,39 @@ impl Layer {
 
         let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
         let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
-        let shape = s.conv(l);
         let (first, buffers) = (s.conv_offset(), self.buffers(w, state));
-        if let Some(texts) = chunk.step {
-            let conv = ConvStep { xz: &w.zxbcdt, conv_state, weight, bias };
-            kernels::conv1d_update(plan, &conv, texts, shape)?;
-            let buffers = SsdBuffers { xbc: &w.zxbcdt, ..buffers };
-            kernels::ssd_state_update_rows(plan, &buffers, texts, &s.ssd(l).in_row(first))?;
-        } else {
-            let conv = Conv1d { xz: &w.zxbcdt, conv_state, weight, bias, u: &w.xbc };
-            kernels::conv1d(plan, &conv, shape)?;
-            kernels::conv1d_state(plan, &conv, shape)?;
-            kernels::ssd(plan, w.rung, &w.ssd, &buffers, &s.ssd(l))?;
+        match chunk.way {
+            Way::Step(texts) => {
+                let conv = ConvStep { xz: &w.zxbcdt, conv_state, weight, bias };
+                kernels::conv1d_update(plan, &conv, texts, s.conv(l))?;
+                let buffers = SsdBuffers { xbc: &w.zxbcdt, ..buffers };
+                kernels::ssd_state_update_rows(plan, &buffers, texts, &s.ssd(l).in_row(first))?;
+            }
+            Way::Texts(texts) => {
+                let conv = Conv1d { xz: &w.zxbcdt, conv_state, weight, bias, u: &w.xbc };
+                kernels::conv1d_batch(plan, &conv, texts, s.conv(l / texts))?;
+                kernels::conv1d_state_batch(plan, &conv, texts, s.conv(l / texts))?;
+                let shape = s.ssd(l / texts);
+                for text in 0..texts {
+                    let rows = |t: &Tensor, width: usize| t.slice(text * shape.l * width, shape.l * width);
+                    let (zxbcdt, xbc, y) =
+                        (rows(&w.zxbcdt, s.row()), rows(&w.xbc, s.channels()), rows(&w.y, s.d_ssm()));
+                    let ssm_state = state.ssm.slice(text * shape.state_len(), shape.state_len());
+                    let buffers = SsdBuffers { zxbcdt: &zxbcdt, xbc: &xbc, ssm_state: &ssm_state, y: &y, ..buffers };
+                    kernels::ssd(plan, w.rung, &w.ssd, &buffers, &shape)?;
+                }
+            }
         }
         self.gate(plan, w, l)?;
         let out_bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, &w.gated, &p.out_proj, out_bias, stream.hidden, linear(s.d_inner(), s.d_model))
+    }
+
+    /// Whether texts of l tokens each can go through together: what each has of rows and states must begin where it can be bound.
+    pub fn takes_texts(&self, l: usize) -> bool {
+        let s = &self.shape;
+        let parts = [l * s.row(), l * s.channels(), l * s.d_ssm(), s.ssd(l).state_len()];
+        parts.iter().all(|elements| elements.is_multiple_of(64))
     }
 
     /// Whether the fused step can run, which reads rows in whole quads.
