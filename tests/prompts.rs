@@ -153,7 +153,7 @@ fn a_signal_ends_all_texts_and_keeps_what_there_is() {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
-    signals::signal(&child, "TERM");
+    signals::signal(&child, "-TERM");
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     let status = child.wait().unwrap();

@@ -266,8 +266,8 @@ mod tests {
         let fused = ShaderSpec::new("scan_fused_reduce").constant("D_STATE", 4).source();
         assert!(fused.starts_with("const D_STATE: u32 = 4u;"));
         assert_eq!(fused.matches("struct Params").count(), 1);
-        let update = ShaderSpec::new("selective_state_update").source();
-        assert_eq!(update.matches("fn flat_index").count(), 1);
+        let sequential = ShaderSpec::new("scan_sequential").source();
+        assert_eq!(sequential.matches("fn flat_index").count(), 1);
     }
 
     #[test]
