@@ -288,7 +288,7 @@ fn generated_texts_are_a_generators() {
         let prompts = ["Emma", "It is a truth universally acknowledged, that", "KING", "Mr. Darcy", "a", "She said"];
         let options = |i: usize| {
             let warm = SamplingParams { temperature: 0.8, top_p: 0.9, seed: i as u64, ..SamplingParams::default() };
-            let params = if i % 2 == 0 { SamplingParams::default() } else { warm };
+            let params = if i.is_multiple_of(2) { SamplingParams::default() } else { warm };
             let stop = if i == 3 { vec!["e".into()] } else { Vec::new() };
             GenerateOptions { max_tokens: 3 + 2 * i, params, stop, prefill_chunk: 4, ..GenerateOptions::default() }
         };
