@@ -2,15 +2,19 @@
 //! against the twins by itself. Rows are for slots out of order, and slots that have no row must stay as they were.
 
 use super::data::{close, equal, f64s, poisoned, run, tensor, CheckError, Random};
+#[cfg(not(target_arch = "wasm32"))]
 use super::sampling::near;
 use super::scan::ScanCase;
 #[cfg(not(target_arch = "wasm32"))]
 use super::ssd::{SsdCase, SsdSizes};
 use crate::gpu::{Gpu, GpuError, Tensor};
-use crate::kernels::{self, ConvShape, ConvStep, Draw, SampleSlots, ScanShape, StateUpdate, TEXT};
+use crate::kernels::{self, ConvShape, ConvStep, ScanShape, StateUpdate, TEXT};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::kernels::{Draw, SampleSlots};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernels::{SsdBuffers, SsdShape};
 use crate::reference::{self, ScanInput};
+#[cfg(not(target_arch = "wasm32"))]
 use crate::settings::SamplingParams;
 
 /// Which slots so many rows are for, and how many slots there are: every second one, last ones first.
@@ -148,6 +152,7 @@ pub async fn ssd_state_update(gpu: &Gpu, n: usize, sizes: SsdSizes, random: &mut
 }
 
 /// Tokens of texts with settings of their own, each as if it were alone: `draws` of each, all of which count as seen for the next.
+#[cfg(not(target_arch = "wasm32"))]
 pub async fn sample(gpu: &Gpu, logits: &[Vec<f32>], params: &[SamplingParams], draws: usize) -> Result<(), CheckError> {
     let (n, vocab_size) = (logits.len(), logits.first().map_or(0, Vec::len));
     let (rows, slots) = slots_of(n);

@@ -23,7 +23,9 @@ use crate::gpu::{Gpu, Variant};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernels::{GatedNorm, Ssd};
 use crate::kernels::{RmsNorm, StepShape};
-use crate::settings::{SamplingParams, Scan};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::settings::SamplingParams;
+use crate::settings::Scan;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -140,6 +142,7 @@ async fn state_update(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> 
     Ok(())
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 async fn sample_batch(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     let params = sampling::settings();
     for kind in [Logits::Even, Logits::Ties] {
@@ -261,6 +264,8 @@ pub fn table() -> Vec<Check> {
             Ok(())
         }),
     ));
+    // No page has batches.
+    #[cfg(not(target_arch = "wasm32"))]
     all.push(
         check(&[], run!(|gpu, random| sample_batch(gpu, random).await))
             .about("sample_scale, sample_greedy, sample_select, sample_mass, sample_draw BATCH")
