@@ -1,7 +1,7 @@
 //! fill.wgsl: tensors and weight matrices full of harmless numbers, made on the device, for [`bench`](crate::bench). An upload
 //! would let the device idle, and its clock fall, right before it is measured.
 
-use super::linear::{part_rows, row_bytes};
+use super::weights::{part_rows, row_bytes};
 use super::{WeightMatrix, WeightPart};
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};

@@ -1,221 +1,11 @@
-//! matmul.wgsl and matvec.wgsl, and the weight matrices they read.
+//! matmul.wgsl and matvec.wgsl.
 
+use super::weights::{row_bytes, Part, WeightMatrix, UNIT_BYTES};
 use super::WATCH;
 use crate::gpu::plan::grid;
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::Variant;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::reference::{quantise, Quant, BLOCK};
-use std::ops::Range;
-
-/// A run of a matrix's rows, as large as one binding may be.
-#[derive(Debug, Clone)]
-pub struct Part {
-    /// Binding 1.
-    pub tensor: Tensor,
-    /// Binding 7, of a quantised matrix: (rows, blocks a row) bf16, two a word, low half first, without gaps between rows.
-    pub scales: Option<Tensor>,
-    pub row_start: usize,
-    pub rows: usize,
-}
-
-impl Part {
-    /// What of it a kernel binds.
-    pub(super) fn bindings(&self) -> impl Iterator<Item = (u32, &Tensor)> {
-        [(1, &self.tensor)].into_iter().chain(self.scales.iter().map(|scales| (7, scales)))
-    }
-}
-
-/// A weight matrix (n, k) on the device: rows padded with zeros to 16 bytes (those that are quantised to whole blocks of 32),
-/// split by rows where it is larger than the adapter lets a shader see at once (a 50,280 x 768 embedding in f32 against
-/// 128 MiB). Where a row of the formats lies, shared/weight_*.wgsl say; of the quantised ones it is byte by byte what a
-/// checkpoint holds (docs/quantisation.md).
-#[derive(Debug, Clone)]
-pub struct WeightMatrix {
-    parts: Vec<Part>,
-    n: usize,
-    k: usize,
-    format: WeightFormat,
-}
-
-/// What matvec reads at once.
-const UNIT_BYTES: usize = 16;
-/// Bytes of f32 that an upload turns over at once.
-const UPLOAD_BYTES: usize = 16 << 20;
-
-/// Quads of a row on the device.
-fn quads(format: WeightFormat, k: usize) -> usize {
-    match format.quant() {
-        Some(_) => k.div_ceil(BLOCK) * (BLOCK / 4),
-        None if format == WeightFormat::F16 => 2 * k.div_ceil(8),
-        None => k.div_ceil(4),
-    }
-}
-
-/// Bytes of a row on the device, without scales; a multiple of 16, so that matvec reads whole units.
-pub(super) fn row_bytes(format: WeightFormat, k: usize) -> usize {
-    match format {
-        WeightFormat::F32 => 16 * k.div_ceil(4),
-        WeightFormat::F16 => 16 * k.div_ceil(8),
-        WeightFormat::Quantised(quant) => quant.row_bytes(k),
-    }
-}
-
-/// Rows of a part, of n rows of so many bytes: as many as one binding may show.
-///
-/// # Errors
-/// A row larger than that.
-pub(super) fn part_rows(gpu: &Gpu, label: &str, (n, row_bytes): (usize, usize)) -> Result<usize, GpuError> {
-    let (bytes, limit) = (row_bytes as u64, gpu.max_binding());
-    if bytes > limit {
-        let (kernel, label) = ("matmul".to_owned(), label.to_owned());
-        return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
-    }
-    Ok(((limit / bytes.max(1)) as usize).clamp(1, n.max(1)))
-}
-
-impl WeightMatrix {
-    /// A vector, or anything else that is read whole, as what all parameters are.
-    pub fn vector(tensor: Tensor) -> Self {
-        let k = tensor.elements();
-        let part = Part { tensor, scales: None, row_start: 0, rows: 1 };
-        Self { parts: vec![part], n: 1, k, format: WeightFormat::F32 }
-    }
-
-    /// What lies in the first binding, which is all of it for a vector.
-    pub fn tensor(&self) -> &Tensor {
-        &self.parts[0].tensor
-    }
-
-    /// Uploads n rows of k values, asking `rows` for some of them at a time. A quantised format rounds them here.
-    ///
-    /// # Errors
-    /// Those of `rows`, and a row larger than the adapter's limit a binding.
-    pub fn upload<E: From<GpuError>>(
-        gpu: &Gpu,
-        label: &str,
-        (n, k): (usize, usize),
-        format: WeightFormat,
-        mut rows: impl FnMut(Range<usize>) -> Result<Vec<f32>, E>,
-    ) -> Result<Self, E> {
-        Self::build(gpu, label, (n, k), format, |range, out| {
-            let values = rows(range)?;
-            match format.quant() {
-                None if format == WeightFormat::F16 => pad(&values, k, |x| half::f16::from_f32(x).to_le_bytes(), out),
-                None => pad(&values, k, f32::to_le_bytes, out),
-                Some(quant) => quantise(quant, &values, k, &mut out.packed, &mut out.scales),
-            }
-            Ok(())
-        })
-    }
-
-    /// Uploads n rows of k values that are quantised already, asking `rows` for the integers and scales of some of them at
-    /// a time ([`crate::reference::Quantised`]).
-    ///
-    /// # Errors
-    /// As [`WeightMatrix::upload`].
-    pub fn upload_quantised<E: From<GpuError>, B: AsRef<[u8]>>(
-        gpu: &Gpu,
-        label: &str,
-        (n, k): (usize, usize),
-        quant: Quant,
-        mut rows: impl FnMut(Range<usize>) -> Result<(B, B), E>,
-    ) -> Result<Self, E> {
-        Self::build(gpu, label, (n, k), WeightFormat::Quantised(quant), |range, out| {
-            let (packed, scales) = rows(range)?;
-            out.packed.extend_from_slice(packed.as_ref());
-            out.scales.extend_from_slice(scales.as_ref());
-            Ok(())
-        })
-    }
-
-    fn build<E: From<GpuError>>(
-        gpu: &Gpu,
-        label: &str,
-        (n, k): (usize, usize),
-        format: WeightFormat,
-        mut rows: impl FnMut(Range<usize>, &mut Staged) -> Result<(), E>,
-    ) -> Result<Self, E> {
-        let row = row_bytes(format, k);
-        let part_rows = part_rows(gpu, label, (n, row))?;
-        let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
-        let mut parts = Vec::new();
-        let mut staged = Staged::default();
-        for row_start in (0..n).step_by(part_rows) {
-            let in_part = part_rows.min(n - row_start);
-            let tensor = Tensor::zeros(gpu, label, in_part * row / 4)?;
-            staged.scales.clear();
-            for at in (0..in_part).step_by(batch) {
-                let count = batch.min(in_part - at);
-                staged.packed.clear();
-                rows(row_start + at..row_start + at + count, &mut staged)?;
-                tensor.write(gpu, at * row / 4, &staged.packed);
-            }
-            let scales = match format.quant() {
-                None => None,
-                Some(_) => {
-                    staged.scales.resize(staged.scales.len().next_multiple_of(4), 0);
-                    Some(Tensor::new(gpu, &format!("{label}.scales"), &staged.scales)?)
-                }
-            };
-            parts.push(Part { tensor, scales, row_start, rows: in_part });
-        }
-        Ok(Self { parts, n, k, format })
-    }
-
-    /// A matrix that is in memory already.
-    pub fn new(
-        gpu: &Gpu,
-        label: &str,
-        (n, k): (usize, usize),
-        format: WeightFormat,
-        w: &[f32],
-    ) -> Result<Self, GpuError> {
-        Self::upload(gpu, label, (n, k), format, |rows| Ok(w[rows.start * k..rows.end * k].to_vec()))
-    }
-
-    /// A matrix (n, k) that is on the device already, its rows laid out as above, each part starting where one may be bound.
-    pub fn from_parts(parts: Vec<Part>, (n, k): (usize, usize), format: WeightFormat) -> Self {
-        debug_assert_eq!(parts.iter().map(|part| part.rows).sum::<usize>(), n);
-        Self { parts, n, k, format }
-    }
-
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-    /// Outputs.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-    /// Inputs.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-    /// Quads a row on the device; a quantised row's whole blocks may be more than hold values.
-    pub fn k4(&self) -> usize {
-        quads(self.format, self.k)
-    }
-    pub fn format(&self) -> WeightFormat {
-        self.format
-    }
-}
-
-/// Rows on their way to the device.
-#[derive(Default)]
-struct Staged {
-    packed: Vec<u8>,
-    scales: Vec<u8>,
-}
-
-/// Rows of k values to rows of whole units, zeros behind.
-fn pad<const N: usize>(values: &[f32], k: usize, bytes: impl Fn(f32) -> [u8; N], out: &mut Staged) {
-    let out = &mut out.packed;
-    out.reserve(values.len() / k.max(1) * (k * N).next_multiple_of(UNIT_BYTES));
-    for row in values.chunks_exact(k.max(1)) {
-        out.extend(row.iter().flat_map(|&x| bytes(x)));
-        out.resize(out.len().next_multiple_of(UNIT_BYTES), 0);
-    }
-}
 
 /// Where a linear layer reads and writes.
 #[derive(Debug, Clone, Copy)]
@@ -402,10 +192,10 @@ fn record(
     (shape, eps, conv): (Linear, f32, (usize, usize)),
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
-    for part in &w.parts {
+    for part in w.parts() {
         let params = Params {
             l: shape.l as u32,
-            k: w.k as u32,
+            k: w.k() as u32,
             n: part.rows as u32,
             k4: w.k4() as u32,
             x_stride: shape.x_stride as u32,
@@ -431,13 +221,13 @@ pub(super) fn any_matvec(
     (y, output): (&Tensor, Output<'_>),
     shape: Linear,
 ) -> Result<(), GpuError> {
-    let layout = Layout::new(plan.gpu().software(), w.format, w.n, w.k);
+    let layout = Layout::new(plan.gpu().software(), w.format(), w.n(), w.k());
     let (flag, mut bindings, eps) = match input {
-        Input::Plain(x) if w.k.is_multiple_of(4) => ("WHOLE", vec![(2, x)], 0.0),
+        Input::Plain(x) if w.k().is_multiple_of(4) => ("WHOLE", vec![(2, x)], 0.0),
         Input::Plain(x) => ("PLAIN", vec![(2, x)], 0.0),
         Input::Norm { residual, weight, eps } => ("NORM", vec![(2, residual), (5, weight)], eps),
     };
-    let mut spec = matvec_spec(w.format, flag, (bias.is_some(), shape.softplus), layout);
+    let mut spec = matvec_spec(w.format(), flag, (bias.is_some(), shape.softplus), layout);
     bindings.extend(bias.map(|b| (4, b)));
     let mut conv = (0, 0);
     match output {
@@ -459,8 +249,8 @@ pub const COOP_TILE: usize = 128;
 /// Whether a product is for cooperative matrices, which round x and w to f16: where activations are f16 already and the weights
 /// no finer, and rows can be read in quads.
 fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat), shape: Linear) -> bool {
-    let whole = w.k.is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
-    let coarse = w.format != WeightFormat::F32 && (x == NumberFormat::F16 || y == NumberFormat::F16);
+    let whole = w.k().is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
+    let coarse = w.format() != WeightFormat::F32 && (x == NumberFormat::F16 || y == NumberFormat::F16);
     whole && coarse && gpu.cooperative() && gpu.allows(Variant::CooperativeMatrix)
 }
 
@@ -468,7 +258,7 @@ fn cooperates(gpu: &Gpu, w: &WeightMatrix, (x, y): (NumberFormat, NumberFormat),
 /// tokens, and rows that can be read in quads.
 fn splits(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), shape: Linear) -> bool {
     let plain = numbers == (NumberFormat::F32, NumberFormat::F32);
-    let whole = w.k.is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
+    let whole = w.k().is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
     plain && whole && shape.l > SPLIT_TOKENS && gpu.cooperative() && gpu.allows(Variant::SplitMatrix)
 }
 
@@ -489,15 +279,15 @@ pub fn matmul(
 ) -> Result<(), GpuError> {
     let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
     let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
-    let whole = whole_rows && w.parts.iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
+    let whole = whole_rows && w.parts().iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
     let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
     let (spec, (tokens, outputs)) = if !x.wide() && cooperates(plan.gpu(), w, numbers, shape) {
-        (matmul_coop_spec(w.format, epilogue, numbers, direct), (COOP_TILE, COOP_TILE))
+        (matmul_coop_spec(w.format(), epilogue, numbers, direct), (COOP_TILE, COOP_TILE))
     } else if direct && !x.wide() && splits(plan.gpu(), w, numbers, shape) {
-        (matmul_split_spec(w.format), (COOP_TILE, COOP_TILE))
+        (matmul_split_spec(w.format()), (COOP_TILE, COOP_TILE))
     } else {
-        let tile = Tile::of(plan.gpu().software(), shape.l, w.n);
-        (matmul_spec(w.format, epilogue, numbers, tile), (tile.tokens as usize, tile.outputs as usize))
+        let tile = Tile::of(plan.gpu().software(), shape.l, w.n());
+        (matmul_spec(w.format(), epilogue, numbers, tile), (tile.tokens as usize, tile.outputs as usize))
     };
     // Where x is rounded to f16 here and was watched by nobody as it was stored.
     let beyond = x.watch().filter(|_| spec.name == "matmul_coop" && numbers.0 == NumberFormat::F32);

@@ -19,6 +19,7 @@ mod scan_fused;
 mod scan_sequential;
 mod ssd;
 mod step;
+mod weights;
 
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
@@ -26,7 +27,7 @@ pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use fill::{fill, fill_matrix, filled, Values};
 pub use gated_norm::gated_rms_norm;
-pub use linear::{linear, matmul, matvec, Linear, Part as WeightPart, WeightMatrix, COOP_TILE};
+pub use linear::{linear, matmul, matvec, Linear, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, sample_batch, token_nll, Draw, SampleBuffers, SampleSlots};
@@ -42,6 +43,7 @@ pub use step::{
     matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer, StepBuffers,
     StepShape,
 };
+pub use weights::{Part as WeightPart, WeightMatrix};
 
 pub use crate::reference::{ConvShape, ExplainShape, GatedNorm, GatedShape, ScanShape, SsdShape};
 

@@ -1,7 +1,8 @@
 //! The decode step in four dispatches a layer: matvec with the norm before it and the convolution after it (in_proj),
 //! matvec (x_proj), step_mixer.wgsl, matvec that adds (out_proj). For models whose d_model and d_inner are multiples of four (all that are published).
 
-use super::linear::{any_matvec, Input, Linear, Output, WeightMatrix};
+use super::linear::{any_matvec, Input, Linear, Output};
+use super::WeightMatrix;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 

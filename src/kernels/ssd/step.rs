@@ -5,8 +5,9 @@
 
 use super::SsdShape;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
-use crate::kernels::linear::{any_matvec, Input, Output, WeightMatrix};
+use crate::kernels::linear::{any_matvec, Input, Output};
 use crate::kernels::step::one_token;
+use crate::kernels::WeightMatrix;
 
 /// What [`ssd_in_proj`] reads, keeps and writes.
 #[derive(Debug, Clone, Copy)]
