@@ -24,8 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
 const LARGE: usize = 512;
 
-/// Texts that are read together at most: beyond, a chunk is large enough in any case, and states take memory.
+/// Texts that are read together at most, and bytes that their states take: a chunk is large enough beyond.
 const MOST_TEXTS: usize = 64;
+const MOST_STATES: u64 = 256 << 20;
 
 /// A model's weights on a device.
 pub struct GpuModel {
@@ -237,9 +238,10 @@ impl GpuModel {
 
     /// How many texts of l tokens each go through a chunk together.
     fn texts_together(&self, l: usize) -> usize {
-        let states = self.config.layers.iter().flat_map(Shape::state).map(|field| field.elements()).max().unwrap_or(1);
-        let room = (self.gpu.max_binding() / 4) as usize / states.max(1);
-        let many = (self.chunk() / l.max(1)).min(room).min(MOST_TEXTS);
+        let states = || self.config.layers.iter().flat_map(Shape::state).map(|field| 4 * field.elements() as u64);
+        let room = (self.gpu.max_binding() / states().max().unwrap_or(1).max(1))
+            .min(MOST_STATES / states().sum::<u64>().max(1));
+        let many = (self.chunk() / l.max(1)).min(room as usize).min(MOST_TEXTS);
         match self.layers.iter().all(|layer| layer.takes_texts(l, self.scan())) {
             true => many.max(1),
             false => 1,
