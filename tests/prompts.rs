@@ -21,7 +21,7 @@ const LINES: [&str; 7] = [
     "Mr. Darcy",
     "Emma Woodhouse, handsome, clever, and rich, with a comfortable home",
     "a",
-    "KING",
+    r#""No," he said, "never""#,
 ];
 /// What they are.
 const PROMPTS: [&str; 7] = [LINES[0], "She said:\n\"No", LINES[2], LINES[3], LINES[4], LINES[5], LINES[6]];
@@ -93,10 +93,12 @@ fn texts_come_in_their_order_with_a_line_between() {
 
 #[test]
 fn what_cannot_be_is_refused_before_the_work() {
-    let cases: [(&str, &[&str], i32, &str); 9] = [
-        ("a\n\nb\n", &[], 2, "line 2 is empty"),
-        ("", &[], 2, "no prompts"),
-        ("a\n\"\"\n", &[], 2, "line 2 is empty"),
+    let cases: [(&str, &[&str], i32, &str); 11] = [
+        ("a\n\nb\n", &[], 1, "line 2 is empty"),
+        ("", &[], 1, "no prompts"),
+        ("a\n\"\"\n", &[], 1, "line 2 is empty"),
+        ("a\n\"bad \\x\"\n", &[], 1, "line 2: no JSON string, though it begins and ends as one: invalid escape"),
+        ("\"\\ud800\"\n", &[], 1, "line 1: no JSON string"),
         ("a", &["--state-out", "x"], 2, "--state-out"),
         ("a", &["--verify", "3"], 2, "--verify"),
         ("a", &["again"], 2, "[PROMPT]"),
@@ -144,7 +146,7 @@ fn a_signal_ends_all_texts_and_keeps_what_there_is() {
             "--prompts",
         ])
         .arg(&path)
-        .args(["--no-echo"])
+        .args(["--no-echo", "--stats"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -157,6 +159,9 @@ fn a_signal_ends_all_texts_and_keeps_what_there_is() {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     let status = child.wait().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("2 of 40 texts (2 of them cut short), 2 at once"), "{said}");
     assert_eq!(status.code(), Some(128 + 15));
     assert!(!rest.is_empty() && rest.ends_with('\n'), "{rest}");
 }

@@ -216,6 +216,10 @@ impl RawConfig {
             file: self.file.clone(),
             key,
             value: value.chars().take(60).collect(),
+            known: match key {
+                "ssm_cfg.layer" => "\"Mamba1\" and \"Mamba2\"",
+                _ => "\"mamba\", \"falcon_mamba\" and \"mamba2\"",
+            },
         };
         if let Some(layer) = self.string("ssm_cfg.layer")? {
             let arch = match layer {
@@ -386,7 +390,11 @@ impl RawConfig {
                 decided |= i < free;
                 match agrees {
                     Some(true) => {}
-                    None if strict => return Err(self.bad_value(key, value, "it must be a number")),
+                    None if strict => {
+                        let expected =
+                            if key.ends_with("expand") { "it must be a number" } else { "it must be a whole number" };
+                        return Err(self.bad_value(key, value, expected));
+                    }
                     Some(false) if strict => {
                         let (file, key, value) = (self.file.clone(), key.to_string(), shown(value));
                         return Err(LoadError::Contradiction { file, key, value, found: found.clone() });

@@ -92,8 +92,8 @@ pub enum LoadError {
     #[error("{file}: `{key}` is {value}, but {found}")]
     Contradiction { file: String, key: String, value: String, found: String },
     /// A model family this crate does not know.
-    #[error("{file}: `{key}` is \"{value}\": only \"mamba\", \"falcon_mamba\" and \"mamba2\" models can be run")]
-    UnknownArchitecture { file: String, key: &'static str, value: String },
+    #[error("{file}: `{key}` is \"{value}\": only {known} models can be run")]
+    UnknownArchitecture { file: String, key: &'static str, value: String, known: &'static str },
     /// A config option whose effect is not implemented, so that running would give wrong output.
     #[error("{file}: `{key}` is {value}: not supported ({reason})")]
     UnsupportedOption { file: String, key: String, value: String, reason: &'static str },

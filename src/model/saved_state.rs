@@ -177,6 +177,9 @@ impl SavedState {
                 return Err(damaged(format!("its header names a state {name:?} that there is not, or names it twice")));
             };
             *into = floats(part);
+            if let Some(value) = into.iter().find(|value| !value.is_finite()) {
+                return Err(damaged(format!("its {name} holds {value}, which no text leads to")));
+            }
             data = rest;
         }
         Ok(Self {

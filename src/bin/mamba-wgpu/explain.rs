@@ -88,7 +88,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(if args.text.is_some() { misuse(words) } else { anyhow!(words) });
     }
     let model = args.backend.load(&checkpoint).await?;
-    let (layers, channels, max_tokens) = (args.layer, args.channel, args.max_tokens);
+    let (layers, mut channels, max_tokens) = (args.layer, args.channel, args.max_tokens);
+    // Asked for twice it is shown once, as a layer is.
+    let mut seen = std::collections::HashSet::new();
+    channels.retain(|channel| seen.insert(*channel));
     let options = ExplainOptions { layers, channels, max_tokens };
     let bar = Progress::count("explaining, layer");
     let explained = explain(&model, &tokens, &options, &mut |done, all| bar.set(done as u64, all as u64)).await;

@@ -29,8 +29,8 @@ use crate::verify::{Comparison, Side, Start, VerifyArgs};
 /// the default that is named. `--stats` says what came from there.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The text to continue [default: what comes through stdin, without its last line break; none is needed with
-    /// --state-in]
+    /// The text to continue [default: what comes through stdin, without its last line break; with --state-in there need not be one, and
+    /// stdin is not read]
     prompt: Option<String>,
     /// Continue many texts: each line of this file (- is stdin) is a prompt, as it stands or as a JSON string ("..."). What comes of
     /// them is printed in their order, with an empty line between two; with --json, as one object a line

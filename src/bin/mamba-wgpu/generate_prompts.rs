@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{anyhow, Context};
 use mamba_wgpu::generate::{BatchGenerator, Event, FinishReason, GenerateOptions, Stats};
 use mamba_wgpu::model::GenerationConfig;
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{backend_name, tokenizer, utf8};
+use crate::common::{backend_name, tokenizer, utf8, without_bom};
 use crate::errors::{flag_error, misuse};
 use crate::generate::{prefill_chunk, random_seed, Args, Echo, Run, Said, Times};
 use crate::output::{print_json, Progress};
@@ -54,6 +54,33 @@ impl Text {
     }
 }
 
+/// A line's prompt: a JSON string, or what stands there.
+fn prompt(line: &str) -> Result<String, String> {
+    let quoted = line.trim_end();
+    if !quoted.starts_with('"') {
+        return Ok(without_bom(line).to_owned());
+    }
+    match serde_json::from_str(quoted) {
+        Ok(prompt) => Ok(prompt),
+        // A string by all appearances, with something wrong inside.
+        Err(error) if quoted.len() > 1 && quoted.ends_with('"') && !ends_before(quoted) => {
+            Err(format!("no JSON string, though it begins and ends as one: {error}"))
+        }
+        // A text may begin with a quotation mark too.
+        Err(_) => Ok(line.to_owned()),
+    }
+}
+
+/// Whether a quotation mark inside closes the one at the begin, as in `"No," he said, "never"`.
+fn ends_before(quoted: &str) -> bool {
+    let mut escaped = false;
+    quoted[1..quoted.len() - 1].chars().any(|c| {
+        let closes = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        closes
+    })
+}
+
 /// The prompts of a file, a line each.
 fn prompts(path: &Path) -> anyhow::Result<Vec<String>> {
     let stdin = path == Path::new("-");
@@ -67,18 +94,14 @@ fn prompts(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = utf8(&name, bytes)?;
     let mut prompts = Vec::new();
     for (i, line) in text.lines().enumerate() {
-        let prompt = match line.starts_with('"') {
-            // A text may begin with a quotation mark too.
-            true => serde_json::from_str(line.trim_end()).unwrap_or_else(|_| line.to_owned()),
-            false => line.to_owned(),
-        };
+        let prompt = prompt(line).map_err(|why| anyhow!("{name}: line {}: {why}", i + 1))?;
         if prompt.is_empty() {
-            return Err(misuse(format!("{name}: line {} is empty: a prompt needs at least one token", i + 1)));
+            return Err(anyhow!("{name}: line {} is empty: a prompt needs at least one token", i + 1));
         }
         prompts.push(prompt);
     }
     match prompts.is_empty() {
-        true => Err(misuse(format!("{name}: there are no prompts in it, which would be a line each"))),
+        true => Err(anyhow!("{name}: there are no prompts in it, which would be a line each")),
         false => Ok(prompts),
     }
 }
@@ -96,7 +119,7 @@ pub async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     for (i, prompt) in prompts.into_iter().enumerate() {
         let tokens = args.special.encode(&tokenizer, &prompt)?;
         if tokens.is_empty() {
-            return Err(misuse(format!("--prompts: line {} has no tokens: a prompt needs at least one", i + 1)));
+            return Err(anyhow!("--prompts: line {} has no tokens: a prompt needs at least one", i + 1));
         }
         let options = args.options(checkpoint.generation_config(), seed.wrapping_add(i as u64));
         texts.push(Text::new(prompt, GenerateOptions { cancel: cancel.clone(), ..options }));
@@ -242,8 +265,15 @@ fn report(texts: &[Text], parallel: usize, total: Duration, backend: &str, seed:
         (prompt + run.stats.prompt_tokens, generated + run.stats.generated_tokens)
     });
     let seconds = total.as_secs_f64();
+    let (begun, cut) = (texts.iter().filter(|text| text.begun.is_some()).count(), |text: &&Text| {
+        text.begun.is_some() && !matches!(&text.over, Some(Ok(run)) if run.finish != FinishReason::Cancelled)
+    });
+    let of_all = match texts.iter().filter(cut).count() {
+        0 if begun == texts.len() => format!("{begun} texts"),
+        cut => format!("{begun} of {} texts ({cut} of them cut short)", texts.len()),
+    };
     [
-        format!("{} texts, {parallel} at once, in {seconds:.2} s", runs().count()),
+        format!("{of_all}, {parallel} at once, in {seconds:.2} s"),
         format!("prompts:    {prompt} tokens"),
         format!("generated:  {generated} tokens ({:.1} tokens/s)", generated as f64 / seconds),
         format!("seed:       {seed}, and those after it"),

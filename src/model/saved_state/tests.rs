@@ -88,6 +88,16 @@ fn headers_that_lie_are_refused_even_with_a_right_checksum() {
     assert!(SavedState::from_bytes("f", &signed(bad)).is_err());
 }
 
+#[test]
+fn values_that_no_text_leads_to_are_refused() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut state = saved();
+        state.state.ssm[1] = value;
+        let message = SavedState::from_bytes("dir/f", &state.to_bytes()).unwrap_err().to_string();
+        assert!(message.contains("dir/f") && message.contains("ssm_state holds"), "{message}");
+    }
+}
+
 /// A file as programs of before version 2 wrote it.
 #[test]
 fn version_1_is_read_still() {
