@@ -38,8 +38,24 @@ struct Batch {
     slot: u32, // as Params has it, for the text with the most rounds
 }
 @group(0) @binding(0) var<uniform> batch: Batch;
-// (slots): vocab_size, per and groups are the batch's; slot is how many rounds the text has.
-@group(0) @binding(8) var<storage, read> settings: array<Params>;
+// Params as a slot has them: vocab_size, per and groups are the batch's; slot is how many rounds the text has. A struct of its own,
+// since naga 30's SPIR-V for one that lies in storage and in private memory too is not valid.
+struct Settings {
+    vocab_size: u32,
+    per: u32,
+    groups: u32,
+    sharpness: f32,
+    repetition_penalty: f32,
+    log_min_p: f32,
+    top_k: u32,
+    top_p: u32,
+    slot: u32,
+    by_mass: u32,
+    greedy: u32,
+    seed_low: u32,
+    seed_high: u32,
+}
+@group(0) @binding(8) var<storage, read> settings: array<Settings>; // (slots)
 @group(0) @binding(9) var<storage, read> texts: array<Text>; // (rows)
 
 var<private> p: Params;
@@ -51,11 +67,9 @@ fn begin_text(y: u32) {
     row = y;
     kept = texts[y].slot;
     logits_at = texts[y].logits;
-    p = settings[kept];
-    p.vocab_size = batch.vocab_size;
-    p.per = batch.per;
-    p.groups = batch.groups;
-    p.slot = min(p.slot, batch.slot);
+    let own = settings[kept];
+    p = Params(batch.vocab_size, batch.per, batch.groups, own.sharpness, own.repetition_penalty, own.log_min_p, own.top_k,
+        own.top_p, min(own.slot, batch.slot), own.by_mass, own.greedy, own.seed_low, own.seed_high);
 }
 // Whether there are rounds before this dispatch. Of a private variable nobody knows that a workgroup's invocations agree on it.
 fn has_rounds() -> bool { return batch.slot > 0u; }
