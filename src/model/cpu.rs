@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::blocks::cpu::{Layer, Workspaces};
 use super::blocks::host::{HostTensor, LayerState, Mode, Stream};
 use super::blocks::{Role, Shape, Weights as LayerWeights};
-use super::types::{check_length, check_tokens, Scores, StateData};
+use super::types::{check_targets, check_tokens, Scores, StateData};
 use super::{ModelConfig, ModelWeights, TensorView};
 use crate::error::InputError;
 use crate::reference::{
@@ -208,11 +208,7 @@ impl CpuSession {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scores> {
         let vocab_size = self.model.config().vocab_size;
-        check_tokens(tokens, vocab_size)?;
-        if let Some(targets) = targets {
-            check_length("targets", targets.len(), tokens.len())?;
-            check_tokens(targets, vocab_size)?;
-        }
+        check_targets(tokens, targets, vocab_size)?;
         let mut logits = vec![0.0; SCORE_ROWS.min(tokens.len()) * vocab_size];
         let mut rows = vec![(None, 0.0); SCORE_ROWS];
         let mut scores = Scores::default();
@@ -254,10 +250,7 @@ impl CpuSession {
         window: usize,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scores> {
-        check_tokens(tokens, self.model.config().vocab_size)?;
-        if let Some(targets) = targets {
-            check_length("targets", targets.len(), tokens.len())?;
-        }
+        check_targets(tokens, targets, self.model.config().vocab_size)?;
         let mut scores = Scores::default();
         for part in tokens.chunks(window.max(1)) {
             let at = scores.argmax.len();

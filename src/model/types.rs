@@ -64,6 +64,14 @@ pub(crate) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), Inpu
     }
 }
 
+/// Tokens to be scored, and where there are targets one for each of them.
+pub(crate) fn check_targets(tokens: &[u32], targets: Option<&[u32]>, vocab_size: usize) -> Result<(), InputError> {
+    check_tokens(tokens, vocab_size)?;
+    let Some(targets) = targets else { return Ok(()) };
+    check_length("targets", targets.len(), tokens.len())?;
+    check_tokens(targets, vocab_size)
+}
+
 /// Two lists of one length.
 pub(crate) fn check_length(what: &'static str, got: usize, expected: usize) -> Result<(), InputError> {
     if got == expected {

@@ -1,6 +1,6 @@
 //! Several texts on the device, a token of each in a step.
 
-use super::buffers::{Memory, Workspace, SCORE_ROWS};
+use super::buffers::{Memory, Plans, Workspace, SCORE_ROWS};
 use super::{GpuModel, GpuSession};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
@@ -12,8 +12,8 @@ use crate::model::types::{check_slots, check_tokens, StateData};
 use crate::settings::SamplingParams;
 use std::sync::Arc;
 
-/// Plans of other numbers of texts than the last few are built again.
-const MAX_PLANS: usize = 8;
+/// Plans that are kept: of the last numbers of texts, and of the last slots alone.
+const PLANS: usize = 8;
 
 /// What the host knows of a slot.
 struct Text {
@@ -42,8 +42,8 @@ pub struct GpuBatch {
     /// Reads prompts, one at a time.
     reader: GpuSession,
     work: Workspace,
-    steps: Vec<(Step, Plan)>,
-    samples: Vec<((usize, Draw), Plan)>,
+    steps: Plans<Step>,
+    samples: Plans<(usize, Draw)>,
     tokens_back: Readback,
     logits_back: Readback,
 }
@@ -55,19 +55,6 @@ enum Step {
     One { slot: usize },
     /// So many texts', wherever they are.
     Rows(usize),
-}
-
-/// Puts a plan at the end of the last few, building it if it is not among them.
-fn plan_of<K: PartialEq>(plans: &mut Vec<(K, Plan)>, key: K, build: impl FnOnce() -> Result<Plan>) -> Result<&Plan> {
-    let plan = match plans.iter().position(|(k, _)| *k == key) {
-        Some(i) => plans.remove(i).1,
-        None => build()?,
-    };
-    if plans.len() == MAX_PLANS {
-        plans.remove(0);
-    }
-    plans.push((key, plan));
-    Ok(plans.last().map(|(_, plan)| plan).ok_or(InputError::NoTokens)?)
 }
 
 impl GpuBatch {
@@ -93,13 +80,13 @@ impl GpuBatch {
             sampling: SampleSlots::new(gpu, slots, vocab_size)?,
             reader: GpuSession::new(model)?,
             work: Workspace::new(model, slots, None, (NumberFormat::F32, false))?,
-            steps: Vec::new(),
-            samples: Vec::new(),
+            steps: Plans::new(PLANS),
+            samples: Plans::new(PLANS),
             tokens_back: Readback::new(gpu, "sampled tokens", slots),
             logits_back: Readback::new(gpu, "logits", vocab_size),
             model: model.clone(),
         };
-        (0..slots).try_for_each(|slot| batch.set_sampling(slot, &SamplingParams::default(), &[]))?;
+        (0..slots).for_each(|slot| batch.set_sampling(slot, &SamplingParams::default(), &[]));
         gpu.check()?;
         Ok(batch)
     }
@@ -173,7 +160,7 @@ impl GpuBatch {
             [slot] if model.fuses_the_step() && memory.slots_can_be_bound() => Step::One { slot },
             _ => Step::Rows(slots.len()),
         };
-        plan_of(&mut self.steps, step, || {
+        self.steps.get(step, || {
             let mut builder = PlanBuilder::new(&model.gpu);
             if let Step::One { slot } = step {
                 let logits = logits.slice(at, vocab_size);
@@ -247,7 +234,7 @@ impl GpuBatch {
         let draw = slots.iter().map(|&slot| self.texts[slot].draw).max().unwrap_or(Draw::Greedy);
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let (work, logits, sampling) = (&self.work, &self.logits, &self.sampling);
-        let plan = plan_of(&mut self.samples, (rows, draw), || {
+        let plan = self.samples.get((rows, draw), || {
             let mut builder = PlanBuilder::new(&gpu);
             kernels::sample_batch(&mut builder, logits, sampling, (&work.texts, rows), &work.tokens, draw)?;
             Ok(builder.finish()?)
@@ -273,13 +260,13 @@ impl GpuBatch {
         self.check_slot(slot)?;
         params.validate()?;
         self.texts[slot].draw = Draw::of(params, self.model.config.vocab_size);
-        self.set_sampling(slot, params, context)
+        self.set_sampling(slot, params, context);
+        Ok(())
     }
 
-    fn set_sampling(&self, slot: usize, params: &SamplingParams, context: &[u32]) -> Result<()> {
+    fn set_sampling(&self, slot: usize, params: &SamplingParams, context: &[u32]) {
         let seen = super::session::seen(context, self.model.config.vocab_size);
         self.sampling.begin(&self.model.gpu, slot, params, &seen, context.len() as u32);
-        Ok(())
     }
 
     /// A slot back to the begin of a text.
@@ -290,7 +277,8 @@ impl GpuBatch {
         self.memory.clear_slot(&mut encoder, slot);
         gpu.submit([encoder.finish()]);
         self.texts[slot] = Text::new();
-        self.set_sampling(slot, &SamplingParams::default(), &[])
+        self.set_sampling(slot, &SamplingParams::default(), &[]);
+        Ok(())
     }
 
     /// A slot's text to another slot as well; how that one draws is as after a reset.
@@ -308,7 +296,8 @@ impl GpuBatch {
             self.texts[to].logits = Some(kept);
         }
         gpu.submit([encoder.finish()]);
-        self.set_sampling(to, &SamplingParams::default(), &[])
+        self.set_sampling(to, &SamplingParams::default(), &[]);
+        Ok(())
     }
 
     /// A slot's state on the host.

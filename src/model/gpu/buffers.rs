@@ -1,8 +1,9 @@
 //! The buffers of a session: a chunk's activations, what the layers remember, what scoring writes.
 
 use super::GpuModel;
+use crate::error::InputError;
 use crate::gpu::shader::NumberFormat;
-use crate::gpu::{Gpu, GpuError, Tensor};
+use crate::gpu::{Gpu, GpuError, Plan, Tensor};
 use crate::kernels::TEXT;
 use crate::model::blocks::device::{LayerState, Numbers, Stream};
 use crate::model::blocks::gpu::Workspaces;
@@ -182,6 +183,35 @@ impl Memory {
                 values = rest;
             }
         }
+    }
+}
+
+/// The last few plans, by what they are of; others are built again.
+pub(super) struct Plans<K> {
+    most: usize,
+    kept: Vec<(K, Plan)>,
+}
+
+impl<K: PartialEq> Plans<K> {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, kept: Vec::new() }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+
+    /// The plan of a key, which is the last to go then.
+    pub(super) fn get(&mut self, key: K, build: impl FnOnce() -> Result<Plan>) -> Result<&Plan> {
+        let plan = match self.kept.iter().position(|(k, _)| *k == key) {
+            Some(i) => self.kept.remove(i).1,
+            None => build()?,
+        };
+        if self.kept.len() == self.most {
+            self.kept.remove(0);
+        }
+        self.kept.push((key, plan));
+        Ok(self.kept.last().map(|(_, plan)| plan).ok_or(InputError::NoTokens)?)
     }
 }
 

@@ -5,7 +5,7 @@ use super::session::{GpuSession, Head};
 use crate::error::{InputError, Result};
 use crate::gpu::Tensor;
 use crate::kernels::SampleBuffers;
-use crate::model::types::{check_length, Scores};
+use crate::model::types::{check_targets, Scores};
 
 impl GpuSession {
     fn room_for_scores(&mut self) -> Result<()> {
@@ -29,7 +29,7 @@ impl GpuSession {
         targets: Option<&[u32]>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scores> {
-        self.check_targets(tokens, targets)?;
+        check_targets(tokens, targets, self.config().vocab_size)?;
         self.go_back();
         let chunk = self.model.chunk();
         self.make_room(chunk.min(tokens.len()))?;
@@ -53,7 +53,7 @@ impl GpuSession {
         window: usize,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scores> {
-        self.check_targets(tokens, targets)?;
+        check_targets(tokens, targets, self.config().vocab_size)?;
         self.reset();
         let texts = self.model.texts_together(window).min(tokens.len() / window.max(1));
         let mut scores = Scores { argmax: Vec::with_capacity(tokens.len()), nll: Vec::new() };
@@ -115,15 +115,6 @@ impl GpuSession {
         }
         scores.argmax.extend(argmax);
         scores.nll.extend(nll);
-        Ok(())
-    }
-
-    fn check_targets(&self, tokens: &[u32], targets: Option<&[u32]>) -> Result<(), InputError> {
-        self.check_tokens(tokens)?;
-        if let Some(targets) = targets {
-            check_length("targets", targets.len(), tokens.len())?;
-            self.check_tokens(targets)?;
-        }
         Ok(())
     }
 }

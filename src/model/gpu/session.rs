@@ -1,6 +1,6 @@
 //! One text on the device.
 
-use super::buffers::{Memory, ScoreBuffers, Workspace, SCORE_ROWS};
+use super::buffers::{Memory, Plans, ScoreBuffers, Workspace, SCORE_ROWS};
 use super::GpuModel;
 use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
@@ -12,8 +12,8 @@ use crate::model::ModelConfig;
 use crate::settings::SamplingParams;
 use std::sync::Arc;
 
-/// Plans of other lengths than the last few are built again.
-const MAX_PLANS: usize = 6;
+/// Plans that are kept: of the last lengths of chunks.
+const PLANS: usize = 6;
 
 /// What a plan ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct GpuSession {
     pub(super) score: Option<ScoreBuffers>,
     /// States of texts that are scored together, and of how many.
     pub(super) together: Option<(usize, Memory)>,
-    pub(super) plans: Vec<(Key, Plan)>,
+    pub(super) plans: Plans<Key>,
 }
 
 /// Which plan is a chunk's: tokens, the texts that they are of, and what comes at the end.
@@ -93,7 +93,7 @@ impl GpuSession {
             beyond: Readback::new(gpu, "beyond f16", 1),
             score: None,
             together: None,
-            plans: Vec::new(),
+            plans: Plans::new(PLANS),
             model: model.clone(),
         };
         gpu.check()?;
@@ -118,27 +118,25 @@ impl GpuSession {
         Ok(())
     }
 
-    /// The plan for a chunk, the last few kept.
+    /// The plan for a chunk.
     fn plan_for(&mut self, key: Key) -> Result<&Plan> {
         let (l, texts, head) = key;
-        if let Some(i) = self.plans.iter().position(|(k, _)| *k == key) {
-            let plan = self.plans.remove(i);
-            self.plans.push(plan);
-        } else {
-            let mut builder = PlanBuilder::new(&self.model.gpu);
-            let w = self.prefill.as_ref().ok_or(InputError::NoTokens)?;
-            let memory = match &self.together {
+        let Self { plans, model, prefill, together, memory, logits, score, .. } = self;
+        plans.get(key, || {
+            let mut builder = PlanBuilder::new(&model.gpu);
+            let w = prefill.as_ref().ok_or(InputError::NoTokens)?;
+            let memory = match together {
                 Some((_, memory)) if texts > 1 => memory,
-                _ => &self.memory,
+                _ => memory,
             };
-            self.model.layers(&mut builder, (w, memory), l, Way::Texts(texts))?;
-            match (head, &self.score) {
-                (Head::Last, _) => self.model.head(&mut builder, w, (l - 1, 1), &self.logits)?,
+            model.layers(&mut builder, (w, memory), l, Way::Texts(texts))?;
+            match (head, score) {
+                (Head::Last, _) => model.head(&mut builder, w, (l - 1, 1), logits)?,
                 (Head::Score { nll }, Some(s)) => {
-                    let vocab_size = self.model.config.vocab_size;
+                    let vocab_size = model.config.vocab_size;
                     for row0 in (0..l).step_by(SCORE_ROWS) {
                         let rows = SCORE_ROWS.min(l - row0);
-                        self.model.head(&mut builder, w, (row0, rows), &s.logits)?;
+                        model.head(&mut builder, w, (row0, rows), &s.logits)?;
                         let view = |t: &Tensor| t.slice(row0, rows);
                         kernels::argmax(&mut builder, &s.logits, &view(&s.argmax), rows, vocab_size)?;
                         if nll {
@@ -149,13 +147,8 @@ impl GpuSession {
                 }
                 _ => {}
             }
-            let plan = builder.finish()?;
-            if self.plans.len() == MAX_PLANS {
-                self.plans.remove(0);
-            }
-            self.plans.push((key, plan));
-        }
-        Ok(self.plans.last().map(|(_, plan)| plan).ok_or(InputError::NoTokens)?)
+            Ok(builder.finish()?)
+        })
     }
 
     /// Feeds a text by chunks through the parallel kernels; the last token's logits are ready afterwards.
