@@ -69,7 +69,7 @@ pub async fn cooperative(gpu: &Gpu, random: &mut Random) -> Result<(), CheckErro
 /// subnormal halves to large ones; rows past the last token are scratch.
 pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     for format in WeightFormat::ALL {
-        for (l, n, k) in [(49, 128, 4), (128, 256, 64), (130, 128, 100), (257, 384, 516)] {
+        for (l, n, k) in [(65, 128, 4), (128, 256, 64), (130, 128, 100), (257, 384, 516)] {
             for size in [1e-3, 1.0, 300.0] {
                 let (x_stride, y_stride) = (k + 4, n + 2);
                 let x = random.vec(l * x_stride, -size, size);
@@ -90,6 +90,41 @@ pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
                 // off by up to 2^-25.
                 let atol = (2e-6 * size + 3e-8) * (k as f64).sqrt();
                 close(&what, &got, &want, atol, 4e-6)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// matmul of f32 for few tokens (matmul_few) at sizes around its tiles (16, 32, 64 by 32) and rounds along k, split and not, in every
+/// format, with factors from subnormal halves to what f16 does not hold.
+pub async fn few(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
+    for format in WeightFormat::ALL {
+        for (i, (l, n, k)) in
+            [(2, 33, 4), (16, 32, 128), (17, 80, 300), (40, 64, 516), (64, 97, 132)].into_iter().enumerate()
+        {
+            for size in [1e-3, 1.0, 300.0, 1e6] {
+                let softplus = format.quant().is_none() && i % 2 == 0;
+                let (x_stride, y_stride) = (k + 4, n + 2);
+                let x = random.vec(l * x_stride, -size, size);
+                let w = random.weights(format, (n, k), -1.0, 1.0);
+                let b = (i > 0).then(|| random.vec(n, -30.0, 30.0));
+                let before = vec![7.0f32; l * y_stride];
+                let mut want = f64s(&before);
+                let shape = reference::Linear { l, k, n, x_stride, y_stride };
+                let epilogue = if softplus { Epilogue::Softplus } else { Epilogue::None };
+                let b64 = b.as_deref().map(f64s);
+                reference::matmul(&mut want, &f64s(&x), &f64s(&w), b64.as_deref(), &shape, epilogue);
+
+                let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
+                let (tx, ty) = (tensor(gpu, &x)?, tensor(gpu, &before)?);
+                let tb = b.map(|b| tensor(gpu, &b)).transpose()?;
+                let shape = kernels::Linear { l, x_stride, y_stride, softplus };
+                run(gpu, |plan| kernels::matmul(plan, &tx, &matrix, tb.as_ref(), &ty, shape)).await?;
+                let what = format!("matmul_few {format:?} {l} x {k} by {n}, x up to {size}");
+                // As of split: any f32 sum of k products of up to `size`, and halves below 2^-14 are off by up to 2^-25.
+                let atol = (2e-6 * f64::from(size) + 3e-8) * (k as f64).sqrt() + 4e-6;
+                close(&what, &ty.read::<f32>(gpu).await?, &want, atol, 4e-6)?;
             }
         }
     }

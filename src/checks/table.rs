@@ -305,6 +305,11 @@ pub fn table() -> Vec<Check> {
             .or(Variant::SplitMatrix)
             .where_there_is(Gpu::cooperative),
     );
+    all.push(
+        check(&["matmul_few", "matmul_sum"], run!(|gpu, random| linear::few(gpu, random).await))
+            .or(Variant::FewTokens)
+            .where_there_is(Gpu::cooperative),
+    );
     #[cfg(not(target_arch = "wasm32"))]
     all.extend(training());
     all

@@ -16,6 +16,7 @@ pub struct PlanBuilder<'g> {
     gpu: &'g Gpu,
     steps: Vec<Pending>,
     params: Vec<u8>,
+    scratch: Option<Tensor>,
 }
 
 struct Step {
@@ -39,11 +40,21 @@ pub fn grid(items: usize, size: usize, limit: u32) -> [u64; 2] {
 
 impl<'g> PlanBuilder<'g> {
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self { gpu, steps: Vec::new(), params: Vec::new() }
+        Self { gpu, steps: Vec::new(), params: Vec::new(), scratch: None }
     }
 
     pub fn gpu(&self) -> &'g Gpu {
         self.gpu
+    }
+
+    /// Room for so many values of f32 between two dispatches that follow each other; others overwrite it.
+    pub fn scratch(&mut self, elements: usize) -> Result<Tensor, GpuError> {
+        if let Some(scratch) = self.scratch.as_ref().filter(|scratch| scratch.elements() >= elements) {
+            return Ok(scratch.slice(0, elements));
+        }
+        let scratch = Tensor::zeros(self.gpu, "scratch", elements)?;
+        self.scratch = Some(scratch.clone());
+        Ok(scratch)
     }
 
     /// A dispatch over a flat grid: one workgroup for every `size` of `items`.

@@ -4,8 +4,8 @@
 //! - `#include "shared/math.wgsl"`: that file, the first time it is named;
 //! - `#include "${weight}"`: the file that reads weights in the variant's [`WeightFormat`] by quads, `"${unit}"` by 16 bytes;
 //! - `#if FLAG`, `#else`, `#endif`: kept or left out by the variant's flags (not nested);
-//! - `#repeat i 4`, `#end`: what stands between, four times, `${i}` replaced by 0 to 3 (may be nested). For what WGSL cannot
-//!   loop over: naga 30 refuses arrays of cooperative matrices.
+//! - `#repeat i 4`, `#end`: what stands between, four times (or as often as a constant says), `${i}` replaced by 0 to 3 (may be
+//!   nested). For what WGSL cannot loop over: naga 30 refuses arrays of cooperative matrices.
 //!
 //! Number formats that a file leaves open (`act`, `x_t`, `y_t`) are put before it as `alias`, with a function `to_act`,
 //! ..., that rounds an f32 to it.
@@ -188,6 +188,12 @@ impl ShaderSpec {
         out
     }
 
+    /// A number, or a constant by its name.
+    fn count(&self, count: &str) -> u32 {
+        let constant = || self.constants.iter().find(|(name, _)| *name == count).map(|(_, value)| *value);
+        count.parse().ok().or_else(constant).unwrap_or(0)
+    }
+
     /// `counters`: those of the repetitions around these lines.
     fn expand(&self, lines: &[&str], counters: &[(&str, u32)], included: &mut Vec<String>, out: &mut String) {
         let mut keep = true;
@@ -198,7 +204,7 @@ impl ShaderSpec {
             if let (true, Some(repeat)) = (keep, word.strip_prefix("#repeat ")) {
                 let length = block(&lines[at..]);
                 let (name, count) = repeat.split_once(' ').unwrap_or((repeat, ""));
-                for i in 0..count.trim().parse().unwrap_or(0) {
+                for i in 0..self.count(count.trim()) {
                     let counters: Vec<_> = counters.iter().copied().chain([(name, i)]).collect();
                     self.expand(&lines[at..at + length], &counters, included, out);
                 }

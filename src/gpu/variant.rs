@@ -69,6 +69,8 @@ variants! {
     CooperativeMatrix: "cooperative matrices", "matmul";
     /// matmul of f32 by cooperative matrices of halves.
     SplitMatrix: "split f32 matrices", "matmul";
+    /// matmul of f32 for few tokens by cooperative matrices of halves.
+    FewTokens: "few tokens by matrices", "matmul";
     /// matmul_grad by cooperative matrices of halves.
     SplitGradients: "split f32 gradients", "matmul_grad";
     /// The kernels that only training needs: without them the device does not train.

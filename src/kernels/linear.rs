@@ -1,4 +1,4 @@
-//! matmul.wgsl and matvec.wgsl.
+//! matmul.wgsl, matmul_coop.wgsl, matmul_split.wgsl, matmul_few.wgsl with matmul_sum.wgsl, and matvec.wgsl.
 
 use super::weights::{row_bytes, Part, WeightMatrix, UNIT_BYTES};
 use super::WATCH;
@@ -34,6 +34,27 @@ struct Params {
     eps: f32,
     conv_first: u32,
     conv_count: u32,
+    split: u32,
+}
+
+impl Params {
+    /// For a part of w, without what only some kernels read.
+    fn new(w: &WeightMatrix, part: &Part, shape: Linear) -> Self {
+        Self {
+            l: shape.l as u32,
+            k: w.k() as u32,
+            n: part.rows as u32,
+            k4: w.k4() as u32,
+            x_stride: shape.x_stride as u32,
+            y_stride: shape.y_stride as u32,
+            y_offset: part.row_start as u32,
+            bias_offset: part.row_start as u32,
+            eps: 0.0,
+            conv_first: 0,
+            conv_count: 0,
+            split: 0,
+        }
+    }
 }
 
 /// What matvec reads.
@@ -193,19 +214,8 @@ fn record(
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
     for part in w.parts() {
-        let params = Params {
-            l: shape.l as u32,
-            k: w.k() as u32,
-            n: part.rows as u32,
-            k4: w.k4() as u32,
-            x_stride: shape.x_stride as u32,
-            y_stride: shape.y_stride as u32,
-            y_offset: part.row_start as u32,
-            bias_offset: part.row_start as u32,
-            eps,
-            conv_first: conv.0 as u32,
-            conv_count: conv.1 as u32,
-        };
+        let (conv_first, conv_count) = (conv.0 as u32, conv.1 as u32);
+        let params = Params { eps, conv_first, conv_count, ..Params::new(w, part, shape) };
         let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).chain([(3, y)]).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
@@ -265,6 +275,86 @@ fn splits(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), sh
 /// Fewer tokens would leave most of [`COOP_TILE`] idle.
 const SPLIT_TOKENS: usize = 48;
 
+/// How matmul_few.wgsl is laid out over some tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Few {
+    tokens: u32,
+    slice: u32, // quads along k
+}
+
+impl Few {
+    /// By tokens: what fits into 48 KiB of workgroup memory.
+    pub(super) const ALL: [Few; 3] =
+        [Few { tokens: 16, slice: 8 }, Few { tokens: 32, slice: 8 }, Few { tokens: 64, slice: 4 }];
+    /// Outputs of a tile, and subgroups that share k.
+    const OUTPUTS: usize = 32;
+    const PARTS: usize = 4;
+    /// Workgroups that keep a device busy: with fewer tiles than that, k is split among several.
+    const ENOUGH: usize = 400;
+
+    /// Where a product is for it: f32 by f32, rows that can be read in quads.
+    fn of(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), shape: Linear) -> Option<Self> {
+        let plain = numbers == (NumberFormat::F32, NumberFormat::F32);
+        let whole = w.k().is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
+        let fits = plain && whole && gpu.cooperative() && gpu.allows(Variant::FewTokens);
+        Self::ALL.into_iter().find(|few| fits && shape.l <= few.tokens as usize)
+    }
+
+    /// Quads along k that a split takes, and splits.
+    fn split(self, quads: usize, n: usize) -> (usize, usize) {
+        let round = Self::PARTS * self.slice as usize;
+        let rounds = quads.div_ceil(round);
+        // Two rounds at least: what is read ahead in the first is used in the second.
+        let splits = (Self::ENOUGH / n.div_ceil(Self::OUTPUTS).max(1)).clamp(1, (rounds / 2).max(1));
+        let each = rounds.div_ceil(splits);
+        (each * round, rounds.div_ceil(each.max(1)).max(1))
+    }
+}
+
+pub(super) fn matmul_few_spec(
+    format: WeightFormat,
+    (bias, softplus): (bool, bool),
+    partial: bool,
+    few: Few,
+) -> ShaderSpec {
+    let spec = ShaderSpec::new("matmul_few").weight(format).cooperative().flag("PARTIAL", partial);
+    let spec = spec.flag("W_LOW", format != WeightFormat::F16).flag("BIAS", bias).flag("SOFTPLUS", softplus);
+    spec.constant("TOKENS", few.tokens).constant("DOWN", few.tokens / 16).constant("SLICE", few.slice)
+}
+
+pub(super) fn matmul_sum_spec((bias, softplus): (bool, bool)) -> ShaderSpec {
+    ShaderSpec::new("matmul_sum").flag("BIAS", bias).flag("SOFTPLUS", softplus)
+}
+
+/// matmul for few tokens.
+fn matmul_few(
+    plan: &mut PlanBuilder<'_>,
+    (x, w, bias, y): (&Tensor, &WeightMatrix, Option<&Tensor>, &Tensor),
+    few: Few,
+    shape: Linear,
+) -> Result<(), GpuError> {
+    let epilogue = (bias.is_some(), shape.softplus);
+    let bias = bias.map(|bias| (4, bias));
+    for part in w.parts() {
+        let (split, splits) = few.split(w.k().div_ceil(4), part.rows);
+        let params = Params { split: split as u32, ..Params::new(w, part, shape) };
+        let groups = [part.rows.div_ceil(Few::OUTPUTS) as u64, splits as u64];
+        let input: Vec<_> = part.bindings().into_iter().chain([(2, x)]).collect();
+        if splits == 1 {
+            let bindings: Vec<_> = input.into_iter().chain(bias).chain([(3, y)]).collect();
+            plan.dispatch(matmul_few_spec(w.format(), epilogue, false, few), &params, &bindings, groups)?;
+            continue;
+        }
+        let partial = plan.scratch(splits * shape.l * part.rows)?;
+        let bindings: Vec<_> = input.into_iter().chain([(3, &partial)]).collect();
+        plan.dispatch(matmul_few_spec(w.format(), (false, false), true, few), &params, &bindings, groups)?;
+        let params = Params { split: splits as u32, ..params };
+        let bindings: Vec<_> = [(2, &partial), (3, y)].into_iter().chain(bias).collect();
+        plan.dispatch_flat(matmul_sum_spec(epilogue), &params, &bindings, shape.l * part.rows, 64)?;
+    }
+    Ok(())
+}
+
 /// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. By cooperative matrices where the
 /// adapter has them: for matrices of f16 or coarser and x or y in f16, fastest into an f32 y of whole [`COOP_TILE`]s of
 /// rows, those past the last token being scratch; for x and y in f32 (matmul_split) into such a y only, and without
@@ -278,6 +368,9 @@ pub fn matmul(
     shape: Linear,
 ) -> Result<(), GpuError> {
     let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
+    if let Some(few) = Few::of(plan.gpu(), w, numbers, shape) {
+        return matmul_few(plan, (x, w, bias, y), few, shape);
+    }
     let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
     let whole = whole_rows && w.parts().iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
     let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;

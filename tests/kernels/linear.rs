@@ -3,7 +3,7 @@
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::data::{poisoned, run, tensor, Random};
-use mamba_wgpu::checks::linear::{cooperative, linear, split, LinearCase};
+use mamba_wgpu::checks::linear::{cooperative, few, linear, split, LinearCase};
 use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
 use mamba_wgpu::gpu::{Gpu, GpuError, Tensor};
 use mamba_wgpu::kernels::{self, WeightMatrix};
@@ -26,6 +26,7 @@ fn matmul_of_f16_activations_equals_its_twin() {
             }
         }
         if gpu.cooperative() {
+            pass(device, few(gpu, &mut random));
             pass(device, cooperative(gpu, &mut random));
             pass(device, split(gpu, &mut random));
         }
