@@ -32,7 +32,7 @@ var<workgroup> w_hi: array<vec4<f16>, PARTS * OUTPUTS * PITCH>;
 #if W_LOW
 var<workgroup> w_lo: array<vec4<f16>, PARTS * OUTPUTS * PITCH>;
 #endif
-var<workgroup> sums: array<f32, TOKENS * OUTPUTS>;
+var<workgroup> sums: array<f32, PARTS * 16u * OUTPUTS>;
 var<workgroup> beyond: u32;
 
 // Past k x is zero; rows past the last are multiplied and not stored.
@@ -40,7 +40,27 @@ fn read_x(t: u32, q: u32) -> vec4f {
     return select(vec4f(), X_SCALE * x[min(t, p.l - 1u) * (p.x_stride / 4u) + min(q, quads() - 1u)], q < quads());
 }
 fn read_w(j: u32, q: u32) -> vec4f {
-    return W_SCALE * weight4(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
+    let v = weight4(min(j, p.n - 1u) * p.k4 + min(q, p.k4 - 1u));
+    return W_SCALE * v;
+}
+
+// y of a token and an output, whose sums stand at `at` of each subgroup's.
+fn store(t: u32, j: u32, at: u32, split: u32) {
+    if t >= p.l || j >= p.n { return; }
+    var sum = 0.0;
+    if beyond == 0u {
+        for (var part = 0u; part < PARTS; part++) { sum += sums[part * 16u * OUTPUTS + at]; }
+        sum /= X_SCALE * W_SCALE;
+    } else {
+        let begin = split * p.split;
+        let end = min(begin + p.split, quads());
+        for (var q = begin; q < end; q++) { sum += dot(read_x(t, q) / X_SCALE, read_w(j, q) / W_SCALE); }
+    }
+#if PARTIAL
+    y[(split * p.l + t) * p.n + j] = sum;
+#else
+    y[t * p.y_stride + p.y_offset + j] = epilogue(j, sum);
+#endif
 }
 
 @compute @workgroup_size(THREADS)
@@ -119,46 +139,16 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     }
     // NaN is no such value: the product has it too. All store the same.
     if any(largest > vec4f(LARGEST)) { beyond = 1u; }
-    // One subgroup after the other.
+    // Sixteen tokens at a time.
 #repeat r DOWN
 #repeat c 2
-    let at_${r}_${c} = 16u * ${r}u * OUTPUTS + 16u * ${c}u;
+    let at_${r}_${c} = part * 16u * OUTPUTS + 16u * ${c}u;
+    coopStoreT(sum_${r}_${c}, &sums[at_${r}_${c}], OUTPUTS);
 #end
-#end
-    if part == 0u {
-#repeat r DOWN
-#repeat c 2
-        coopStoreT(sum_${r}_${c}, &sums[at_${r}_${c}], OUTPUTS);
-#end
-#end
-    }
     workgroupBarrier();
-#repeat turn 3
-    if part == ${turn}u + 1u {
-#repeat r DOWN
-#repeat c 2
-        let before_${r}_${c} = coopLoadT<coop_mat16x16<f32, C>>(&sums[at_${r}_${c}], OUTPUTS);
-        let total_${r}_${c} = sum_${r}_${c} + before_${r}_${c};
-        coopStoreT(total_${r}_${c}, &sums[at_${r}_${c}], OUTPUTS);
-#end
-#end
+    for (var i = lid; i < 16u * OUTPUTS; i += THREADS) {
+        store(16u * ${r}u + i / OUTPUTS, j0 + i % OUTPUTS, i, wid.y);
     }
     workgroupBarrier();
 #end
-    for (var i = lid; i < TOKENS * OUTPUTS; i += THREADS) {
-        let t = i / OUTPUTS;
-        let j = j0 + i % OUTPUTS;
-        if t < p.l && j < p.n {
-            var sum = sums[i] / (X_SCALE * W_SCALE);
-            if beyond != 0u {
-                sum = 0.0;
-                for (var q = begin; q < end; q++) { sum += dot(read_x(t, q) / X_SCALE, read_w(j, q) / W_SCALE); }
-            }
-#if PARTIAL
-            y[(wid.y * p.l + t) * p.n + j] = sum;
-#else
-            y[t * p.y_stride + p.y_offset + j] = epilogue(j, sum);
-#endif
-        }
-    }
 }

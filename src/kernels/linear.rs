@@ -283,9 +283,8 @@ pub(super) struct Few {
 }
 
 impl Few {
-    /// By tokens: what fits into 48 KiB of workgroup memory.
-    pub(super) const ALL: [Few; 3] =
-        [Few { tokens: 16, slice: 8 }, Few { tokens: 32, slice: 8 }, Few { tokens: 64, slice: 4 }];
+    /// Tokens of a tile.
+    pub(super) const TOKENS: [u32; 3] = [16, 32, 64];
     /// Outputs of a tile, and subgroups that share k.
     const OUTPUTS: usize = 32;
     const PARTS: usize = 4;
@@ -297,7 +296,14 @@ impl Few {
         let plain = numbers == (NumberFormat::F32, NumberFormat::F32);
         let whole = w.k().is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
         let fits = plain && whole && gpu.cooperative() && gpu.allows(Variant::FewTokens);
-        Self::ALL.into_iter().find(|few| fits && shape.l <= few.tokens as usize)
+        let tokens = Self::TOKENS.into_iter().find(|&tokens| fits && shape.l <= tokens as usize)?;
+        Some(Self::new(tokens, w.format()))
+    }
+
+    /// A slice as long as fits into 48 KiB of workgroup memory.
+    pub(super) fn new(tokens: u32, format: WeightFormat) -> Self {
+        let halves = if format == WeightFormat::F16 { 1 } else { 2 };
+        Self { tokens, slice: if tokens + 16 * halves <= 48 { 8 } else { 4 } }
     }
 
     /// Quads along k that a split takes, and splits.

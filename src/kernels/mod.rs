@@ -186,7 +186,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
         specs.push(linear::matmul_split_spec(format));
-        for few in linear::Few::ALL {
+        for few in linear::Few::TOKENS.map(|tokens| linear::Few::new(tokens, format)) {
             specs.push(linear::matmul_few_spec(format, (false, false), true, few));
             specs.push(linear::matmul_few_spec(format, (true, plain), false, few));
         }
