@@ -42,6 +42,23 @@ fn every_rung_equals_the_sequential_twin() {
     }
 }
 
+/// Around chunks and tiles, where the device has cooperative matrices.
+#[test]
+fn the_rung_by_matrices_equals_the_sequential_twin() {
+    let mut random = Random(33);
+    for (device, gpu) in devices().iter().filter(|(_, gpu)| gpu.cooperative()) {
+        let sizes = [(1, 4, 4, 1), (4, 36, 40, 2), (2, 64, 128, 1), (2, 68, 132, 1)];
+        for (i, l) in [0, 1, 127, 129, 256, 257, 520].into_iter().enumerate() {
+            for range in [(1e-3, 1e-1), (1e-4, 20.0)] {
+                let case = SsdCase::random(l, sizes[i % sizes.len()], range, &mut random);
+                for case in [case.clone().halved(), case] {
+                    pass(device, ssd(gpu, Some(Ssd::Matrices), &case, &case.expected(false)));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn inputs_may_be_f16() {
     let mut random = Random(22);
