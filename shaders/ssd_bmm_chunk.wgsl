@@ -4,7 +4,7 @@
 #include "shared/ssd.wgsl"
 #include "shared/ssd_rows.wgsl"
 #include "shared/ssd_tile.wgsl"
-@group(0) @binding(3) var<storage, read_write> cb: array<cb_t>; // (n_chunks, groups, CHUNK, CHUNK)
+@group(0) @binding(3) var<storage, read_write> cb: array<f32>; // (n_chunks, groups, CHUNK, CHUNK)
 
 var<private> first: vec2u;   // the tile's first token of C and of B
 var<private> columns: vec2u; // where C and B of the group begin
@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     for (var r = 0u; r < 8u; r++) {
         for (var c = 0u; c < 4u; c++) {
             let at = (wid.y * CHUNK + t0 + row_of(r, lid)) * CHUNK + s0 + column_of(c, lid);
-            if causal { cb[at] = to_cb_t(acc[r][c]); }
+            if causal { cb[at] = acc[r][c]; }
         }
     }
 }

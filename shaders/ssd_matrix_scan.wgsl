@@ -12,7 +12,7 @@
 @group(0) @binding(5) var<storage, read> states: array<vec4<act>>; // (n_chunks, heads, d_state, head_dim): initial ones
 @group(0) @binding(6) var<storage, read> cb: array<vec4<act>>;    // (n_chunks, groups, CHUNK, CHUNK)
 @group(0) @binding(7) var<storage, read> D: array<f32>;           // (heads)
-@group(0) @binding(8) var<storage, read_write> out: array<f32>;   // y (L, heads, head_dim)
+@group(0) @binding(8) var<storage, read_write> out: array<out_t>;   // y (L, heads, head_dim)
 
 // Of the tile's tokens.
 var<workgroup> logs: array<Log, ROWS>;

@@ -6,7 +6,7 @@
 #include "shared/ssd_matrix.wgsl"
 @group(0) @binding(3) var<storage, read> delta: array<f32>;     // (n_chunks, heads, CHUNK)
 @group(0) @binding(4) var<storage, read> cumsum: array<vec2i>;  // (n_chunks, heads, CHUNK)
-@group(0) @binding(5) var<storage, read_write> out: array<f32>; // (n_chunks, heads, d_state, head_dim)
+@group(0) @binding(5) var<storage, read_write> out: array<out_t>; // (n_chunks, heads, d_state, head_dim)
 
 var<workgroup> weights: array<f32, CHUNK>; // of the chunk's tokens
 

@@ -2,7 +2,8 @@
 // shared/ssd_matrix_multiply.wgsl. A workgroup of eight subgroups, each with a 32 x 32 piece; both factors pass through workgroup
 // memory in slices of SLICE terms along k, in quads as a kernel's two functions give them:
 //   operand_a(row, term): four terms of a row; with ACROSS four rows of a term
-//   operand_b(term, column): four columns of a term
+//   operand_b(term, column): four columns of a term; with ALONG four terms of a column
+// STRIPS: what is written is f16, in out_t, and sums are rounded in workgroup memory; else it is f32.
 // HALVES: activations are f32, and so is the product: each factor is hi + lo, two f16. Neither half is scaled: below 6e-5 f16's steps
 // are 6e-8 wide, which is what a factor of any size may be off by. Else activations and factors are f16.
 #include "shared/halves.wgsl"
@@ -20,8 +21,13 @@ const QUADS_A: u32 = SLICE * PITCH_A;
 const PITCH_A: u32 = SLICE / 4u + 2u;
 const QUADS_A: u32 = ROWS * PITCH_A;
 #endif
+#if ALONG
+const PITCH_B: u32 = SLICE / 4u + 2u;
+const QUADS_B: u32 = COLS * PITCH_B;
+#else
 const PITCH_B: u32 = COLS / 4u + 2u;
 const QUADS_B: u32 = SLICE * PITCH_B;
+#endif
 
 #if HALVES
 // The products of halves: hi hi, hi lo, lo hi.
@@ -44,9 +50,15 @@ fn row_a(i: u32) -> u32 { return i / (SLICE / 4u); }
 fn term_a(i: u32) -> u32 { return i % (SLICE / 4u) * 4u; }
 fn at_a(row: u32, term: u32) -> u32 { return row * PITCH_A + term / 4u; }
 #endif
+#if ALONG
+fn column_b(i: u32) -> u32 { return i / (SLICE / 4u); }
+fn term_b(i: u32) -> u32 { return i % (SLICE / 4u) * 4u; }
+fn at_b(term: u32, column: u32) -> u32 { return column * PITCH_B + term / 4u; }
+#else
 fn column_b(i: u32) -> u32 { return i % (COLS / 4u) * 4u; }
 fn term_b(i: u32) -> u32 { return i / (COLS / 4u); }
 fn at_b(term: u32, column: u32) -> u32 { return term * PITCH_B + column / 4u; }
+#endif
 
 fn put_a(at: u32, v: vec4<act>) {
 #if HALVES

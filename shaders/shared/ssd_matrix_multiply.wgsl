@@ -44,7 +44,11 @@
 #end
 #repeat c 2
                 let b_at_${c} = half_b + at_b(k, column0 + 16u * ${c}u);
+#if ALONG
+                let b_${c} = coopLoad<coop_mat16x16<f16, B>>(&tile_b[b_at_${c}], PITCH_B);
+#else
                 let b_${c} = coopLoadT<coop_mat16x16<f16, B>>(&tile_b[b_at_${c}], PITCH_B);
+#endif
 #repeat r 2
                 sum_${r}_${c} = coopMultiplyAdd(a_${r}, b_${c}, sum_${r}_${c});
 #end
@@ -53,24 +57,38 @@
         }
         workgroupBarrier();
     }
-    if (rows >= ROWS) & (columns >= COLS) {
+#repeat r 2
+#repeat c 2
+    let total_${r}_${c} = sum_${r}_${c};
+#end
+#end
+#if STRIPS
+    let direct = false;
+#else
+    // All of the workgroup goes one way or the other (naga sees that of &, not of &&).
+    let direct = (rows >= ROWS) & (columns >= COLS);
+    if direct {
 #repeat r 2
 #repeat c 2
         let to_${r}_${c} = out0 + (row0 + 16u * ${r}u) * stride + column0 + 16u * ${c}u;
-        coopStoreT(sum_${r}_${c}, &out[to_${r}_${c}], stride);
+        coopStoreT(total_${r}_${c}, &out[to_${r}_${c}], stride);
 #end
 #end
-    } else {
+    }
+#endif
+    if !direct {
         // Through workgroup memory, where each invocation finds its own and leaves out what is past the edge.
         let strip = subgroup * 256u;
 #repeat r 2
 #repeat c 2
-        coopStoreT(sum_${r}_${c}, &strips[strip], 16u);
+        coopStoreT(total_${r}_${c}, &strips[strip], 16u);
         workgroupBarrier();
         for (var i = lid % 32u; i < 256u; i += 32u) {
             let row = row0 + 16u * ${r}u + i / 16u;
             let column = column0 + 16u * ${c}u + i % 16u;
-            if row < rows && column < columns { out[out0 + row * stride + column] = strips[strip + i]; }
+            if row < rows && column < columns {
+                out[out0 + row * stride + column] = to_out_t(strips[strip + i]);
+            }
         }
         workgroupBarrier();
 #end

@@ -335,9 +335,12 @@ fn mamba2() -> [Check; 5] {
             run!(|gpu, random| ssds(gpu, Some(Ssd::Chunked), random).await),
         )
         .or(Variant::ChunkedSsd),
-        check(&["ssd_matrix_state", "ssd_matrix_scan"], run!(|gpu, random| ssd_matrices(gpu, random).await))
-            .or(Variant::MatrixSsd)
-            .where_there_is(Gpu::cooperative),
+        check(
+            &["ssd_matrix_bmm", "ssd_matrix_state", "ssd_matrix_scan"],
+            run!(|gpu, random| ssd_matrices(gpu, random).await),
+        )
+        .or(Variant::MatrixSsd)
+        .where_there_is(Gpu::cooperative),
         check(&["ssd_state_update"], run!(|gpu, random| ssds(gpu, None, random).await))
             .about("matvec f32 NORM, CONV, ssd_state_update, with ROWS")
             .or(Variant::SsdStep),

@@ -87,15 +87,8 @@ pub(super) fn cumsum_spec(chunk: usize, zxbcdt: NumberFormat) -> ShaderSpec {
     chunk_spec("ssd_chunk_cumsum", chunk).number("xz_t", zxbcdt)
 }
 fn tiled_spec(name: &'static str, (rows, columns): (u32, u32), quads: bool, act: NumberFormat) -> ShaderSpec {
-    tiled(chunk_spec(name, SSD_CHUNK), (rows, columns), quads, act)
-}
-fn tiled(spec: ShaderSpec, (rows, columns): (u32, u32), quads: bool, act: NumberFormat) -> ShaderSpec {
-    spec.constant("ROWS", rows).constant("COLS", columns).flag("QUADS", quads).number("act", act)
-}
-/// `cb`: the format of what it writes.
-pub(super) fn bmm_spec(chunk: usize, quads: bool, act: NumberFormat, cb: NumberFormat) -> ShaderSpec {
-    let spec = chunk_spec("ssd_bmm_chunk", chunk);
-    tiled(spec, (BMM_TILE as u32, BMM_TILE as u32), quads, act).number("cb_t", cb)
+    let spec = chunk_spec(name, SSD_CHUNK).constant("ROWS", rows).constant("COLS", columns);
+    spec.flag("QUADS", quads).number("act", act)
 }
 /// `transposed`: states are (d_state, head_dim), initial ones `act`.
 pub(super) fn passing_spec(chunk: usize, runs: bool, transposed: bool, act: NumberFormat) -> ShaderSpec {
@@ -113,7 +106,7 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
             specs.extend([32, 64].map(|rows| tiled_spec("ssd_chunk_state", (rows, columns), false, act)));
         }
         for quads in [false, true] {
-            specs.push(bmm_spec(SSD_CHUNK, quads, act, NumberFormat::F32));
+            specs.push(tiled_spec("ssd_bmm_chunk", (BMM_TILE as u32, BMM_TILE as u32), quads, act));
             specs.extend([32, 64].map(|columns| tiled_spec("ssd_chunk_scan", (SSD_CHUNK as u32, columns), quads, act)));
         }
     }
@@ -156,11 +149,11 @@ impl<'a, 'b> Segment<'a, 'b> {
         plan.dispatch(cumsum_spec(self.w.chunk, self.b.zxbcdt.format()), &self.params, &bindings, groups)
     }
 
-    pub(super) fn bmm(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
+    fn bmm(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
         let quads = self.s.whole_quads(self.s.xbc_stride);
         let bindings = [(if quads { 2 } else { 1 }, self.b.xbc), (3, &self.w.cb)];
-        let tiles = (self.w.chunk / BMM_TILE).pow(2) as u64;
-        let spec = bmm_spec(self.w.chunk, quads, self.b.xbc.format(), self.w.cb.format());
+        let tiles = (SSD_CHUNK / BMM_TILE).pow(2) as u64;
+        let spec = tiled_spec("ssd_bmm_chunk", (BMM_TILE as u32, BMM_TILE as u32), quads, self.b.xbc.format());
         plan.dispatch(spec, &self.params, &bindings, [tiles, (self.chunks() * self.s.groups) as u64])
     }
 

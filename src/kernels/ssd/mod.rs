@@ -11,7 +11,7 @@ pub use chunked::{
     SSD_CHUNK,
 };
 
-pub use matrices::{ssd_matrices, ssd_matrix_scan, ssd_matrix_state};
+pub use matrices::{ssd_matrices, ssd_matrix_bmm, ssd_matrix_scan, ssd_matrix_state};
 pub use step::{ssd_in_proj, SsdInProj};
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec};

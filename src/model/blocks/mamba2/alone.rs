@@ -49,6 +49,7 @@ impl std::fmt::Display for Kernel {
             (None, Ssd::Chunked) => "ssd chunked",
             (None, Ssd::Matrices) => "ssd matrices",
             (Some(Part::Cumsum), _) => "ssd_chunk_cumsum",
+            (Some(Part::Bmm), _) if matrices => "ssd_matrix_bmm",
             (Some(Part::Bmm), _) => "ssd_bmm_chunk",
             (Some(Part::State), _) if matrices => "ssd_matrix_state",
             (Some(Part::State), _) => "ssd_chunk_state",
@@ -133,6 +134,7 @@ impl Alone {
         match part {
             None => kernels::ssd(&mut plan, rung, &w, &b, &s)?,
             Some(Part::Cumsum) => kernels::ssd_chunk_cumsum(&mut plan, &w, &b, &s)?,
+            Some(Part::Bmm) if matrices => kernels::ssd_matrix_bmm(&mut plan, &w, &b, &s)?,
             Some(Part::Bmm) => kernels::ssd_bmm_chunk(&mut plan, &w, &b, &s)?,
             Some(Part::State) if matrices => kernels::ssd_matrix_state(&mut plan, &w, &b, &s)?,
             Some(Part::State) => kernels::ssd_chunk_state(&mut plan, &w, &b, &s)?,
