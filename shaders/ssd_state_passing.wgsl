@@ -9,7 +9,11 @@
 #include "shared/carry.wgsl"
 @group(0) @binding(1) var<storage, read> cumsum: array<vec2i>;        // (n_chunks, heads, CHUNK)
 @group(0) @binding(2) var<storage, read_write> ssm_state: array<f32>; // (heads, head_dim, d_state): initial, final
-@group(0) @binding(3) var<storage, read_write> states: array<f32>;    // (n_chunks, heads, head_dim, d_state)
+// (n_chunks, heads, head_dim, d_state); TRANSPOSED: (n_chunks, heads, d_state, head_dim)
+@group(0) @binding(3) var<storage, read_write> states: array<f32>;
+#if APART
+@group(0) @binding(4) var<storage, read_write> initial: array<act>;   // the same: where initial states go
+#endif
 
 // Chunks whose states are read before the first is used.
 const AHEAD: u32 = 4u;
@@ -25,7 +29,13 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let run = (p.n_chunks + SEGMENTS - 1u) / SEGMENTS;
     let c0 = min(segment * run, p.n_chunks);
     let c1 = min(c0 + run, p.n_chunks);
-    let s0 = ssm_state[lane];
+#if TRANSPOSED
+    let inner = lane % (p.head_dim * p.d_state);
+    let at_state = lane - inner + inner % p.head_dim * p.d_state + inner / p.head_dim;
+#else
+    let at_state = lane;
+#endif
+    let s0 = ssm_state[at_state];
 
     var total = 0.0;
     var s = 0.0;
@@ -58,11 +68,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         }
         for (var i = 0u; i < AHEAD; i++) {
             if c + i < c1 {
+#if APART
+                if inside { initial[(c + i) * lanes + lane] = to_act(s); }
+#else
                 if inside { states[(c + i) * lanes + lane] = s; }
+#endif
                 s = fma(decay(sum[i]), s, own[i]);
             }
         }
     }
     // Runs behind the last chunk are empty: their state is the final one too.
-    if segment == SEGMENTS - 1u && inside { ssm_state[lane] = s; }
+    if segment == SEGMENTS - 1u && inside { ssm_state[at_state] = s; }
 }

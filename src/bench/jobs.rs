@@ -234,6 +234,8 @@ impl Job {
         match self {
             Job::Alone(alone) => alone.format(),
             Job::Linear { act, .. } => *act,
+            #[cfg(not(target_arch = "wasm32"))]
+            Job::Ssd(alone) => alone.kernel.act,
             _ => NumberFormat::F32,
         }
     }
@@ -345,7 +347,9 @@ impl Job {
     #[cfg(not(target_arch = "wasm32"))]
     fn ssd(shapes: &Shapes) -> Vec<Self> {
         let layers = shapes.models.iter().filter_map(|(_, spec)| spec.layer.mamba2());
-        let of = |(&shape, &l)| mamba2::Kernel::ALL.map(|kernel| Job::Ssd(mamba2::Alone { kernel, shape, l }));
+        let of = |(&shape, &l)| {
+            mamba2::Kernel::all().into_iter().map(move |kernel| Job::Ssd(mamba2::Alone { kernel, shape, l }))
+        };
         layers.flat_map(|shape| shapes.ssd.iter().map(move |l| (shape, l))).flat_map(of).collect()
     }
 

@@ -60,6 +60,10 @@ impl Run<'_> {
         if row.skipped.is_none() && job.activations() == NumberFormat::F16 && !self.gpu.shader_f16() {
             row.skipped = Some("the adapter has no shader-f16".into());
         }
+        #[cfg(not(target_arch = "wasm32"))]
+        if matches!(job, Job::Ssd(alone) if row.skipped.is_none() && !alone.runs(self.gpu)) {
+            row.skipped = Some("no cooperative matrices for it".into());
+        }
         if row.skipped.is_some() {
             return Ok(());
         }

@@ -168,6 +168,18 @@ async fn ssds(gpu: &Gpu, rung: Option<Ssd>, random: &mut Random) -> Result<(), C
     Ok(())
 }
 
+/// In f32 and in f16: chunks, tiles and groups that are whole and that are not.
+#[cfg(not(target_arch = "wasm32"))]
+async fn ssd_matrices(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
+    for (length, sizes) in [(600, (4, 36, 40, 2)), (256, (1, 64, 128, 1))] {
+        let case = SsdCase::random(length, sizes, (1e-4, 5.0), random);
+        for case in [case.clone().halved(), case] {
+            ssd::ssd(gpu, Some(Ssd::Matrices), &case, &case.expected(false)).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn fused_step(gpu: &Gpu, format: WeightFormat, random: &mut Random) -> Result<(), CheckError> {
     step::matvec_norm(gpu, (67, 772), format, true, random).await?;
     step::matvec_add(gpu, (67, 772), format, true, random).await?;
@@ -319,7 +331,7 @@ pub fn table() -> Vec<Check> {
 // everybody downloads. `mamba-wgpu doctor` has them.
 
 #[cfg(not(target_arch = "wasm32"))]
-fn mamba2() -> [Check; 4] {
+fn mamba2() -> [Check; 5] {
     [
         check(&["ssd_delta", "ssd_sequential"], run!(|gpu, random| ssds(gpu, Some(Ssd::Sequential), random).await))
             .or(Variant::Mamba2),
@@ -328,6 +340,12 @@ fn mamba2() -> [Check; 4] {
             run!(|gpu, random| ssds(gpu, Some(Ssd::Chunked), random).await),
         )
         .or(Variant::ChunkedSsd),
+        check(
+            &["ssd_matrix_bmm", "ssd_matrix_state", "ssd_matrix_scan"],
+            run!(|gpu, random| ssd_matrices(gpu, random).await),
+        )
+        .or(Variant::MatrixSsd)
+        .where_there_is(Gpu::cooperative),
         check(&["ssd_state_update"], run!(|gpu, random| ssds(gpu, None, random).await))
             .about("matvec f32 NORM, CONV, ssd_state_update, with ROWS")
             .or(Variant::SsdStep),

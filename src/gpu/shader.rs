@@ -258,7 +258,8 @@ mod tests {
         // The others are, on every device (tests/kernels, tests/selftest.rs).
         let split = (ShaderSpec::new("matmul_split"), "1.01 * sum_3_1");
         let gradient = (ShaderSpec::new("backward/matmul_grad_split").flag("X", true), "1.01 * unscale * sum_3_1");
-        for (spec, sum) in [split, gradient] {
+        let ssd = (ShaderSpec::new("ssd_matrix_bmm"), "1.01 * sum_1_1");
+        for (spec, sum) in [split, gradient, ssd] {
             let source = spec.source();
             assert!(spoil(source.clone()).contains(sum) && !source.contains("1.01"), "{}", spec.name);
         }

@@ -55,6 +55,8 @@ variants! {
     FusedScan: "fused scan", "the sequential scan";
     /// Mamba-2's recurrence in chunks.
     ChunkedSsd: "chunked SSD", "the sequential scan";
+    /// The same by cooperative matrices.
+    MatrixSsd: "SSD by matrices", "chunked SSD";
     /// ssd_state_update for one token: the kernels for texts do it with a length of one.
     SsdStep: "SSD step", "the parallel kernels";
     /// Several texts in a step: they go one after the other.

@@ -36,8 +36,8 @@ pub use scan_fused::{scan_fused, scan_fused_batch, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update, StateUpdate};
 pub use ssd::{
     ssd, ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_in_proj,
-    ssd_sequential, ssd_state_passing, ssd_state_update, ssd_state_update_rows, Ssd, SsdBuffers, SsdInProj,
-    SsdWorkspace, SSD_CHUNK,
+    ssd_matrices, ssd_matrix_bmm, ssd_matrix_scan, ssd_matrix_state, ssd_sequential, ssd_state_passing,
+    ssd_state_update, ssd_state_update_rows, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, SSD_CHUNK,
 };
 pub use step::{
     matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer, StepBuffers,

@@ -6,11 +6,18 @@ use mamba_wgpu::checks::pointwise;
 use mamba_wgpu::checks::ssd::{gated_norm, gated_update, ssd, ssd_chunks, SsdCase};
 use mamba_wgpu::checks::ssd_step::ssd_step;
 use mamba_wgpu::gpu::shader::{NumberFormat, WeightFormat};
+use mamba_wgpu::gpu::Gpu;
 use mamba_wgpu::kernels::{GatedNorm, Ssd};
 use mamba_wgpu::reference::decay_rate;
 use pollster::block_on;
 
 const RUNGS: [Option<Ssd>; 2] = [Some(Ssd::Sequential), Some(Ssd::Chunked)];
+
+/// Those that a device has for a shape.
+fn rungs(gpu: &Gpu, case: &SsdCase) -> Vec<Option<Ssd>> {
+    let best = Ssd::best(gpu, &case.shape, true);
+    RUNGS.into_iter().chain((best == Ssd::Matrices).then_some(Some(best))).collect()
+}
 
 /// Heads, head_dim, d_state, groups: on tiles' borders and off them, whole quads and not.
 const SIZES: [(usize, usize, usize, usize); 9] = [
@@ -34,8 +41,25 @@ fn every_rung_equals_the_sequential_twin() {
                 let case = SsdCase::random(l, sizes, (1e-3, 1.0), &mut random);
                 let case = if (i + l) % 2 == 1 { case.wide(&mut random) } else { case };
                 let expected = case.expected(false);
-                for rung in RUNGS {
+                for rung in rungs(gpu, &case) {
                     pass(device, ssd(gpu, rung, &case, &expected));
+                }
+            }
+        }
+    }
+}
+
+/// Around its chunks and tiles, where the device has cooperative matrices.
+#[test]
+fn the_rung_by_matrices_equals_the_sequential_twin() {
+    let mut random = Random(33);
+    for (device, gpu) in devices().iter().filter(|(_, gpu)| gpu.cooperative()) {
+        let sizes = [(1, 4, 4, 1), (4, 36, 40, 2), (2, 64, 128, 1), (2, 68, 132, 1)];
+        for (i, l) in [0, 1, 127, 129, 256, 257, 520].into_iter().enumerate() {
+            for range in [(1e-3, 1e-1), (1e-4, 20.0)] {
+                let case = SsdCase::random(l, sizes[i % sizes.len()], range, &mut random);
+                for case in [case.clone().halved(), case] {
+                    pass(device, ssd(gpu, Some(Ssd::Matrices), &case, &case.expected(false)));
                 }
             }
         }
@@ -48,7 +72,7 @@ fn inputs_may_be_f16() {
     for (device, gpu) in devices().iter().filter(|(_, gpu)| gpu.shader_f16()) {
         for sizes in [(2, 64, 128, 1), (3, 33, 17, 3)] {
             let case = SsdCase::random(150, sizes, (1e-3, 1.0), &mut random).halved();
-            for rung in RUNGS {
+            for rung in rungs(gpu, &case) {
                 pass(device, ssd(gpu, rung, &case, &case.expected(false)));
             }
         }
@@ -75,10 +99,12 @@ fn long_texts_and_extreme_deltas() {
     let mut random = Random(24);
     for (device, gpu) in devices() {
         for range in [(1e-6, 20.0), (1e-6, 1e-5), (10.0, 20.0), (1e-3, 1e-1)] {
-            for (l, sizes) in [(4095, (2, 3, 4, 1)), (1000, (2, 33, 130, 2)), (65_536, (1, 2, 3, 1))] {
+            for (l, sizes) in
+                [(4095, (2, 3, 4, 1)), (1000, (2, 33, 130, 2)), (2500, (2, 64, 64, 1)), (65_536, (1, 2, 3, 1))]
+            {
                 let case = SsdCase::random(l, sizes, range, &mut random);
                 let expected = case.expected(false);
-                for rung in RUNGS {
+                for rung in rungs(gpu, &case) {
                     pass(&format!("{device}, delta {range:?}"), ssd(gpu, rung, &case, &expected));
                 }
             }
@@ -93,8 +119,10 @@ fn decays_of_any_rate_equal_the_twin() {
     let mut random = Random(25);
     let rates = [-200.0, -95.0, 0.0, 5.0, 69.0, 88.0, 89.0, 3e38].map(decay_rate::<f32>);
     for (device, gpu) in devices() {
-        for low in [1e-30, 1e-6, 1e-2] {
-            let mut case = SsdCase::random(300, (8, 5, 6, 2), (low, 1e3), &mut random);
+        for (low, sizes) in
+            [1e-30, 1e-6, 1e-2].into_iter().flat_map(|low| [(8, 5, 6, 2), (8, 8, 12, 2)].map(|s| (low, s)))
+        {
+            let mut case = SsdCase::random(300, sizes, (low, 1e3), &mut random);
             case.a = rates.to_vec();
             case.shape.dt_limit = (0.0, f32::INFINITY);
             for (t, row) in case.zxbcdt.chunks_exact_mut(case.shape.zxbcdt_stride).enumerate() {
@@ -104,7 +132,7 @@ fn decays_of_any_rate_equal_the_twin() {
             }
             let expected = case.expected(false);
             assert!(expected.0.iter().chain(&expected.1).all(|x| x.is_finite()));
-            for rung in RUNGS {
+            for rung in rungs(gpu, &case) {
                 pass(device, ssd(gpu, rung, &case, &expected));
             }
         }

@@ -1,7 +1,7 @@
 //! ssd_chunk_cumsum.wgsl, ssd_bmm_chunk.wgsl, ssd_chunk_state.wgsl, ssd_state_passing.wgsl, ssd_chunk_scan.wgsl: rung
 //! (b).
 
-use super::{Params, SsdBuffers, SsdShape};
+use super::{Params, Ssd, SsdBuffers, SsdShape};
 use crate::gpu::plan::grid;
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -13,36 +13,59 @@ const BMM_TILE: usize = 32;
 /// ssd_state_passing.wgsl: runs of chunks that a workgroup scans side by side, where there are chunks for them.
 const SEGMENTS: u32 = 8;
 
+/// ssd_state_passing.wgsl: states that fill an adapter, a run each.
+const MANY: usize = 1 << 17;
+
 /// What goes between the kernels: all that a rung writes besides its output.
 pub struct SsdWorkspace {
-    /// Chunked: (n_chunks, heads, SSD_CHUNK); sequential: (L, heads).
+    /// In chunks: (n_chunks, heads, chunk); sequential: (L, heads).
     pub delta: Tensor,
-    /// (n_chunks, heads, SSD_CHUNK) of 64 bits, sums of delta A as shared/ssd_log.wgsl has them.
+    /// (n_chunks, heads, chunk) of 64 bits, sums of delta A as shared/ssd_log.wgsl has them.
     pub cumsum: Tensor,
-    /// (n_chunks, groups, SSD_CHUNK, SSD_CHUNK), `C[t] . B[s]`; above the diagonal anything.
+    /// (n_chunks, groups, chunk, chunk), `C[t] . B[s]`; above the diagonal anything.
     pub cb: Tensor,
-    /// (n_chunks, heads, head_dim, d_state): what each chunk adds, then its initial state.
+    /// (n_chunks, heads, head_dim, d_state), of the rung by cooperative matrices (n_chunks, heads, d_state, head_dim): what each
+    /// chunk adds, then its initial state.
     pub states: Tensor,
+    /// Where initial states are not in place: in f16.
+    pub(super) initial: Option<Tensor>,
+    /// Whether states are (d_state, head_dim).
+    pub(super) transposed: bool,
+    /// Tokens a chunk.
+    pub(super) chunk: usize,
     /// Tokens that there is room for, whole chunks: a longer text goes through in segments.
     segment: usize,
 }
 
 /// Tokens, whole chunks, whose arrays each fit one binding and whose grids fit the adapter.
-pub(super) fn segment(gpu: &Gpu, s: &SsdShape) -> usize {
-    let values = [s.state_len(), 2 * s.heads * SSD_CHUNK, s.groups * SSD_CHUNK * SSD_CHUNK];
+pub(super) fn segment(gpu: &Gpu, chunk: usize, s: &SsdShape) -> usize {
+    let values = [s.state_len(), 2 * s.heads * chunk, s.groups * chunk * chunk];
     let fits = gpu.max_binding() / (4 * values.into_iter().max().unwrap_or(1).max(1) as u64);
     let groups = u64::from(gpu.limits().max_compute_workgroups_per_dimension) / s.heads.max(1) as u64;
-    (s.l.div_ceil(SSD_CHUNK) as u64).min(fits).min(groups).max(1) as usize * SSD_CHUNK
+    (s.l.div_ceil(chunk) as u64).min(fits).min(groups).max(1) as usize * chunk
 }
 
 impl SsdWorkspace {
-    pub(super) fn of_segment(gpu: &Gpu, segment: usize, delta: usize, s: &SsdShape) -> Result<Self, GpuError> {
-        let chunks = segment / SSD_CHUNK;
+    /// `segment`: tokens in whole chunks, 0 of the sequential rung; `act`: the format of C B and of initial states.
+    pub(super) fn of_segment(
+        gpu: &Gpu,
+        rung: Ssd,
+        segment: usize,
+        s: &SsdShape,
+        act: NumberFormat,
+    ) -> Result<Self, GpuError> {
+        let chunk = rung.chunk();
+        let chunks = segment / chunk;
+        let delta = s.heads * if rung == Ssd::Sequential { s.l } else { segment };
+        let initial = || Tensor::activations(gpu, "ssd initial states", chunks * s.state_len(), act);
         Ok(Self {
             delta: Tensor::zeros(gpu, "ssd delta", delta)?,
             cumsum: Tensor::zeros(gpu, "ssd cumsum", 2 * segment * s.heads)?,
-            cb: Tensor::zeros(gpu, "ssd C B", chunks * s.groups * SSD_CHUNK * SSD_CHUNK)?,
+            cb: Tensor::activations(gpu, "ssd C B", chunks * s.groups * chunk * chunk, act)?,
             states: Tensor::zeros(gpu, "ssd states", chunks * s.state_len())?,
+            initial: (act == NumberFormat::F16).then(initial).transpose()?,
+            transposed: rung == Ssd::Matrices,
+            chunk,
             segment,
         })
     }
@@ -57,25 +80,28 @@ fn tile(n: usize) -> u32 {
     }
 }
 
-fn chunk_spec(name: &'static str) -> ShaderSpec {
-    ShaderSpec::new(name).constant("CHUNK", SSD_CHUNK as u32)
+pub(super) fn chunk_spec(name: &'static str, chunk: usize) -> ShaderSpec {
+    ShaderSpec::new(name).constant("CHUNK", chunk as u32)
 }
-fn cumsum_spec(zxbcdt: NumberFormat) -> ShaderSpec {
-    chunk_spec("ssd_chunk_cumsum").number("xz_t", zxbcdt)
+pub(super) fn cumsum_spec(chunk: usize, zxbcdt: NumberFormat) -> ShaderSpec {
+    chunk_spec("ssd_chunk_cumsum", chunk).number("xz_t", zxbcdt)
 }
 fn tiled_spec(name: &'static str, (rows, columns): (u32, u32), quads: bool, act: NumberFormat) -> ShaderSpec {
-    chunk_spec(name).constant("ROWS", rows).constant("COLS", columns).flag("QUADS", quads).number("act", act)
+    let spec = chunk_spec(name, SSD_CHUNK).constant("ROWS", rows).constant("COLS", columns);
+    spec.flag("QUADS", quads).number("act", act)
 }
-fn passing_spec(n_chunks: usize) -> ShaderSpec {
-    let segments = if n_chunks > SEGMENTS as usize { SEGMENTS } else { 1 };
-    let spec = chunk_spec("ssd_state_passing").flag("RUNS", segments > 1);
+/// `transposed`: states are (d_state, head_dim), initial ones `act`.
+pub(super) fn passing_spec(chunk: usize, runs: bool, transposed: bool, act: NumberFormat) -> ShaderSpec {
+    let segments = if runs { SEGMENTS } else { 1 };
+    let spec = chunk_spec("ssd_state_passing", chunk).flag("RUNS", runs).flag("TRANSPOSED", transposed);
+    let spec = spec.flag("APART", act == NumberFormat::F16).number("act", act);
     spec.constant("SEGMENTS", segments).constant("WIDTH", 256 / segments)
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
-    let mut specs = vec![passing_spec(1), passing_spec(9)];
+    let mut specs = Vec::from([false, true].map(|runs| passing_spec(SSD_CHUNK, runs, false, NumberFormat::F32)));
     for act in [NumberFormat::F32, NumberFormat::F16] {
-        specs.push(cumsum_spec(act));
+        specs.push(cumsum_spec(SSD_CHUNK, act));
         for columns in [32, 64] {
             specs.extend([32, 64].map(|rows| tiled_spec("ssd_chunk_state", (rows, columns), false, act)));
         }
@@ -89,23 +115,38 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
 
 /// What every kernel of a segment gets.
 #[derive(Clone, Copy)]
-struct Segment<'a, 'b> {
-    w: &'a SsdWorkspace,
-    b: &'a SsdBuffers<'b>,
-    s: &'a SsdShape,
-    params: Params,
+pub(super) struct Segment<'a, 'b> {
+    pub w: &'a SsdWorkspace,
+    pub b: &'a SsdBuffers<'b>,
+    pub s: &'a SsdShape,
+    pub params: Params,
 }
 
-impl Segment<'_, '_> {
-    fn chunks(&self) -> usize {
+impl<'a, 'b> Segment<'a, 'b> {
+    /// From token t0 on, as much as there is room for.
+    pub(super) fn new(w: &'a SsdWorkspace, b: &'a SsdBuffers<'b>, s: &'a SsdShape, t0: usize) -> Self {
+        let l = w.segment.min(s.l - t0);
+        Self { w, b, s, params: Params { n_chunks: l.div_ceil(w.chunk) as u32, ..s.params(t0, l) } }
+    }
+
+    /// All of a text.
+    pub(super) fn all(
+        w: &'a SsdWorkspace,
+        b: &'a SsdBuffers<'b>,
+        s: &'a SsdShape,
+    ) -> impl Iterator<Item = Segment<'a, 'b>> {
+        (0..s.l).step_by(w.segment.max(1)).map(move |t0| Self::new(w, b, s, t0))
+    }
+
+    pub(super) fn chunks(&self) -> usize {
         self.params.n_chunks as usize
     }
 
-    fn cumsum(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
+    pub(super) fn cumsum(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
         let bindings =
             [(1, self.b.zxbcdt), (2, self.b.dt_bias), (3, self.b.a), (4, &self.w.delta), (5, &self.w.cumsum)];
-        let groups = [self.s.heads.div_ceil(256 / SSD_CHUNK) as u64, self.chunks() as u64];
-        plan.dispatch(cumsum_spec(self.b.zxbcdt.format()), &self.params, &bindings, groups)
+        let groups = [self.s.heads.div_ceil(256 / self.w.chunk) as u64, self.chunks() as u64];
+        plan.dispatch(cumsum_spec(self.w.chunk, self.b.zxbcdt.format()), &self.params, &bindings, groups)
     }
 
     fn bmm(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
@@ -124,10 +165,14 @@ impl Segment<'_, '_> {
         plan.dispatch(spec, &self.params, &bindings, [tiles as u64, (self.chunks() * self.s.heads) as u64])
     }
 
-    fn passing(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
-        let bindings = [(1, &self.w.cumsum), (2, self.b.ssm_state), (3, &self.w.states)];
-        let spec = passing_spec(self.chunks());
-        let width = if self.chunks() > SEGMENTS as usize { 256 / SEGMENTS } else { 256 };
+    pub(super) fn passing(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
+        let mut bindings = vec![(1, &self.w.cumsum), (2, self.b.ssm_state), (3, &self.w.states)];
+        bindings.extend(self.w.initial.as_ref().map(|initial| (4, initial)));
+        // States are read once more where runs are reduced first.
+        let runs = self.chunks() > SEGMENTS as usize && self.s.state_len() < MANY;
+        let act = self.w.initial.as_ref().map_or(NumberFormat::F32, Tensor::format);
+        let spec = passing_spec(self.w.chunk, runs, self.w.transposed, act);
+        let width = if runs { 256 / SEGMENTS } else { 256 };
         let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
         plan.dispatch(spec, &self.params, &bindings, grid(self.s.state_len(), width as usize, limit))
     }
@@ -161,7 +206,7 @@ macro_rules! parts {
             if s.l == 0 {
                 return Ok(());
             }
-            Segment { w, b, s, params: s.params(0, s.l.min(w.segment)) }.$method(plan)
+            Segment::new(w, b, s, 0).$method(plan)
         }
     )*};
 }
@@ -186,8 +231,7 @@ pub fn ssd_chunked(
     b: &SsdBuffers<'_>,
     s: &SsdShape,
 ) -> Result<(), GpuError> {
-    for t0 in (0..s.l).step_by(w.segment.max(1)) {
-        let segment = Segment { w, b, s, params: s.params(t0, w.segment.min(s.l - t0)) };
+    for segment in Segment::all(w, b, s) {
         segment.cumsum(plan)?;
         segment.bmm(plan)?;
         segment.state(plan)?;

@@ -1,7 +1,9 @@
 //! Mamba-2's recurrence (state space duality, SSD): ssd_delta.wgsl, ssd_sequential.wgsl, ssd_state_update.wgsl; in
-//! `chunked`, the kernels of the rung that works in chunks, in `step` the first of the decode step.
+//! `chunked`, the kernels of the rung that works in chunks, in `matrices` those that do it by cooperative matrices, in `step` the first
+//! of the decode step.
 
 mod chunked;
+mod matrices;
 mod step;
 
 pub use chunked::{
@@ -9,10 +11,11 @@ pub use chunked::{
     SSD_CHUNK,
 };
 
+pub use matrices::{ssd_matrices, ssd_matrix_bmm, ssd_matrix_scan, ssd_matrix_state};
 pub use step::{ssd_in_proj, SsdInProj};
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
-use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
 use crate::reference::SsdShape;
 
 /// The rungs of Mamba-2's ladder.
@@ -22,10 +25,31 @@ pub enum Ssd {
     Sequential,
     /// Products of matrices within chunks, a scan over them.
     Chunked,
+    /// The same by cooperative matrices, for devices and shapes that have them ([`Ssd::best`]): in f32 by halves where xbc is f32, in
+    /// f16 where it is f16.
+    Matrices,
 }
 
 impl Ssd {
-    pub const ALL: [Ssd; 2] = [Ssd::Sequential, Ssd::Chunked];
+    /// Tokens a chunk, of the rungs that work in chunks.
+    pub fn chunk(self) -> usize {
+        if self == Ssd::Matrices {
+            matrices::CHUNK
+        } else {
+            SSD_CHUNK
+        }
+    }
+
+    /// The fastest rung for a shape on a device. `halves`: whether f16 may be used.
+    pub fn best(gpu: &Gpu, shape: &SsdShape, halves: bool) -> Self {
+        if halves && gpu.cooperative() && gpu.allows(Variant::MatrixSsd) && matrices::fits(shape) {
+            Ssd::Matrices
+        } else if gpu.allows(Variant::ChunkedSsd) {
+            Ssd::Chunked
+        } else {
+            Ssd::Sequential
+        }
+    }
 }
 
 /// The tensors of Mamba-2's recurrence; where in their rows things lie, [`SsdShape`] says.
@@ -76,7 +100,7 @@ impl SsdShape {
         Params {
             l: l as u32,
             t0: t0 as u32,
-            n_chunks: l.div_ceil(SSD_CHUNK) as u32,
+            n_chunks: 0,
             heads: self.heads as u32,
             head_dim: self.head_dim as u32,
             d_state: self.d_state as u32,
@@ -119,6 +143,7 @@ fn update_spec(quads: bool, gate: bool, rows: bool) -> ShaderSpec {
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
     let mut specs = chunked::specs();
+    specs.extend(matrices::specs());
     for format in [NumberFormat::F32, NumberFormat::F16] {
         specs.extend([delta_spec(format), sequential_spec(format)]);
     }
@@ -199,21 +224,21 @@ pub fn ssd(
             ssd_sequential(plan, b, &workspace.delta, shape)
         }
         Ssd::Chunked => ssd_chunked(plan, workspace, b, shape),
+        Ssd::Matrices => ssd_matrices(plan, workspace, b, shape),
     }
 }
 
 impl SsdWorkspace {
-    /// For up to `shape.l` tokens by a rung.
+    /// For up to `shape.l` tokens by a rung; `xbc`: the format of xbc.
     ///
     /// # Errors
     /// Over the adapter's limit a buffer.
-    pub fn new(gpu: &Gpu, rung: Ssd, shape: &SsdShape) -> Result<Self, GpuError> {
+    pub fn new(gpu: &Gpu, rung: Ssd, shape: &SsdShape, xbc: NumberFormat) -> Result<Self, GpuError> {
+        let segment = chunked::segment(gpu, rung.chunk(), shape);
         match rung {
-            Ssd::Sequential => Self::of_segment(gpu, 0, shape.l * shape.heads, shape),
-            Ssd::Chunked => {
-                let segment = chunked::segment(gpu, shape);
-                Self::of_segment(gpu, segment, segment * shape.heads, shape)
-            }
+            Ssd::Sequential => Self::of_segment(gpu, rung, 0, shape, NumberFormat::F32),
+            Ssd::Chunked => Self::of_segment(gpu, rung, segment, shape, NumberFormat::F32),
+            Ssd::Matrices => Self::of_segment(gpu, rung, segment, shape, xbc),
         }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) enum Way<'a> {
 pub(crate) struct Numbers {
     pub format: NumberFormat,
     /// Whether f16 may be used: activations in it, or products by halves.
-    watch: bool,
+    pub watch: bool,
     /// 1, then.
     pub beyond: Option<Tensor>,
 }

@@ -3,18 +3,18 @@
 use super::Shape;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError, Plan, PlanBuilder, Tensor};
-use crate::kernels::{self, filled, Ssd, SsdBuffers, SsdWorkspace, SSD_CHUNK};
+use crate::kernels::{self, filled, Ssd, SsdBuffers, SsdWorkspace};
 
-/// What is run alone.
+/// What is run alone: a rung, or one of its kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kernel {
-    /// A rung, all of its kernels.
-    Rung(Ssd),
-    /// One kernel of the chunked rung.
-    Part(Part),
+pub(crate) struct Kernel {
+    pub rung: Ssd,
+    pub part: Option<Part>,
+    /// Of xbc.
+    pub act: NumberFormat,
 }
 
-/// The kernels of the chunked rung, in their order.
+/// The kernels of the rungs that work in chunks, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Cumsum,
@@ -25,32 +25,48 @@ pub(crate) enum Part {
 }
 
 impl Kernel {
-    pub const ALL: [Kernel; 7] = [
-        Kernel::Rung(Ssd::Sequential),
-        Kernel::Rung(Ssd::Chunked),
-        Kernel::Part(Part::Cumsum),
-        Kernel::Part(Part::Bmm),
-        Kernel::Part(Part::State),
-        Kernel::Part(Part::Passing),
-        Kernel::Part(Part::Scan),
-    ];
+    /// Every rung and its kernels, those by cooperative matrices where there are such.
+    pub fn all() -> Vec<Kernel> {
+        let whole = |rung, act| Kernel { rung, part: None, act };
+        let parts = [Part::Cumsum, Part::Bmm, Part::State, Part::Passing, Part::Scan];
+        let in_parts = |rung: Kernel| {
+            [None].into_iter().chain(parts.map(Some)).map(move |part| Kernel { part, ..rung }).collect::<Vec<_>>()
+        };
+        let mut all = vec![whole(Ssd::Sequential, NumberFormat::F32)];
+        all.extend(in_parts(whole(Ssd::Chunked, NumberFormat::F32)));
+        for act in [NumberFormat::F32, NumberFormat::F16] {
+            all.extend(in_parts(whole(Ssd::Matrices, act)));
+        }
+        all
+    }
 }
 
 impl std::fmt::Display for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Kernel::Rung(Ssd::Sequential) => "ssd sequential",
-            Kernel::Rung(Ssd::Chunked) => "ssd chunked",
-            Kernel::Part(Part::Cumsum) => "ssd_chunk_cumsum",
-            Kernel::Part(Part::Bmm) => "ssd_bmm_chunk",
-            Kernel::Part(Part::State) => "ssd_chunk_state",
-            Kernel::Part(Part::Passing) => "ssd_state_passing",
-            Kernel::Part(Part::Scan) => "ssd_chunk_scan",
-        })
+        let matrices = self.rung == Ssd::Matrices;
+        f.write_str(match (self.part, self.rung) {
+            (None, Ssd::Sequential) => "ssd sequential",
+            (None, Ssd::Chunked) => "ssd chunked",
+            (None, Ssd::Matrices) => "ssd matrices",
+            (Some(Part::Cumsum), _) => "ssd_chunk_cumsum",
+            (Some(Part::Bmm), _) if matrices => "ssd_matrix_bmm",
+            (Some(Part::Bmm), _) => "ssd_bmm_chunk",
+            (Some(Part::State), _) if matrices => "ssd_matrix_state",
+            (Some(Part::State), _) => "ssd_chunk_state",
+            (Some(Part::Passing), _) => "ssd_state_passing",
+            (Some(Part::Scan), _) if matrices => "ssd_matrix_scan",
+            (Some(Part::Scan), _) => "ssd_chunk_scan",
+        })?;
+        match (matrices, self.act) {
+            (false, _) => Ok(()),
+            (true, act) if self.part.is_some() => write!(f, " of matrices, {}", act.tag()),
+            (true, NumberFormat::F32) => Ok(()),
+            (true, NumberFormat::F16) => f.write_str(", f16"),
+        }
     }
 }
 
-/// A kernel over l tokens, in f32.
+/// A kernel over l tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Alone {
     pub kernel: Kernel,
@@ -74,29 +90,37 @@ impl Alone {
     /// triangle left out.
     pub fn work(&self) -> (f64, f64) {
         let (Shape { n_heads, head_dim, d_state, n_groups, .. }, l) = (self.shape, self.l);
-        let chunks = l.div_ceil(SSD_CHUNK);
+        let chunk = self.kernel.rung.chunk();
+        let chunks = l.div_ceil(chunk);
         let (x, bc, dt) = (l * n_heads * head_dim, l * n_groups * d_state, l * n_heads);
-        let (states, cb) = (chunks * n_heads * head_dim * d_state, l * n_groups * SSD_CHUNK);
+        let (states, cb) = (chunks * n_heads * head_dim * d_state, l * n_groups * chunk);
         let of_states = 2 * l * n_heads * head_dim * d_state;
-        let (of_cb, of_pairs) = (l * n_groups * SSD_CHUNK * d_state, l * n_heads * SSD_CHUNK * head_dim);
-        let (elements, flops) = match self.kernel {
-            Kernel::Rung(_) => (2 * x + 2 * bc + dt, 2 * of_states + of_cb + of_pairs),
-            Kernel::Part(Part::Cumsum) => (3 * dt, 0),
-            Kernel::Part(Part::Bmm) => (2 * bc + cb, of_cb),
-            Kernel::Part(Part::State) => (x + bc + 2 * dt + states, of_states),
-            Kernel::Part(Part::Passing) => (2 * states, 0),
-            Kernel::Part(Part::Scan) => (2 * x + bc + 2 * dt + states + cb, of_states + of_pairs),
+        let (of_cb, of_pairs) = (l * n_groups * chunk * d_state, l * n_heads * chunk * head_dim);
+        // What is in f32 throughout, and what is as xbc is.
+        let ((elements, activations), flops) = match self.kernel.part {
+            None => ((x + dt, x + 2 * bc), 2 * of_states + of_cb + of_pairs),
+            Some(Part::Cumsum) => ((3 * dt, 0), 0),
+            Some(Part::Bmm) => ((0, 2 * bc + cb), of_cb),
+            Some(Part::State) => ((2 * dt + states, x + bc), of_states),
+            Some(Part::Passing) => ((states, states), 0),
+            Some(Part::Scan) => ((x + 2 * dt, x + bc + states + cb), of_states + of_pairs),
         };
-        ((4 * elements) as f64, flops as f64)
+        ((4 * elements + self.kernel.act.bytes() * activations) as f64, flops as f64)
+    }
+
+    /// Whether a device and the shape have it.
+    pub fn runs(&self, gpu: &Gpu) -> bool {
+        self.kernel.rung != Ssd::Matrices || Ssd::best(gpu, &self.shape.ssd(self.l), true) == Ssd::Matrices
     }
 
     /// Inputs and outputs on a device, and the dispatches.
     pub fn prepare(&self, gpu: &Gpu) -> Result<Plan, GpuError> {
         let (l, s) = (self.l, self.shape.ssd(self.l));
-        let filled = |label, elements, range| filled(gpu, label, elements, range, NumberFormat::F32);
+        let as_act = |label, elements, range, act| filled(gpu, label, elements, range, act);
+        let filled = |label, elements, range| as_act(label, elements, range, NumberFormat::F32);
         let b = SsdBuffers {
             zxbcdt: &filled("zxbcdt", l * s.zxbcdt_stride, (-1.0, 1.0))?,
-            xbc: &filled("xbc", l * s.xbc_stride, (-1.0, 1.0))?,
+            xbc: &as_act("xbc", l * s.xbc_stride, (-1.0, 1.0), self.kernel.act)?,
             dt_bias: &filled("dt_bias", s.heads, (-6.0, -2.0))?,
             a: &filled("A", s.heads, (-16.0, -1.0))?,
             d: &filled("D", s.heads * if s.d_has_hdim { s.head_dim } else { 1 }, (0.5, 1.5))?,
@@ -104,18 +128,19 @@ impl Alone {
             y: &Tensor::zeros(gpu, "y", l * s.d_inner())?,
         };
         let mut plan = PlanBuilder::new(gpu);
-        let rung = match self.kernel {
-            Kernel::Rung(rung) => rung,
-            Kernel::Part(_) => Ssd::Chunked,
-        };
-        let w = SsdWorkspace::new(gpu, rung, &s)?;
-        match self.kernel {
-            Kernel::Rung(rung) => kernels::ssd(&mut plan, rung, &w, &b, &s)?,
-            Kernel::Part(Part::Cumsum) => kernels::ssd_chunk_cumsum(&mut plan, &w, &b, &s)?,
-            Kernel::Part(Part::Bmm) => kernels::ssd_bmm_chunk(&mut plan, &w, &b, &s)?,
-            Kernel::Part(Part::State) => kernels::ssd_chunk_state(&mut plan, &w, &b, &s)?,
-            Kernel::Part(Part::Passing) => kernels::ssd_state_passing(&mut plan, &w, &b, &s)?,
-            Kernel::Part(Part::Scan) => kernels::ssd_chunk_scan(&mut plan, &w, &b, &s)?,
+        let Kernel { rung, part, act } = self.kernel;
+        let w = SsdWorkspace::new(gpu, rung, &s, act)?;
+        let matrices = rung == Ssd::Matrices;
+        match part {
+            None => kernels::ssd(&mut plan, rung, &w, &b, &s)?,
+            Some(Part::Cumsum) => kernels::ssd_chunk_cumsum(&mut plan, &w, &b, &s)?,
+            Some(Part::Bmm) if matrices => kernels::ssd_matrix_bmm(&mut plan, &w, &b, &s)?,
+            Some(Part::Bmm) => kernels::ssd_bmm_chunk(&mut plan, &w, &b, &s)?,
+            Some(Part::State) if matrices => kernels::ssd_matrix_state(&mut plan, &w, &b, &s)?,
+            Some(Part::State) => kernels::ssd_chunk_state(&mut plan, &w, &b, &s)?,
+            Some(Part::Passing) => kernels::ssd_state_passing(&mut plan, &w, &b, &s)?,
+            Some(Part::Scan) if matrices => kernels::ssd_matrix_scan(&mut plan, &w, &b, &s)?,
+            Some(Part::Scan) => kernels::ssd_chunk_scan(&mut plan, &w, &b, &s)?,
         }
         plan.finish()
     }

@@ -1,7 +1,8 @@
 //! A Mamba-2 layer by the kernels.
 
 use super::{Shape, Weights};
-use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor, Variant};
+use crate::gpu::shader::NumberFormat;
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, Conv1d, ConvStep, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, WeightMatrix};
 use crate::model::blocks::device::{Chunk, Host, LayerState, Numbers, Stream, Way};
 use crate::model::blocks::explain::Seen;
@@ -19,7 +20,7 @@ pub(crate) struct Layer {
 /// The activations of a chunk of up to L tokens; all layers share them. Those marked act are in the format that the chunk's are.
 pub(crate) struct Workspace {
     zxbcdt: Tensor, // (L, row), L up to whole COOP_TILEs where cooperative matrices write it
-    xbc: Tensor,    // (L, channels)
+    xbc: Tensor,    // (L, channels), act where the rung multiplies in it
     y: Tensor,      // (L, d_ssm)
     gated: Tensor,  // (L, d_inner), act
     ssd: SsdWorkspace,
@@ -31,16 +32,18 @@ impl Workspace {
     pub fn new(gpu: &Gpu, s: &Shape, l: usize, scan: Option<Scan>, numbers: &mut Numbers) -> Result<Self, GpuError> {
         let rung = match scan {
             None => Ssd::Sequential,
-            Some(Scan::Blelloch | Scan::Fused) if gpu.allows(Variant::ChunkedSsd) => Ssd::Chunked,
+            Some(Scan::Blelloch | Scan::Fused) => Ssd::best(gpu, &s.ssd(l), numbers.watch),
             Some(_) => Ssd::Sequential,
         };
         numbers.end(gpu)?;
+        let act = if rung == Ssd::Matrices { numbers.format } else { NumberFormat::F32 };
+        let xbc = Tensor::activations(gpu, "xbc", l * s.channels(), act)?;
         Ok(Self {
             zxbcdt: Tensor::zeros(gpu, "zxbcdt", numbers.tall(gpu, l) * s.row())?,
-            xbc: Tensor::zeros(gpu, "xbc", l * s.channels())?,
+            xbc: if rung == Ssd::Matrices { numbers.factor(xbc) } else { xbc },
             y: Tensor::zeros(gpu, "y", l * s.d_ssm())?,
             gated: numbers.factor(Tensor::activations(gpu, "gated", l * s.d_inner(), numbers.format)?),
-            ssd: SsdWorkspace::new(gpu, rung, &s.ssd(l))?,
+            ssd: SsdWorkspace::new(gpu, rung, &s.ssd(l), act)?,
             rung,
         })
     }
