@@ -8,12 +8,20 @@
 var<private> first: vec2u;      // the tile's first token of C and of B
 var<private> columns_of: vec2u; // where C and B of the group begin
 
-fn operand_a(row: u32, term: u32) -> vec4<act> {
-    return xbc_quad(first.x + row, columns_of.x + term, term < p.d_state);
+fn load_a(next: ptr<function, QuadsA>, k: u32, lid: u32) {
+    for (var i = 0u; i < LOADS_A; i++) {
+        let n = k + term_a(lid + i * THREADS);
+        (*next)[i] = xbc_quad(first.x + row_a(lid + i * THREADS), columns_of.x + n, n < p.d_state);
+    }
 }
-fn operand_b(term: u32, column: u32) -> vec4<act> {
-    return xbc_quad(first.y + column, columns_of.y + term, term < p.d_state);
+fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
+    for (var i = 0u; i < LOADS_B; i++) {
+        let n = k + term_b(lid + i * THREADS);
+        (*next)[i] = xbc_quad(first.y + column_b(lid + i * THREADS), columns_of.y + n, n < p.d_state);
+    }
 }
+fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> { return v; }
+fn ready_b(v: vec4<act>, term: u32) -> vec4<act> { return v; }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {

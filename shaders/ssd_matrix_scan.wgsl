@@ -31,33 +31,54 @@ var<private> at_cb: u32;        // where the chunk's and group's products begin
 var<private> state_terms: u32;  // terms along k that are states
 var<private> skip: f32;
 
-fn operand_a(row: u32, term: u32) -> vec4<act> {
-    if term < state_terms {
-        return act(from_begin[row]) * xbc_quad(begin + tile + row, columns_of.x + term, term < p.d_state);
+fn load_a(next: ptr<function, QuadsA>, k: u32, lid: u32) {
+    if k < state_terms {
+        for (var i = 0u; i < LOADS_A; i++) {
+            let n = k + term_a(lid + i * THREADS);
+            (*next)[i] = xbc_quad(begin + tile + row_a(lid + i * THREADS), columns_of.x + n, n < p.d_state);
+        }
+    } else {
+        let s0 = k - state_terms;
+        for (var i = 0u; i < LOADS_A; i++) {
+            let row = at_cb + (tile + row_a(lid + i * THREADS)) * CHUNK;
+            (*next)[i] = cb[(row + s0 + term_a(lid + i * THREADS)) / 4u];
+        }
     }
-    let s = term - state_terms;
-    let product = cb[(at_cb + (tile + row) * CHUNK + s) / 4u];
-    if s < tile { return act(from_before[row]) * product; }
-    let first = s - tile;
+}
+
+fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
+    if k < state_terms {
+        for (var i = 0u; i < LOADS_B; i++) {
+            let n = k + term_b(lid + i * THREADS);
+            let c = channel + column_b(lid + i * THREADS);
+            (*next)[i] = select(vec4<act>(), states[(at_states + n * p.head_dim + c) / 4u], c < p.head_dim && n < p.d_state);
+        }
+    } else {
+        let s0 = begin + k - state_terms;
+        for (var i = 0u; i < LOADS_B; i++) {
+            let c = channel + column_b(lid + i * THREADS);
+            (*next)[i] = xbc_quad(s0 + term_b(lid + i * THREADS), columns_of.y + c, c < p.head_dim);
+        }
+    }
+}
+
+fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> {
+    if term < state_terms + tile { return act(select(from_before[row], from_begin[row], term < state_terms)) * v; }
+    let first = term - state_terms - tile;
     var a: vec4<act>;
     if first > row { return a; }
     for (var j = 0u; j < 4u; j++) {
         // Later tokens do not count, whatever stands there.
         let kept = exp(min(log_span(logs[row], logs[first + j]), 0.0)) * deltas[first + j];
         let own = select(0.0, skip, first + j == row);
-        a[j] = to_act(select(0.0, fma(f32(product[j]), kept, own), first + j <= row));
+        a[j] = to_act(select(0.0, fma(f32(v[j]), kept, own), first + j <= row));
     }
     return a;
 }
 
-fn operand_b(term: u32, column: u32) -> vec4<act> {
-    let c = channel + column;
-    if term < state_terms {
-        let at = (at_states + term * p.head_dim + c) / 4u;
-        return select(vec4<act>(), states[at], c < p.head_dim && term < p.d_state);
-    }
-    let s = term - state_terms;
-    return scaled(weights[s], xbc_quad(begin + s, columns_of.y + c, c < p.head_dim));
+fn ready_b(v: vec4<act>, term: u32) -> vec4<act> {
+    if term < state_terms { return v; }
+    return scaled(weights[term - state_terms], v);
 }
 
 @compute @workgroup_size(THREADS)

@@ -14,14 +14,20 @@ var<private> begin: u32;        // the chunk's first token
 var<private> origin: vec2u;     // the tile's first state and channel
 var<private> columns_of: vec2u; // where B of the head's group and x of the head begin
 
-fn operand_a(row: u32, term: u32) -> vec4<act> {
-    let n = origin.x + row;
-    return xbc_quad(begin + term, columns_of.x + n, n < p.d_state);
+fn load_a(next: ptr<function, QuadsA>, k: u32, lid: u32) {
+    for (var i = 0u; i < LOADS_A; i++) {
+        let n = origin.x + row_a(lid + i * THREADS);
+        (*next)[i] = xbc_quad(begin + k + term_a(lid + i * THREADS), columns_of.x + n, n < p.d_state);
+    }
 }
-fn operand_b(term: u32, column: u32) -> vec4<act> {
-    let channel = origin.y + column;
-    return scaled(weights[term], xbc_quad(begin + term, columns_of.y + channel, channel < p.head_dim));
+fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
+    for (var i = 0u; i < LOADS_B; i++) {
+        let channel = origin.y + column_b(lid + i * THREADS);
+        (*next)[i] = xbc_quad(begin + k + term_b(lid + i * THREADS), columns_of.y + channel, channel < p.head_dim);
+    }
 }
+fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> { return v; }
+fn ready_b(v: vec4<act>, term: u32) -> vec4<act> { return scaled(weights[term], v); }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {

@@ -1,8 +1,10 @@
 // A tile of a product, A (ROWS, k) B (k, COLS), by cooperative matrices (16 x 16 x 16, f16 factors, f32 sums, subgroups of 32), for
 // shared/ssd_matrix_multiply.wgsl. A workgroup of eight subgroups, each with a 32 x 32 piece; both factors pass through workgroup
-// memory in slices of SLICE terms along k, in quads as a kernel's two functions give them:
-//   operand_a(row, term): four terms of a row; with ACROSS four rows of a term
-//   operand_b(term, column): four columns of a term; with ALONG four terms of a column
+// memory in slices of SLICE terms along k, in quads: of A four terms of a row, with ACROSS four rows of a term; of B four columns of a
+// term, with ALONG four terms of a column. What they are, a kernel says by four functions:
+//   load_a(next, k, lid), load_b(next, k, lid): what an invocation brings of the slice from term k on, as it lies in memory; read a
+//     slice ahead, so nothing may wait for it
+//   ready_a(v, row, term), ready_b(v, term): factors from that
 // STRIPS: what is written is f16, in out_t, and sums are rounded in workgroup memory; else it is f32.
 // HALVES: activations are f32, and so is the product: each factor is hi + lo, two f16. Neither half is scaled: below 6e-5 f16's steps
 // are 6e-8 wide, which is what a factor of any size may be off by. Else activations and factors are f16.
@@ -87,6 +89,9 @@ fn scaled(factor: f32, v: vec4<act>) -> vec4<act> {
     return clamp(act(factor) * v, vec4<act>(-65504.0), vec4<act>(65504.0));
 #endif
 }
+
+alias QuadsA = array<vec4<act>, LOADS_A>;
+alias QuadsB = array<vec4<act>, LOADS_B>;
 
 // Four columns of a token of xbc from `column` on; zero where they are not `inside`.
 fn xbc_quad(token: u32, column: u32, inside: bool) -> vec4<act> {

@@ -3,31 +3,29 @@
     let subgroup = lid / 32u;
     let row0 = subgroup / 2u * 32u;
     let column0 = subgroup % 2u * 32u;
-    var next_a: array<vec4<act>, LOADS_A>;
-    var next_b: array<vec4<act>, LOADS_B>;
+    var next_a: QuadsA;
+    var next_b: QuadsB;
 #repeat r 2
 #repeat c 2
     var sum_${r}_${c}: coop_mat16x16<f32, C>;
 #end
 #end
-    for (var i = 0u; i < LOADS_A; i++) { next_a[i] = operand_a(row_a(lid + i * THREADS), term_a(lid + i * THREADS)); }
-    for (var i = 0u; i < LOADS_B; i++) { next_b[i] = operand_b(term_b(lid + i * THREADS), column_b(lid + i * THREADS)); }
+    load_a(&next_a, 0u, lid);
+    load_b(&next_b, 0u, lid);
     for (var k0 = 0u; k0 < terms; k0 += SLICE) {
         for (var i = 0u; i < LOADS_A; i++) {
-            put_a(at_a(row_a(lid + i * THREADS), term_a(lid + i * THREADS)), next_a[i]);
+            let row = row_a(lid + i * THREADS);
+            let term = term_a(lid + i * THREADS);
+            put_a(at_a(row, term), ready_a(next_a[i], row, k0 + term));
         }
         for (var i = 0u; i < LOADS_B; i++) {
-            put_b(at_b(term_b(lid + i * THREADS), column_b(lid + i * THREADS)), next_b[i]);
+            let term = term_b(lid + i * THREADS);
+            put_b(at_b(term, column_b(lid + i * THREADS)), ready_b(next_b[i], k0 + term));
         }
         // Read before the barrier, so that it arrives while this slice is multiplied.
-        let k1 = k0 + SLICE;
-        if k1 < terms {
-            for (var i = 0u; i < LOADS_A; i++) {
-                next_a[i] = operand_a(row_a(lid + i * THREADS), k1 + term_a(lid + i * THREADS));
-            }
-            for (var i = 0u; i < LOADS_B; i++) {
-                next_b[i] = operand_b(k1 + term_b(lid + i * THREADS), column_b(lid + i * THREADS));
-            }
+        if k0 + SLICE < terms {
+            load_a(&next_a, k0 + SLICE, lid);
+            load_b(&next_b, k0 + SLICE, lid);
         }
         workgroupBarrier();
         for (var k = 0u; k < SLICE; k += 16u) {

@@ -156,8 +156,8 @@ impl Gpu {
             required_features: features,
             required_limits: limits,
             experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-                // SAFETY: the one experimental feature asked for is used by five kernels, matmul_coop, matmul_split,
-                // matmul_grad_split, ssd_matrix_state and ssd_matrix_scan, which the self-test compares with their twins.
+                // SAFETY: the one experimental feature asked for is used by six kernels, matmul_coop, matmul_split,
+                // matmul_grad_split and ssd_matrix_*, which the self-test compares with their twins.
                 unsafe { wgpu::ExperimentalFeatures::enabled() }
             } else {
                 wgpu::ExperimentalFeatures::disabled()

@@ -117,7 +117,10 @@ impl Layer {
                 kernels::conv1d_state_batch(plan, &conv, texts, s.conv(l / texts))?;
                 let shape = s.ssd(l / texts);
                 for text in 0..texts {
-                    let rows = |t: &Tensor, width: usize| t.slice(text * shape.l * width, shape.l * width);
+                    let rows = |t: &Tensor, width: usize| {
+                        let words = shape.l * width * t.format().bytes() / 4;
+                        t.slice(text * words, words)
+                    };
                     let (zxbcdt, xbc, y) =
                         (rows(&w.zxbcdt, s.row()), rows(&w.xbc, s.channels()), rows(&w.y, s.d_ssm()));
                     let ssm_state = state.ssm.slice(text * shape.state_len(), shape.state_len());
@@ -134,8 +137,9 @@ impl Layer {
     /// Whether texts of l tokens each can go through together: what each has of rows and states must begin where it can be bound.
     pub fn takes_texts(&self, l: usize) -> bool {
         let s = &self.shape;
-        let parts = [l * s.row(), l * s.channels(), l * s.d_ssm(), s.ssd(l).state_len()];
-        parts.iter().all(|elements| elements.is_multiple_of(64))
+        let parts = [l * s.row(), l * s.d_ssm(), s.ssd(l).state_len()];
+        // Those of xbc may be in f16.
+        parts.iter().all(|elements| elements.is_multiple_of(64)) && (l * s.channels()).is_multiple_of(128)
     }
 
     /// Whether the fused step can run, which reads rows in whole quads.
