@@ -71,14 +71,14 @@ fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> {
         // Later tokens do not count, whatever stands there.
         let kept = exp(min(log_span(logs[row], logs[first + j]), 0.0)) * deltas[first + j];
         let own = select(0.0, skip, first + j == row);
-        a[j] = to_act(select(0.0, fma(f32(v[j]), kept, own), first + j <= row));
+        a[j] = act(select(0.0, fma(f32(v[j]), kept, own), first + j <= row));
     }
     return a;
 }
 
 fn ready_b(v: vec4<act>, term: u32) -> vec4<act> {
     if term < state_terms { return v; }
-    return scaled(weights[term - state_terms], v);
+    return act(weights[term - state_terms]) * v;
 }
 
 @compute @workgroup_size(THREADS)

@@ -27,7 +27,7 @@ fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
     }
 }
 fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> { return v; }
-fn ready_b(v: vec4<act>, term: u32) -> vec4<act> { return scaled(weights[term], v); }
+fn ready_b(v: vec4<act>, term: u32) -> vec4<act> { return act(weights[term]) * v; }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {

@@ -69,7 +69,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         for (var i = 0u; i < AHEAD; i++) {
             if c + i < c1 {
 #if APART
-                if inside { initial[(c + i) * lanes + lane] = to_act(s); }
+                if inside { initial[(c + i) * lanes + lane] = act(s); }
 #else
                 if inside { states[(c + i) * lanes + lane] = s; }
 #endif

@@ -7,7 +7,8 @@
 //   ready_a(v, row, term), ready_b(v, term): factors from that
 // STRIPS: what is written is f16, in out_t, and sums are rounded in workgroup memory; else it is f32.
 // HALVES: activations are f32, and so is the product: each factor is hi + lo, two f16. Neither half is scaled: below 6e-5 f16's steps
-// are 6e-8 wide, which is what a factor of any size may be off by. Else activations and factors are f16.
+// are 6e-8 wide, which is what a factor of any size may be off by. Else activations and factors are f16. In both, what f16 cannot hold
+// becomes infinite, not the largest that it can: so y shows it to the kernel that watches (shared/watch.wgsl).
 #include "shared/halves.wgsl"
 
 const ROWS: u32 = 128u;
@@ -78,15 +79,6 @@ fn put_b(at: u32, v: vec4<act>) {
     tile_b[QUADS_B + at] = vec4<f16>(v - hi);
 #else
     tile_b[at] = v;
-#endif
-}
-
-// What f16 cannot hold is the largest that it can.
-fn scaled(factor: f32, v: vec4<act>) -> vec4<act> {
-#if HALVES
-    return factor * v;
-#else
-    return clamp(act(factor) * v, vec4<act>(-65504.0), vec4<act>(65504.0));
 #endif
 }
 

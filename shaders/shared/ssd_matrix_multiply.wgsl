@@ -85,7 +85,7 @@
             let row = row0 + 16u * ${r}u + i / 16u;
             let column = column0 + 16u * ${c}u + i % 16u;
             if row < rows && column < columns {
-                out[out0 + row * stride + column] = to_out_t(strips[strip + i]);
+                out[out0 + row * stride + column] = out_t(strips[strip + i]);
             }
         }
         workgroupBarrier();
