@@ -51,7 +51,8 @@ fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
         for (var i = 0u; i < LOADS_B; i++) {
             let n = k + term_b(lid + i * THREADS);
             let c = channel + column_b(lid + i * THREADS);
-            (*next)[i] = select(vec4<act>(), states[(at_states + n * p.head_dim + c) / 4u], c < p.head_dim && n < p.d_state);
+            let inside = c < p.head_dim && n < p.d_state;
+            (*next)[i] = select(vec4<act>(), states[(at_states + n * p.head_dim + c) / 4u], inside);
         }
     } else {
         let s0 = begin + k - state_terms;

@@ -117,18 +117,26 @@ fn every_suite_measures_on_this_adapter() {
     assert!(report.commit == "unknown" || report.commit.len() == 40, "{}", report.commit);
 }
 
-/// Of Mamba-2's recurrence its rungs, and the kernels of the chunked one.
+/// Of Mamba-2's recurrence its rungs, and the kernels of those in chunks.
 #[test]
 fn the_recurrence_of_mamba2_is_measured_by_itself() {
     let models = vec![("mamba2-tiny".into(), Spec::preset("mamba2-tiny").unwrap())];
     let options =
         Options { shapes: Shapes { models, scan: Vec::new(), ..small() }, suites: vec![Suite::Scan], ..options() };
-    let report = block_on(run(&gpu(), &options, &mut |_| {}));
+    let gpu = gpu();
+    let report = block_on(run(&gpu, &options, &mut |_| {}));
     sound(&report);
-    let variants: Vec<_> = report.rows.iter().filter(|r| r.suite == Suite::Scan).map(|r| r.variant.as_str()).collect();
+    let rows: Vec<_> = report.rows.iter().filter(|row| row.suite == Suite::Scan).collect();
+    let variants: Vec<_> = rows.iter().map(|row| row.variant.as_str()).collect();
     let parts = ["ssd_chunk_cumsum", "ssd_bmm_chunk", "ssd_chunk_state", "ssd_state_passing", "ssd_chunk_scan"];
-    assert_eq!(variants, [&["ssd sequential", "ssd chunked"][..], &parts].concat());
-    assert!(report.rows.iter().all(|row| row.skipped.is_none()), "{:?}", report.rows);
+    let (chunked, matrices) = variants.split_at(7);
+    assert_eq!(chunked, [&["ssd sequential", "ssd chunked"][..], &parts].concat());
+    assert_eq!(
+        (matrices[0], matrices[5], matrices[6]),
+        ("ssd matrices", "ssd_matrix_scan of ssd matrices, f32", "ssd matrices, f16")
+    );
+    let lacking = |row: &Row| row.variant.contains("matri") && !gpu.cooperative();
+    assert!(rows.iter().all(|row| row.skipped.is_some() == lacking(row)), "{rows:?}");
 }
 
 /// Every share is of the ceilings: they are measured, and well, however little time there is.

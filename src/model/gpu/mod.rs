@@ -226,7 +226,8 @@ impl GpuModel {
 
     /// Whether a prompt's activations go through f16 anywhere: held in it, or multiplied by matrices of it.
     fn uses_f16(&self) -> bool {
-        let splits = self.gpu.cooperative() && self.gpu.allows(Variant::SplitMatrix);
+        let by_halves = [Variant::SplitMatrix, Variant::MatrixSsd];
+        let splits = self.gpu.cooperative() && by_halves.into_iter().any(|variant| self.gpu.allows(variant));
         splits || self.activations() == NumberFormat::F16 || self.gpu.watches()
     }
 

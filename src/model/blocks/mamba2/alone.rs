@@ -59,7 +59,7 @@ impl std::fmt::Display for Kernel {
         })?;
         match (matrices, self.act) {
             (false, _) => Ok(()),
-            (true, act) if self.part.is_some() => write!(f, " of matrices, {}", act.tag()),
+            (true, act) if self.part.is_some() => write!(f, " of ssd matrices, {}", act.tag()),
             (true, NumberFormat::F32) => Ok(()),
             (true, NumberFormat::F16) => f.write_str(", f16"),
         }
