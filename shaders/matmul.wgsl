@@ -31,7 +31,7 @@ fn read_w(j: u32, q: u32) -> vec4f {
 @compute @workgroup_size(8, 8, PARTS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_id) id: vec3u) {
     let t0 = wid.y * TOKENS;
-    let j0 = wid.x * OUTPUTS;
+    let j0 = (p.tile + wid.x) * OUTPUTS;
     // Sixteen rows of four quads at a time.
     let lane = 8u * id.y + id.x;
     let row = lane / SLICE;

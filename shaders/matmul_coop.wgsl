@@ -3,7 +3,7 @@
 // Grid: a workgroup of four subgroups a tile of 128 tokens (y) by 128 outputs (x); a subgroup keeps a 64 x 64 piece as 4 x 4
 // matrices. Both operands pass through workgroup memory in slices of 32 along k. The next slice is read from memory before the
 // barrier, so that it arrives while this one is multiplied. x_t, y_t: the number formats of x and y.
-// DIRECT: y is f32, has rows for whole tiles and no epilogue, and n is whole tiles: sums are stored as they are.
+// DIRECT: y is f32, has rows for whole tiles and no epilogue, and all outputs of the tiles are there: sums are stored as they are.
 // WATCH: x is f32, and values of it that f16 cannot hold are noticed as in shared/watch.wgsl, by a plain store: the memory model
 // that comes with cooperative matrices wants one feature more for atomics. All store the same.
 #include "shared/linear.wgsl"
@@ -42,7 +42,7 @@ fn read_w(j: u32, q: u32) -> vec4<f16> {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {
     let t0 = wid.y * TILE;
-    let j0 = wid.x * TILE;
+    let j0 = (p.tile + wid.x) * TILE;
     let subgroup = lid / 32u;
     let row0 = subgroup / 2u * 64u;
     let column0 = subgroup % 2u * 64u;

@@ -8,17 +8,13 @@
 var<private> first: vec2u;      // the tile's first token of C and of B
 var<private> columns_of: vec2u; // where C and B of the group begin
 
-fn load_a(next: ptr<function, QuadsA>, k: u32, lid: u32) {
-    for (var i = 0u; i < LOADS_A; i++) {
-        let n = k + term_a(lid + i * THREADS);
-        (*next)[i] = xbc_quad(first.x + row_a(lid + i * THREADS), columns_of.x + n, n < p.d_state);
-    }
+fn load_a(i: u32, k: u32) -> vec4<act> {
+    let n = k + term_a(i);
+    return xbc_quad(first.x + row_a(i), columns_of.x + n, n < p.d_state);
 }
-fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
-    for (var i = 0u; i < LOADS_B; i++) {
-        let n = k + term_b(lid + i * THREADS);
-        (*next)[i] = xbc_quad(first.y + column_b(lid + i * THREADS), columns_of.y + n, n < p.d_state);
-    }
+fn load_b(i: u32, k: u32) -> vec4<act> {
+    let n = k + term_b(i);
+    return xbc_quad(first.y + column_b(i), columns_of.y + n, n < p.d_state);
 }
 fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> { return v; }
 fn ready_b(v: vec4<act>, term: u32) -> vec4<act> { return v; }

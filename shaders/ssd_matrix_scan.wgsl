@@ -31,40 +31,26 @@ var<private> at_cb: u32;        // where the chunk's and group's products begin
 var<private> state_terms: u32;  // terms along k that are states
 var<private> skip: f32;
 
-fn load_a(next: ptr<function, QuadsA>, k: u32, lid: u32) {
-    if k < state_terms {
-        for (var i = 0u; i < LOADS_A; i++) {
-            let n = k + term_a(lid + i * THREADS);
-            (*next)[i] = xbc_quad(begin + tile + row_a(lid + i * THREADS), columns_of.x + n, n < p.d_state);
-        }
-    } else {
-        let s0 = k - state_terms;
-        for (var i = 0u; i < LOADS_A; i++) {
-            let row = at_cb + (tile + row_a(lid + i * THREADS)) * CHUNK;
-            (*next)[i] = cb[(row + s0 + term_a(lid + i * THREADS)) / 4u];
-        }
-    }
+// No factor is chosen here but where the address is: a value that a branch ends with would be waited for in it. What is read past the
+// states is finite, and A has zeros there; past head_dim nothing is stored.
+fn load_a(i: u32, k: u32) -> vec4<act> {
+    let n = k + term_a(i);
+    if k < state_terms { return xbc4[(xbc_row(begin + tile + row_a(i)) + columns_of.x + n) / 4u]; }
+    return cb[(at_cb + (tile + row_a(i)) * CHUNK + n - state_terms) / 4u];
 }
 
-fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
-    if k < state_terms {
-        for (var i = 0u; i < LOADS_B; i++) {
-            let n = k + term_b(lid + i * THREADS);
-            let c = channel + column_b(lid + i * THREADS);
-            let inside = c < p.head_dim && n < p.d_state;
-            (*next)[i] = select(vec4<act>(), states[(at_states + n * p.head_dim + c) / 4u], inside);
-        }
-    } else {
-        let s0 = begin + k - state_terms;
-        for (var i = 0u; i < LOADS_B; i++) {
-            let c = channel + column_b(lid + i * THREADS);
-            (*next)[i] = xbc_quad(s0 + term_b(lid + i * THREADS), columns_of.y + c, c < p.head_dim);
-        }
-    }
+fn load_b(i: u32, k: u32) -> vec4<act> {
+    let n = k + term_b(i);
+    let c = channel + column_b(i);
+    if k < state_terms { return states[(at_states + min(n, p.d_state - 1u) * p.head_dim + c) / 4u]; }
+    return xbc4[(xbc_row(begin + n - state_terms) + columns_of.y + c) / 4u];
 }
 
 fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> {
-    if term < state_terms + tile { return act(select(from_before[row], from_begin[row], term < state_terms)) * v; }
+    if term < state_terms {
+        return select(vec4<act>(), act(from_begin[row]) * v, term < p.d_state);
+    }
+    if term < state_terms + tile { return act(from_before[row]) * v; }
     let first = term - state_terms - tile;
     var a: vec4<act>;
     if first > row { return a; }

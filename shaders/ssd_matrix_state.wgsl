@@ -14,17 +14,13 @@ var<private> begin: u32;        // the chunk's first token
 var<private> origin: vec2u;     // the tile's first state and channel
 var<private> columns_of: vec2u; // where B of the head's group and x of the head begin
 
-fn load_a(next: ptr<function, QuadsA>, k: u32, lid: u32) {
-    for (var i = 0u; i < LOADS_A; i++) {
-        let n = origin.x + row_a(lid + i * THREADS);
-        (*next)[i] = xbc_quad(begin + k + term_a(lid + i * THREADS), columns_of.x + n, n < p.d_state);
-    }
+fn load_a(i: u32, k: u32) -> vec4<act> {
+    let n = origin.x + row_a(i);
+    return xbc_quad(begin + k + term_a(i), columns_of.x + n, n < p.d_state);
 }
-fn load_b(next: ptr<function, QuadsB>, k: u32, lid: u32) {
-    for (var i = 0u; i < LOADS_B; i++) {
-        let channel = origin.y + column_b(lid + i * THREADS);
-        (*next)[i] = xbc_quad(begin + k + term_b(lid + i * THREADS), columns_of.y + channel, channel < p.head_dim);
-    }
+fn load_b(i: u32, k: u32) -> vec4<act> {
+    let channel = origin.y + column_b(i);
+    return xbc_quad(begin + k + term_b(i), columns_of.y + channel, channel < p.head_dim);
 }
 fn ready_a(v: vec4<act>, row: u32, term: u32) -> vec4<act> { return v; }
 fn ready_b(v: vec4<act>, term: u32) -> vec4<act> { return act(weights[term]) * v; }

@@ -13,6 +13,7 @@ struct Params {
     eps: f32,        // NORM
     conv_first: u32, // CONV: the first row of the whole w that the convolution takes,
     conv_count: u32, //   and how many it does
+    tile: u32,       // matmul, matmul_coop: the first tile of outputs
     split: u32,      // matmul_few: quads along k that a split takes; matmul_sum: how many splits there are
 }
 @group(0) @binding(0) var<uniform> p: Params;

@@ -2,8 +2,7 @@
 // shared/ssd_matrix_multiply.wgsl. A workgroup of eight subgroups, each with a 32 x 32 piece; both factors pass through workgroup
 // memory in slices of SLICE terms along k, in quads: of A four terms of a row, with ACROSS four rows of a term; of B four columns of a
 // term, with ALONG four terms of a column. What they are, a kernel says by four functions:
-//   load_a(next, k, lid), load_b(next, k, lid): what an invocation brings of the slice from term k on, as it lies in memory; read a
-//     slice ahead, so nothing may wait for it
+//   load_a(i, k), load_b(i, k): quad i of the slice from term k on, as it lies in memory; read a slice ahead, so nothing may wait for it
 //   ready_a(v, row, term), ready_b(v, term): factors from that
 // STRIPS: what is written is f16, in out_t, and sums are rounded in workgroup memory; else it is f32.
 // HALVES: activations are f32, and so is the product: each factor is hi + lo, two f16. Neither half is scaled: below 6e-5 f16's steps
@@ -14,8 +13,6 @@
 const ROWS: u32 = 128u;
 const COLS: u32 = 64u;
 const THREADS: u32 = 256u;
-const LOADS_A: u32 = ROWS * SLICE / 4u / THREADS;
-const LOADS_B: u32 = COLS * SLICE / 4u / THREADS;
 // Quads from one row (or term) to the next: two more than there are, so that neighbours lie in different banks.
 #if ACROSS
 const PITCH_A: u32 = ROWS / 4u + 2u;
@@ -81,9 +78,6 @@ fn put_b(at: u32, v: vec4<act>) {
     tile_b[at] = v;
 #endif
 }
-
-alias QuadsA = array<vec4<act>, LOADS_A>;
-alias QuadsB = array<vec4<act>, LOADS_B>;
 
 // Four columns of a token of xbc from `column` on; zero where they are not `inside`.
 fn xbc_quad(token: u32, column: u32, inside: bool) -> vec4<act> {

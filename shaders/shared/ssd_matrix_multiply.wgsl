@@ -3,29 +3,40 @@
     let subgroup = lid / 32u;
     let row0 = subgroup / 2u * 32u;
     let column0 = subgroup % 2u * 32u;
-    var next_a: QuadsA;
-    var next_b: QuadsB;
 #repeat r 2
 #repeat c 2
     var sum_${r}_${c}: coop_mat16x16<f32, C>;
 #end
 #end
-    load_a(&next_a, 0u, lid);
-    load_b(&next_b, 0u, lid);
+    // Spelt out, each in a variable of its own: what only an unrolled loop keeps in registers may end in memory.
+#repeat i LOADS_A
+    let i_a_${i} = lid + ${i}u * THREADS;
+    var next_a_${i} = load_a(i_a_${i}, 0u);
+    let row_${i} = row_a(i_a_${i});
+    let term_a_${i} = term_a(i_a_${i});
+    let to_a_${i} = at_a(row_${i}, term_a_${i});
+#end
+#repeat i LOADS_B
+    let i_b_${i} = lid + ${i}u * THREADS;
+    var next_b_${i} = load_b(i_b_${i}, 0u);
+    let term_b_${i} = term_b(i_b_${i});
+    let to_b_${i} = at_b(term_b_${i}, column_b(i_b_${i}));
+#end
     for (var k0 = 0u; k0 < terms; k0 += SLICE) {
-        for (var i = 0u; i < LOADS_A; i++) {
-            let row = row_a(lid + i * THREADS);
-            let term = term_a(lid + i * THREADS);
-            put_a(at_a(row, term), ready_a(next_a[i], row, k0 + term));
-        }
-        for (var i = 0u; i < LOADS_B; i++) {
-            let term = term_b(lid + i * THREADS);
-            put_b(at_b(term, column_b(lid + i * THREADS)), ready_b(next_b[i], k0 + term));
-        }
+#repeat i LOADS_A
+        put_a(to_a_${i}, ready_a(next_a_${i}, row_${i}, k0 + term_a_${i}));
+#end
+#repeat i LOADS_B
+        put_b(to_b_${i}, ready_b(next_b_${i}, k0 + term_b_${i}));
+#end
         // Read before the barrier, so that it arrives while this slice is multiplied.
         if k0 + SLICE < terms {
-            load_a(&next_a, k0 + SLICE, lid);
-            load_b(&next_b, k0 + SLICE, lid);
+#repeat i LOADS_A
+            next_a_${i} = load_a(i_a_${i}, k0 + SLICE);
+#end
+#repeat i LOADS_B
+            next_b_${i} = load_b(i_b_${i}, k0 + SLICE);
+#end
         }
         workgroupBarrier();
         for (var k = 0u; k < SLICE; k += 16u) {

@@ -50,18 +50,33 @@ pub struct Difference<'a> {
     pub base: &'a Row,
     /// `None` where it was not measured.
     pub other: Option<&'a Row>,
-    /// How much longer the other's median is, in terms of the base's: 0.05 is five per cent.
-    pub change: Option<f64>,
+    /// What was compared, in microseconds; `None` where one has no time.
+    pub times_us: Option<(f64, f64)>,
 }
 
-/// Every row that `base` has measured, with how much it changed.
+impl Difference<'_> {
+    /// How much longer the other's time is, in terms of the base's: 0.05 is five per cent.
+    pub fn change(&self) -> Option<f64> {
+        self.times_us.map(|(base, other)| other / base - 1.0)
+    }
+}
+
+/// Two rows' times of one kind: the device's where both have it, else the host's, of the fastest place: what a host does besides
+/// only adds to them.
+fn times_us(base: &Row, other: &Row) -> Option<(f64, f64)> {
+    let device = |row: &Row| row.gpu_us.map(|spread| spread.median);
+    let place = |row: &Row| row.places_us.iter().copied().reduce(f64::min);
+    let host = |row: &Row| place(row).or(row.spread().map(|spread| spread.median));
+    let (a, b) = device(base).zip(device(other)).or_else(|| host(base).zip(host(other)))?;
+    (a > 0.0 && b > 0.0).then_some((a, b))
+}
+
+/// Every row that `base` has measured, with the other's.
 pub fn differences<'a>(base: &'a Report, other: &'a Report) -> Vec<Difference<'a>> {
     let measured = |row: &&Row| row.skipped.is_none();
-    let median = |row: &Row| row.spread().map(|spread| spread.median).filter(|us| *us > 0.0);
     let difference = |row: &'a Row| {
         let other = other.rows.iter().filter(measured).find(|o| key(o) == key(row));
-        let change = other.and_then(|other| Some(median(other)? / median(row)? - 1.0));
-        Difference { base: row, other, change }
+        Difference { base: row, other, times_us: other.and_then(|other| times_us(row, other)) }
     };
     base.rows.iter().filter(measured).map(difference).collect()
 }
@@ -127,4 +142,29 @@ pub fn warnings(reports: &[Report]) -> Vec<String> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::spread::Spread;
+
+    fn row(gpu: Option<f64>, wall: f64, places_us: &[f64]) -> Row {
+        let spread = |us| Spread::of(vec![us]);
+        let row = Row::new(Suite::Decode, "x", "y");
+        Row { gpu_us: gpu.and_then(spread), wall_us: spread(wall), places_us: places_us.to_vec(), ..row }
+    }
+
+    #[test]
+    fn rows_are_compared_by_the_device_or_by_the_fastest_place() {
+        let (a, b) = (row(Some(400.0), 500.0, &[500.0, 520.0]), row(Some(404.0), 700.0, &[900.0, 505.0]));
+        assert_eq!(times_us(&a, &b), Some((400.0, 404.0)));
+        // One has no device's time: neither's counts.
+        let hosted = row(None, 700.0, &[900.0, 505.0]);
+        assert_eq!(times_us(&a, &hosted), Some((500.0, 505.0)));
+        assert_eq!(times_us(&hosted, &row(None, 610.0, &[])), Some((505.0, 610.0)));
+        assert_eq!(times_us(&a, &row(None, 0.0, &[])), None);
+        let untimed = Row { wall_us: None, ..row(None, 1.0, &[]) };
+        assert_eq!(times_us(&a, &untimed), None);
+    }
 }

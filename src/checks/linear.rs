@@ -54,7 +54,7 @@ pub async fn linear(gpu: &Gpu, matvec: bool, case: LinearCase, random: &mut Rand
 pub async fn cooperative(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     let (f16, f32) = (NumberFormat::F16, NumberFormat::F32);
     for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
-        for (l, n, k) in [(1, 1, 4), (17, 80, 48), (128, 128, 64), (130, 131, 100), (257, 260, 516)] {
+        for (l, n, k) in [(1, 1, 4), (17, 80, 48), (128, 128, 64), (128, 300, 100), (130, 131, 100), (257, 260, 516)] {
             for numbers in [(f16, f16), (f16, f32), (f32, f16)] {
                 let softplus = format == WeightFormat::F16 && numbers.1 == f16;
                 let case = LinearCase { l, k, n, format, bias: n > 100, softplus, numbers };
@@ -65,11 +65,11 @@ pub async fn cooperative(gpu: &Gpu, random: &mut Random) -> Result<(), CheckErro
     Ok(())
 }
 
-/// matmul of f32 by halves (matmul_split) at sizes around its tile (128) and slice (32), in every format, with factors from
+/// matmul of f32 by halves (matmul_split) at sizes around its tile (128; what is left of outputs goes by matmul) and slice (32), in every format, with factors from
 /// subnormal halves to large ones; rows past the last token are scratch.
 pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     for format in WeightFormat::ALL {
-        for (l, n, k) in [(65, 128, 4), (128, 256, 64), (130, 128, 100), (257, 384, 516)] {
+        for (l, n, k) in [(65, 128, 4), (128, 256, 64), (130, 300, 100), (257, 384, 516)] {
             for size in [1e-3, 1.0, 300.0] {
                 let (x_stride, y_stride) = (k + 4, n + 2);
                 let x = random.vec(l * x_stride, -size, size);

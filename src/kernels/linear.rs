@@ -1,5 +1,6 @@
-//! matmul.wgsl, matmul_coop.wgsl, matmul_split.wgsl, matmul_few.wgsl with matmul_sum.wgsl, and matvec.wgsl.
+//! matmul.wgsl, matmul_coop.wgsl, matmul_split.wgsl and matvec.wgsl; matmul_few.wgsl is in `few`.
 
+use super::few::Few;
 use super::weights::{row_bytes, Part, WeightMatrix, UNIT_BYTES};
 use super::WATCH;
 use crate::gpu::plan::grid;
@@ -22,7 +23,7 @@ pub struct Linear {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+pub(super) struct Params {
     l: u32,
     k: u32,
     n: u32,
@@ -34,12 +35,13 @@ struct Params {
     eps: f32,
     conv_first: u32,
     conv_count: u32,
+    tile: u32,
     split: u32,
 }
 
 impl Params {
     /// For a part of w, without what only some kernels read.
-    fn new(w: &WeightMatrix, part: &Part, shape: Linear) -> Self {
+    pub fn new(w: &WeightMatrix, part: &Part, shape: Linear) -> Self {
         Self {
             l: shape.l as u32,
             k: w.k() as u32,
@@ -52,8 +54,14 @@ impl Params {
             eps: 0.0,
             conv_first: 0,
             conv_count: 0,
+            tile: 0,
             split: 0,
         }
+    }
+
+    /// What matmul_few and matmul_sum read: shared/linear.wgsl.
+    pub fn with_split(self, split: usize) -> Self {
+        Self { split: split as u32, ..self }
     }
 }
 
@@ -272,99 +280,16 @@ fn splits(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), sh
     plain && whole && shape.l > SPLIT_TOKENS && gpu.cooperative() && gpu.allows(Variant::SplitMatrix)
 }
 
+/// Tiles that keep a large GPU busy for two rounds.
+const WAVES: usize = 264;
+
 /// Fewer tokens would leave most of [`COOP_TILE`] idle.
 const SPLIT_TOKENS: usize = 48;
-
-/// How matmul_few.wgsl is laid out over some tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Few {
-    tokens: u32,
-    slice: u32, // quads along k
-}
-
-impl Few {
-    /// Tokens of a tile.
-    pub(super) const TOKENS: [u32; 3] = [16, 32, 64];
-    /// Outputs of a tile, and subgroups that share k.
-    const OUTPUTS: usize = 32;
-    const PARTS: usize = 4;
-    /// Workgroups that keep a device busy: with fewer tiles than that, k is split among several.
-    const ENOUGH: usize = 400;
-
-    /// Where a product is for it: f32 by f32, rows that can be read in quads.
-    fn of(gpu: &Gpu, w: &WeightMatrix, numbers: (NumberFormat, NumberFormat), shape: Linear) -> Option<Self> {
-        let plain = numbers == (NumberFormat::F32, NumberFormat::F32);
-        let whole = w.k().is_multiple_of(4) && shape.x_stride.is_multiple_of(4);
-        let fits = plain && whole && gpu.cooperative() && gpu.allows(Variant::FewTokens);
-        let tokens = Self::TOKENS.into_iter().find(|&tokens| fits && shape.l <= tokens as usize)?;
-        Some(Self::new(tokens, w.format()))
-    }
-
-    /// A slice as long as fits into 48 KiB of workgroup memory.
-    pub(super) fn new(tokens: u32, format: WeightFormat) -> Self {
-        let halves = if format == WeightFormat::F16 { 1 } else { 2 };
-        Self { tokens, slice: if tokens + 16 * halves <= 48 { 8 } else { 4 } }
-    }
-
-    /// Quads along k that a split takes, and splits.
-    fn split(self, quads: usize, n: usize) -> (usize, usize) {
-        let round = Self::PARTS * self.slice as usize;
-        let rounds = quads.div_ceil(round);
-        // Two rounds at least: what is read ahead in the first is used in the second.
-        let splits = (Self::ENOUGH / n.div_ceil(Self::OUTPUTS).max(1)).clamp(1, (rounds / 2).max(1));
-        let each = rounds.div_ceil(splits);
-        (each * round, rounds.div_ceil(each.max(1)).max(1))
-    }
-}
-
-pub(super) fn matmul_few_spec(
-    format: WeightFormat,
-    (bias, softplus): (bool, bool),
-    partial: bool,
-    few: Few,
-) -> ShaderSpec {
-    let spec = ShaderSpec::new("matmul_few").weight(format).cooperative().flag("PARTIAL", partial);
-    let spec = spec.flag("W_LOW", format != WeightFormat::F16).flag("BIAS", bias).flag("SOFTPLUS", softplus);
-    spec.constant("TOKENS", few.tokens).constant("DOWN", few.tokens / 16).constant("SLICE", few.slice)
-}
-
-pub(super) fn matmul_sum_spec((bias, softplus): (bool, bool)) -> ShaderSpec {
-    ShaderSpec::new("matmul_sum").flag("BIAS", bias).flag("SOFTPLUS", softplus)
-}
-
-/// matmul for few tokens.
-fn matmul_few(
-    plan: &mut PlanBuilder<'_>,
-    (x, w, bias, y): (&Tensor, &WeightMatrix, Option<&Tensor>, &Tensor),
-    few: Few,
-    shape: Linear,
-) -> Result<(), GpuError> {
-    let epilogue = (bias.is_some(), shape.softplus);
-    let bias = bias.map(|bias| (4, bias));
-    for part in w.parts() {
-        let (split, splits) = few.split(w.k().div_ceil(4), part.rows);
-        let params = Params { split: split as u32, ..Params::new(w, part, shape) };
-        let groups = [part.rows.div_ceil(Few::OUTPUTS) as u64, splits as u64];
-        let input: Vec<_> = part.bindings().into_iter().chain([(2, x)]).collect();
-        if splits == 1 {
-            let bindings: Vec<_> = input.into_iter().chain(bias).chain([(3, y)]).collect();
-            plan.dispatch(matmul_few_spec(w.format(), epilogue, false, few), &params, &bindings, groups)?;
-            continue;
-        }
-        let partial = plan.scratch(splits * shape.l * part.rows)?;
-        let bindings: Vec<_> = input.into_iter().chain([(3, &partial)]).collect();
-        plan.dispatch(matmul_few_spec(w.format(), (false, false), true, few), &params, &bindings, groups)?;
-        let params = Params { split: splits as u32, ..params };
-        let bindings: Vec<_> = [(2, &partial), (3, y)].into_iter().chain(bias).collect();
-        plan.dispatch_flat(matmul_sum_spec(epilogue), &params, &bindings, shape.l * part.rows, 64)?;
-    }
-    Ok(())
-}
 
 /// y (L, n) = x (L, k) w^T + bias, tiled: for many tokens. x and y may be f16. By cooperative matrices where the
 /// adapter has them: for matrices of f16 or coarser and x or y in f16, fastest into an f32 y of whole [`COOP_TILE`]s of
 /// rows, those past the last token being scratch; for x and y in f32 (matmul_split) into such a y only, and without
-/// bias or softplus. Never for an x that is marked as wide.
+/// bias or softplus. Never for an x that is marked as wide, unless tokens are few (matmul_few).
 pub fn matmul(
     plan: &mut PlanBuilder<'_>,
     x: &Tensor,
@@ -374,29 +299,44 @@ pub fn matmul(
     shape: Linear,
 ) -> Result<(), GpuError> {
     let (epilogue, numbers) = ((bias.is_some(), shape.softplus), (x.format(), y.format()));
-    if let Some(few) = Few::of(plan.gpu(), w, numbers, shape) {
-        return matmul_few(plan, (x, w, bias, y), few, shape);
+    let gpu = plan.gpu();
+    if let Some(few) = Few::of(gpu, w, numbers, shape) {
+        return few.matmul(plan, (x, w, bias, y), shape);
     }
     let whole_rows = y.elements() >= shape.l.next_multiple_of(COOP_TILE) * shape.y_stride;
-    let whole = whole_rows && w.parts().iter().all(|part| part.rows.is_multiple_of(COOP_TILE));
-    let direct = whole && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
-    let (spec, (tokens, outputs)) = if !x.wide() && cooperates(plan.gpu(), w, numbers, shape) {
-        (matmul_coop_spec(w.format(), epilogue, numbers, direct), (COOP_TILE, COOP_TILE))
-    } else if direct && !x.wide() && splits(plan.gpu(), w, numbers, shape) {
-        (matmul_split_spec(w.format()), (COOP_TILE, COOP_TILE))
-    } else {
-        let tile = Tile::of(plan.gpu().software(), shape.l, w.n());
-        (matmul_spec(w.format(), epilogue, numbers, tile), (tile.tokens as usize, tile.outputs as usize))
+    let direct = whole_rows && epilogue == (false, false) && numbers.1 == NumberFormat::F32;
+    // Where what is left of a tile is a dispatch of its own, which takes one tile's time.
+    let pays = |rows: usize| rows.is_multiple_of(COOP_TILE) || rows / COOP_TILE * shape.l.div_ceil(COOP_TILE) >= WAVES;
+    let coop = !x.wide() && cooperates(gpu, w, numbers, shape);
+    let split = !x.wide() && splits(gpu, w, numbers, shape);
+    let tile = Tile::of(gpu.software(), shape.l, w.n());
+    // What stores sums as they are, and for whole tiles only; what takes the rest.
+    let whole = (direct && (coop || split)).then(|| match coop {
+        true => (matmul_coop_spec(w.format(), epilogue, numbers, true), [COOP_TILE; 2]),
+        false => (matmul_split_spec(w.format()), [COOP_TILE; 2]),
+    });
+    let rest = match coop {
+        true => (matmul_coop_spec(w.format(), epilogue, numbers, false), [COOP_TILE; 2]),
+        false => (matmul_spec(w.format(), epilogue, numbers, tile), [tile.tokens as usize, tile.outputs as usize]),
     };
     // Where x is rounded to f16 here and was watched by nobody as it was stored.
-    let beyond = x.watch().filter(|_| spec.name == "matmul_coop" && numbers.0 == NumberFormat::F32);
-    let spec = spec.flag("WATCH", beyond.is_some());
-    let mut bindings = vec![(2, x)];
+    let beyond = x.watch().filter(|_| coop && numbers.0 == NumberFormat::F32);
+    let mut bindings = vec![(2, x), (3, y)];
     bindings.extend(bias.map(|b| (4, b)));
     bindings.extend(beyond.map(|flag| (WATCH, flag)));
-    record(plan, spec, (bindings, w, y), (shape, 0.0, (0, 0)), |part| {
-        [part.rows.div_ceil(outputs) as u64, shape.l.div_ceil(tokens) as u64]
-    })
+    for part in w.parts() {
+        let whole = whole.as_ref().filter(|_| pays(part.rows));
+        let aligned = whole.map_or(0, |_| part.rows / COOP_TILE * COOP_TILE);
+        for ((spec, [tokens, outputs]), rows) in
+            whole.map(|whole| (whole, 0..aligned)).into_iter().chain([(&rest, aligned..part.rows)])
+        {
+            let params = Params { tile: (rows.start / outputs) as u32, ..Params::new(w, part, shape) };
+            let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).collect();
+            let groups = [rows.len().div_ceil(*outputs) as u64, shape.l.div_ceil(*tokens) as u64];
+            plan.dispatch(spec.clone().flag("WATCH", beyond.is_some()), &params, &bindings, groups)?;
+        }
+    }
+    Ok(())
 }
 
 /// The same for one token (`shape.l` is 1).

@@ -8,6 +8,7 @@ mod ceilings;
 mod conv1d;
 mod embedding;
 mod explain;
+mod few;
 mod fill;
 mod gated_norm;
 mod linear;
@@ -186,10 +187,6 @@ pub fn all_specs() -> Vec<ShaderSpec> {
             specs.extend(layouts(format).map(|l| linear::matvec_spec(format, "PLAIN", (bias, softplus), l)));
         }
         specs.push(linear::matmul_split_spec(format));
-        for few in linear::Few::TOKENS.map(|tokens| linear::Few::new(tokens, format)) {
-            specs.push(linear::matmul_few_spec(format, (false, false), true, few));
-            specs.push(linear::matmul_few_spec(format, (true, plain), false, few));
-        }
         for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
             let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
             specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);
@@ -214,7 +211,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     }
     specs.push(linear::matmul_coop_spec(WeightFormat::F16, (true, true), (act, act16), false).flag("WATCH", true));
     specs.push(linear::matmul_coop_spec(WeightFormat::F16, (false, false), (act16, act), true));
-    specs.extend([(false, false), (true, true)].map(linear::matmul_sum_spec));
+    specs.extend(few::specs());
     specs.extend([false, true].map(conv1d::update_spec));
     specs.push(scan_sequential::update_spec());
     specs.push(norm::x_dbl_norm_spec());

@@ -13,8 +13,8 @@ use crate::output::print_line;
 
 /// Compare reports row by row: which times differ by more than a tolerance
 ///
-/// Exits with 1 if any does, or if a row of the first report is missing in another. Times are a kernel's on the GPU and a whole
-/// model's by the wall.
+/// Exits with 1 if any does, or if a row of the first report is missing in another. Times are the GPU's where both reports have
+/// them, else the wall's, of the fastest of the row's places in memory: what a computer does besides only adds to those.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The report that the others are compared with
@@ -57,15 +57,15 @@ fn flags(row: &Row) -> String {
 fn in_words(difference: &Difference<'_>) -> String {
     let median = |row: &Row| row.spread().map_or_else(|| "no time".into(), |spread| time(spread.median));
     let base = difference.base;
-    match (difference.other, difference.change) {
-        (Some(other), Some(change)) => format!(
+    match (difference.other, difference.times_us) {
+        (Some(other), Some((a, b))) => format!(
             "{}: {}{} and {}{}, {:+.1}%",
             name(base),
-            median(base),
+            time(a),
             flags(base),
-            median(other),
+            time(b),
             flags(other),
-            100.0 * change
+            100.0 * (b / a - 1.0)
         ),
         _ => format!("{}: {}{} and not measured", name(base), median(base), flags(base)),
     }
@@ -77,8 +77,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut any = false;
     for (path, other) in args.others.iter().zip(&reports) {
         let all = differences(&base, other);
-        let beyond = |d: &&Difference<'_>| d.change.is_none_or(|change| change.abs() > args.tolerance);
-        let largest = all.iter().filter_map(|d| d.change).fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
+        let beyond = |d: &&Difference<'_>| d.change().is_none_or(|change| change.abs() > args.tolerance);
+        let largest =
+            all.iter().filter_map(Difference::change).fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
         let found: Vec<_> = all.iter().filter(beyond).collect();
         for difference in &found {
             print_line(&in_words(difference))?;

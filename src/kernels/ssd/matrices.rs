@@ -19,12 +19,23 @@ pub(super) fn fits(s: &SsdShape) -> bool {
 /// Terms a slice: halves take twice the room and three times the products.
 fn matrix_spec(name: &'static str, xbc: NumberFormat) -> ShaderSpec {
     let halves = xbc == NumberFormat::F32;
-    let spec = chunk_spec(name, CHUNK).constant("SLICE", if halves { 16 } else { 32 }).flag("QUADS", true);
+    let slice = if halves { SLICES.0 } else { SLICES.1 };
+    let slice =
+        std::env::var("SSDSLICE").map_or(slice, |v| v.split(',').nth(usize::from(!halves)).unwrap().parse().unwrap());
+    // Quads of a slice that an invocation reads.
+    let loads = |side: usize| (side * slice / 4 / THREADS) as u32;
+    let spec = chunk_spec(name, CHUNK).constant("SLICE", slice as u32).flag("QUADS", true);
+    let spec = spec.constant("LOADS_A", loads(TILE.0)).constant("LOADS_B", loads(TILE.1));
     let spec = spec.flag("HALVES", halves).flag("ACROSS", name == STATE).flag("ALONG", name == BMM);
     // Only what is a factor later is as xbc is.
     let out = if name == BMM { xbc } else { NumberFormat::F32 };
     spec.flag("STRIPS", out == NumberFormat::F16).number("act", xbc).number("out_t", out).cooperative()
 }
+
+/// Terms along k that go through workgroup memory together, with halves and without.
+const SLICES: (usize, usize) = (16, 32);
+/// Invocations of a workgroup.
+const THREADS: usize = 256;
 
 const BMM: &str = "ssd_matrix_bmm";
 const STATE: &str = "ssd_matrix_state";
