@@ -48,6 +48,11 @@ fn check_includes(sources: &[(String, String)]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether only native adapters run it: no browser has cooperative matrices (`Gpu::cooperative`), and a page would download it.
+fn native(path: &str, text: &str) -> bool {
+    text.contains("coop_mat") || path.starts_with("shared/coop_")
+}
+
 /// `SOURCES`, for src/gpu/shader.rs.
 fn list(sources: &[(String, String)]) -> String {
     let line = |(path, _): &(String, String)| {
@@ -67,6 +72,9 @@ fn main() -> io::Result<()> {
     copy_shaders(shaders, shaders, &out.join("shaders"), &mut sources)?;
     sources.sort();
     check_includes(&sources)?;
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("wasm32") {
+        sources.retain(|(path, text)| !native(path, text));
+    }
     fs::write(out.join("sources.rs"), list(&sources))?;
     // Only where this folder is the repository's top: a copy of the crate inside another repository has no commit.
     if git(&["rev-parse", "--show-prefix"]).is_none_or(|prefix| !prefix.is_empty()) {

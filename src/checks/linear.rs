@@ -123,7 +123,7 @@ pub async fn few(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
                 run(gpu, |plan| kernels::matmul(plan, &tx, &matrix, tb.as_ref(), &ty, shape)).await?;
                 let what = format!("matmul_few {format:?} {l} x {k} by {n}, x up to {size}");
                 // As of split: any f32 sum of k products of up to `size`, and halves below 2^-14 are off by up to 2^-25.
-                let atol = (2e-6 * f64::from(size) + 3e-8) * (k as f64).sqrt() + 4e-6;
+                let atol = (2e-6 * size + 3e-8) * (k as f64).sqrt() + 4e-6;
                 close(&what, &ty.read::<f32>(gpu).await?, &want, atol, 4e-6)?;
             }
         }

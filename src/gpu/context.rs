@@ -257,8 +257,10 @@ impl Gpu {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
     }
     /// Whether matmul_coop.wgsl and the like run: f16 matrices of 16 x 16 x 16 with sums in f32, subgroups of 32.
+    /// In browsers, which have none, known without asking: what is for them only is not built then.
     pub fn cooperative(&self) -> bool {
-        self.0.device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        let features = || self.0.device.features();
+        cfg!(not(target_arch = "wasm32")) && features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
     }
     /// Whether activations are watched in any case.
     pub(crate) fn watches(&self) -> bool {

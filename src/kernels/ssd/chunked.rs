@@ -13,7 +13,7 @@ const BMM_TILE: usize = 32;
 /// ssd_state_passing.wgsl: runs of chunks that a workgroup scans side by side, where there are chunks for them.
 const SEGMENTS: u32 = 8;
 
-/// ssd_state_passing.wgsl: states that fill an adapter, a run each.
+/// ssd_state_passing.wgsl: states that fill an adapter without runs, where chunks are long.
 const MANY: usize = 1 << 17;
 
 /// What goes between the kernels: all that a rung writes besides its output.
@@ -168,8 +168,9 @@ impl<'a, 'b> Segment<'a, 'b> {
     pub(super) fn passing(&self, plan: &mut PlanBuilder<'_>) -> Result<(), GpuError> {
         let mut bindings = vec![(1, &self.w.cumsum), (2, self.b.ssm_state), (3, &self.w.states)];
         bindings.extend(self.w.initial.as_ref().map(|initial| (4, initial)));
-        // States are read once more where runs are reduced first.
-        let runs = self.chunks() > SEGMENTS as usize && self.s.state_len() < MANY;
+        // States are read once more where runs are reduced first. That pays where chunks are short and so many, whatever the states.
+        let alone = self.w.transposed && self.s.state_len() >= MANY;
+        let runs = self.chunks() > SEGMENTS as usize && !alone;
         let act = self.w.initial.as_ref().map_or(NumberFormat::F32, Tensor::format);
         let spec = passing_spec(self.w.chunk, runs, self.w.transposed, act);
         let width = if runs { 256 / SEGMENTS } else { 256 };
