@@ -6,27 +6,31 @@ use crate::gpu::Gpu;
 use crate::kernels::{self, StepBuffers, StepShape, WeightMatrix};
 use crate::reference::{self, ConvShape, Epilogue, Linear, StepWeights};
 
-/// matvec with the norm of its input: (n, k), k a multiple of 4.
+/// matvec with the norm of its input, added to its output or not: (n, k), k a multiple of 4.
 pub async fn matvec_norm(
     gpu: &Gpu,
     (n, k): (usize, usize),
     format: WeightFormat,
-    bias: bool,
+    (bias, add): (bool, bool),
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let (residual, norm, w) =
         (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), random.weights(format, (n, k), -0.3, 0.3));
     let b = bias.then(|| random.vec(n, -1.0, 1.0));
-    let (mut normed, mut want) = (vec![0.0; k], vec![0.0; n]);
+    let before = add.then(|| random.vec(n, -3.0, 3.0));
+    let (mut normed, mut want) = (vec![0.0; k], before.as_deref().map_or(vec![0.0; n], f64s));
     reference::rms_norm(&mut normed, &mut f64s(&residual), None, Some(&f64s(&norm)), 1e-5, k);
     let b64 = b.as_deref().map(f64s);
-    reference::matvec(&mut want, &normed, &f64s(&w), b64.as_deref(), &Linear::dense(1, k, n), Epilogue::None);
+    let epilogue = if add { Epilogue::Add } else { Epilogue::None };
+    reference::matvec(&mut want, &normed, &f64s(&w), b64.as_deref(), &Linear::dense(1, k, n), epilogue);
 
     let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
-    let (tr, tn, ty) = (tensor(gpu, &residual)?, tensor(gpu, &norm)?, poisoned(gpu, n)?);
+    let (tr, tn) = (tensor(gpu, &residual)?, tensor(gpu, &norm)?);
+    let ty = before.map_or_else(|| poisoned(gpu, n), |before| tensor(gpu, &before))?;
     let tb = b.map(|b| tensor(gpu, &b)).transpose()?;
-    run(gpu, |plan| kernels::matvec_norm(plan, &tr, (&tn, 1e-5), &matrix, tb.as_ref(), &ty)).await?;
-    let what = format!("matvec NORM n {n} k {k} {format:?} bias {bias}");
+    let kernel = if add { kernels::matvec_norm_add } else { kernels::matvec_norm };
+    run(gpu, |plan| kernel(plan, &tr, (&tn, 1e-5), &matrix, tb.as_ref(), &ty)).await?;
+    let what = format!("matvec NORM n {n} k {k} {format:?} bias {bias} add {add}");
     close(&what, &ty.read(gpu).await?, &want, 2e-6 * (k as f64).sqrt(), 4e-6)
 }
 

@@ -181,7 +181,8 @@ async fn ssd_matrices(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> 
 }
 
 async fn fused_step(gpu: &Gpu, format: WeightFormat, random: &mut Random) -> Result<(), CheckError> {
-    step::matvec_norm(gpu, (67, 772), format, true, random).await?;
+    step::matvec_norm(gpu, (67, 772), format, (true, false), random).await?;
+    step::matvec_norm(gpu, (67, 772), format, (true, true), random).await?;
     step::matvec_add(gpu, (67, 772), format, true, random).await?;
     for mixer_rms_eps in [None, Some(1e-6)] {
         let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };

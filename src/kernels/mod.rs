@@ -41,8 +41,8 @@ pub use ssd::{
     ssd_state_update, ssd_state_update_rows, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, SSD_CHUNK,
 };
 pub use step::{
-    matvec_add, matvec_norm, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer, StepBuffers,
-    StepShape,
+    matvec_add, matvec_norm, matvec_norm_add, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer,
+    StepBuffers, StepShape,
 };
 pub use weights::{Part as WeightPart, WeightMatrix};
 
@@ -189,7 +189,12 @@ pub fn all_specs() -> Vec<ShaderSpec> {
         specs.push(linear::matmul_split_spec(format));
         for (bias, layout) in [false, true].into_iter().flat_map(|bias| layouts(format).map(move |l| (bias, l))) {
             let spec = |input| linear::matvec_spec(format, input, (bias, false), layout);
-            specs.extend([spec("WHOLE"), spec("WHOLE").flag("ADD", true), spec("NORM")]);
+            specs.extend([
+                spec("WHOLE"),
+                spec("WHOLE").flag("ADD", true),
+                spec("NORM"),
+                spec("NORM").flag("ADD", true),
+            ]);
             specs.push(spec("NORM").flag("CONV", true).constant("D_CONV", 4));
         }
         if plain {

@@ -22,6 +22,18 @@ pub fn matvec_norm(
     any_matvec(plan, Input::Norm { residual, weight: norm, eps }, w, bias, (y, Output::Set), one_token(w))
 }
 
+/// y (n) += w RMSNorm(x) * norm + bias: a norm, out_proj and the residual add.
+pub fn matvec_norm_add(
+    plan: &mut PlanBuilder<'_>,
+    x: &Tensor,
+    (norm, eps): (&Tensor, f32),
+    w: &WeightMatrix,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+) -> Result<(), GpuError> {
+    any_matvec(plan, Input::Norm { residual: x, weight: norm, eps }, w, bias, (y, Output::Add), one_token(w))
+}
+
 /// y (n) += w x + bias: out_proj and the residual add.
 pub fn matvec_add(
     plan: &mut PlanBuilder<'_>,

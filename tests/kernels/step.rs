@@ -14,7 +14,8 @@ fn matvec_norm_and_add_equal_their_twins() {
             for bias in [false, true] {
                 for size in [(1, 4), (7, 8), (8, 252), (33, 256), (31, 260), (5, 1028), (300, 64), (2, 4100), (700, 68)]
                 {
-                    pass(device, matvec_norm(gpu, size, format, bias, &mut random));
+                    pass(device, matvec_norm(gpu, size, format, (bias, false), &mut random));
+                    pass(device, matvec_norm(gpu, size, format, (bias, true), &mut random));
                     pass(device, matvec_add(gpu, size, format, bias, &mut random));
                 }
                 pass(device, matvec_add(gpu, (9, 1027), format, bias, &mut random));

@@ -1,6 +1,6 @@
-//! The decode step of Mamba-2 in four dispatches a layer: [`ssd_in_proj`], [`super::ssd_state_update`] on the row that
-//! it leaves ([`super::SsdShape::in_row`]), `gated_rms_norm` and `matvec_add` (out_proj). The convolution is part of
-//! in_proj, where each channel has one owner: in the state's update all heads of a group read B and C, and none could
+//! The decode step of Mamba-2 in three dispatches a layer: [`ssd_in_proj`], [`super::ssd_state_update`] on the row that
+//! it leaves ([`super::SsdShape::in_row`]), with its gate, and `matvec_norm_add` (norm and out_proj); where the norm is over groups
+//! or before the gate, `gated_rms_norm` and `matvec_add` instead. The convolution is part of in_proj, where each channel has one owner: in the state's update all heads of a group read B and C, and none could
 //! move the inputs on.
 
 use super::SsdShape;

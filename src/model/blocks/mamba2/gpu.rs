@@ -147,7 +147,15 @@ impl Layer {
         self.shape.d_model.is_multiple_of(4) && self.shape.d_inner().is_multiple_of(4)
     }
 
-    /// One token in four dispatches, the residual stream added to in place.
+    /// The weight of a norm that out_proj's matvec can make as it reads: over all that it reads, and after the gate, which
+    /// `ssd_state_update` does then.
+    fn norm_of_out_proj(&self) -> Option<&Tensor> {
+        let s = &self.shape;
+        let whole = s.n_groups == 1 && s.d_mlp == 0 && s.norm == GatedNorm::GateFirst;
+        self.w.mixer_norm.as_ref().filter(|_| whole).map(WeightMatrix::tensor)
+    }
+
+    /// One token in three dispatches, four where the norm is one of its own, the residual stream added to in place.
     pub fn fused_step(
         &self,
         plan: &mut PlanBuilder<'_>,
@@ -169,9 +177,13 @@ impl Layer {
         };
         kernels::ssd_in_proj(plan, &in_proj, (s.conv_offset(), s.d_conv), &shape)?;
         let buffers = SsdBuffers { xbc: &w.zxbcdt, ..self.buffers(w, state) };
-        kernels::ssd_state_update(plan, &buffers, false, &shape.in_row(s.conv_offset()))?;
-        self.gate(plan, w, 1)?;
+        let norm = self.norm_of_out_proj();
+        kernels::ssd_state_update(plan, &buffers, norm.is_some(), &shape.in_row(s.conv_offset()))?;
         let bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
+        if let Some(weight) = norm {
+            return kernels::matvec_norm_add(plan, &w.y, (weight, s.norm_eps), &p.out_proj, bias, stream.residual);
+        }
+        self.gate(plan, w, 1)?;
         kernels::matvec_add(plan, &w.gated, &p.out_proj, bias, stream.residual)
     }
 
