@@ -203,15 +203,15 @@ impl Run<'_> {
                 _ => {}
             }
         }
-        self.learn(job.kinds(), bytes.or(flops));
+        self.learn(job.kinds(), bytes.or(flops), usize::MAX);
         Ok((bytes, flops))
     }
 
-    /// Keeps the speed of the row that was measured last.
-    fn learn(&mut self, kinds: Vec<Kind>, work: Option<f64>) {
+    /// Keeps the speed of the row that was measured last, as of `most` runs at most.
+    fn learn(&mut self, kinds: Vec<Kind>, work: Option<f64>, most: usize) {
         if let (Some(kind), Some(work), Some((seconds, runs))) = (kinds.into_iter().next(), work, self.meter.fastest())
         {
-            self.meter.clock.learn(kind, work, seconds, runs);
+            self.meter.clock.learn(kind, work, seconds, runs.min(most));
         }
     }
 
@@ -249,12 +249,8 @@ impl Run<'_> {
             let trial = Job::Backward(training.trial());
             let mut row = trial.row(self.chunk);
             training.trial().measure(self.gpu, &mut self.meter, &mut row).await?;
-            if let (Some(kind), Some(work), Some((seconds, _))) =
-                (trial.kinds().into_iter().next(), trial.work().1, self.meter.fastest())
-            {
-                // As of a single run, however many there were: so few tokens leave a fast adapter idle, which a step does not.
-                self.meter.clock.learn(kind, work, seconds, 1);
-            }
+            // As of a single run, however many there were: so few tokens leave a fast adapter idle, which a step does not.
+            self.learn(trial.kinds(), trial.work().1, 1);
             self.meter.take();
             if let Some(reason) = self.meter.clock.refuses(&training.kinds(), training.flops()) {
                 return Ok(Some(reason));

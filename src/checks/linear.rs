@@ -65,8 +65,8 @@ pub async fn cooperative(gpu: &Gpu, random: &mut Random) -> Result<(), CheckErro
     Ok(())
 }
 
-/// matmul of f32 by halves (matmul_split) at sizes around its tile (128; what is left of outputs goes by matmul) and slice (32), in every format, with factors from
-/// subnormal halves to large ones; rows past the last token are scratch.
+/// matmul of f32 by halves (matmul_split) at sizes around its tile (128; what is left of outputs goes by matmul) and slice (32), in
+/// every format, with factors from subnormal halves to large ones; rows past the last token are scratch.
 pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     for format in WeightFormat::ALL {
         for (l, n, k) in [(65, 128, 4), (128, 256, 64), (130, 300, 100), (257, 384, 516)] {
@@ -96,7 +96,7 @@ pub async fn split(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     Ok(())
 }
 
-/// matmul of f32 for few tokens (matmul_few) at sizes around its tiles (16, 32, 64 by 32) and rounds along k, split and not, in every
+/// matmul of f32 for few tokens (matmul_few) at sizes around its tiles (16 and 32 tokens by 16 and 32 outputs) and rounds along k, split and not, in every
 /// format, with factors from subnormal halves to what f16 does not hold.
 pub async fn few(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> {
     for format in WeightFormat::ALL {

@@ -57,15 +57,15 @@ fn flags(row: &Row) -> String {
 fn in_words(difference: &Difference<'_>) -> String {
     let median = |row: &Row| row.spread().map_or_else(|| "no time".into(), |spread| time(spread.median));
     let base = difference.base;
-    match (difference.other, difference.times_us) {
-        (Some(other), Some((a, b))) => format!(
+    match (difference.other, difference.times_us, difference.change()) {
+        (Some(other), Some((a, b)), Some(change)) => format!(
             "{}: {}{} and {}{}, {:+.1}%",
             name(base),
             time(a),
             flags(base),
             time(b),
             flags(other),
-            100.0 * (b / a - 1.0)
+            100.0 * change
         ),
         _ => format!("{}: {}{} and not measured", name(base), median(base), flags(base)),
     }

@@ -212,6 +212,8 @@ macro_rules! parts {
     )*};
 }
 
+pub(super) use parts;
+
 parts! {
     /// delta, and the sums of delta A within each chunk, of the workspace's first segment (as all of these).
     ssd_chunk_cumsum: cumsum,

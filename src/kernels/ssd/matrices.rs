@@ -1,6 +1,6 @@
 //! ssd_matrix_bmm.wgsl, ssd_matrix_state.wgsl, ssd_matrix_scan.wgsl: the chunked rung's heavy kernels by cooperative matrices.
 
-use super::chunked::{chunk_spec, cumsum_spec, passing_spec, Segment};
+use super::chunked::{chunk_spec, cumsum_spec, parts, passing_spec, Segment};
 use super::{SsdBuffers, SsdShape, SsdWorkspace};
 use crate::gpu::shader::{NumberFormat, ShaderSpec};
 use crate::gpu::{GpuError, PlanBuilder};
@@ -20,8 +20,6 @@ pub(super) fn fits(s: &SsdShape) -> bool {
 fn matrix_spec(name: &'static str, xbc: NumberFormat) -> ShaderSpec {
     let halves = xbc == NumberFormat::F32;
     let slice = if halves { SLICES.0 } else { SLICES.1 };
-    let slice =
-        std::env::var("SSDSLICE").map_or(slice, |v| v.split(',').nth(usize::from(!halves)).unwrap().parse().unwrap());
     // Quads of a slice that an invocation reads.
     let loads = |side: usize| (side * slice / 4 / THREADS) as u32;
     let spec = chunk_spec(name, CHUNK).constant("SLICE", slice as u32).flag("QUADS", true);
@@ -51,34 +49,13 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
     specs
 }
 
-/// `C[t] . B[s]` within each chunk, of the workspace's first segment.
-pub fn ssd_matrix_bmm(
-    plan: &mut PlanBuilder<'_>,
-    w: &SsdWorkspace,
-    b: &SsdBuffers<'_>,
-    s: &SsdShape,
-) -> Result<(), GpuError> {
-    Segment::new(w, b, s, 0).matrix_bmm(plan)
-}
-
-/// What each chunk adds to the state, of the workspace's first segment.
-pub fn ssd_matrix_state(
-    plan: &mut PlanBuilder<'_>,
-    w: &SsdWorkspace,
-    b: &SsdBuffers<'_>,
-    s: &SsdShape,
-) -> Result<(), GpuError> {
-    Segment::new(w, b, s, 0).matrix_state(plan)
-}
-
-/// y, of the workspace's first segment.
-pub fn ssd_matrix_scan(
-    plan: &mut PlanBuilder<'_>,
-    w: &SsdWorkspace,
-    b: &SsdBuffers<'_>,
-    s: &SsdShape,
-) -> Result<(), GpuError> {
-    Segment::new(w, b, s, 0).matrix_scan(plan)
+parts! {
+    /// `C[t] . B[s]` within each chunk.
+    ssd_matrix_bmm: matrix_bmm,
+    /// What each chunk adds to the state.
+    ssd_matrix_state: matrix_state,
+    /// y.
+    ssd_matrix_scan: matrix_scan,
 }
 
 impl Segment<'_, '_> {
