@@ -125,7 +125,7 @@ echo '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>
 # A budget for what travels. How well a wasm packs depends on the tools that made it: only CI, whose are known, is strict.
 bytes="$(gzip -9 -c "$wasm" | wc -c)"
 say "$wasm: $(wc -c <"$wasm") bytes, $bytes gzipped"
-if [ "$bytes" -gt 1300000 ]; then
-    [ "${CI:-}" != true ] || fail "the wasm is over its budget of 1,300,000 bytes gzipped"
-    say "warning: that is over its budget of 1,300,000 bytes gzipped"
+if [ "$bytes" -gt 1400000 ]; then
+    [ "${CI:-}" != true ] || fail "the wasm is over its budget of 1,400,000 bytes gzipped"
+    say "warning: that is over its budget of 1,400,000 bytes gzipped"
 fi

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 /// Whoever forgets to let go, or whose next frame never comes, stops nothing for longer.
-const LONGEST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Submissions pass one at a time, and none while it is held.
 #[derive(Default)]
@@ -57,7 +57,7 @@ mod tests {
                 other.0.pass(|| other.1.fetch_add(1, Ordering::SeqCst));
             }
         });
-        std::thread::sleep(LONGEST / 10);
+        std::thread::sleep(LONGEST / 20);
         assert_eq!(passed.load(Ordering::SeqCst), 1);
         gate.release();
         thread.join().unwrap();

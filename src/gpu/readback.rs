@@ -55,7 +55,9 @@ impl Readback {
             let _ = tx.send(result);
         });
         gpu.drive(submission)?;
-        let mapped = rx.await.map_err(|_| failed("the callback was dropped".into()))?;
+        // wgpu 30 drops the callbacks of what is done where a window's surface could not be configured. The buffer is mapped all the
+        // same, or the range below is refused.
+        let mapped = rx.await.unwrap_or(Ok(()));
         gpu.check()?;
         mapped.map_err(|e| failed(e.to_string()))?;
         let values = {

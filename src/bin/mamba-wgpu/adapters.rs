@@ -1,12 +1,11 @@
 //! `mamba-wgpu adapters`: what there is to compute on.
 
-use std::process::ExitCode;
-
 use mamba_wgpu::gpu::{list_adapters, AdapterSummary};
 use serde_json::json;
 
 use crate::common::{gpu_backends, BackendName};
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line};
 
 /// List the GPUs (and software renderers) there are, best first

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +15,7 @@ use crate::bench_compare;
 use crate::bench_report;
 use crate::common::{at_least_one, GpuArgs};
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::gpu_clock;
 use crate::output::{lost, place, print_line, Progress};
 use crate::signals;

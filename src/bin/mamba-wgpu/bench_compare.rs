@@ -1,7 +1,6 @@
 //! `mamba-wgpu bench compare`: which rows of two reports differ.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context;
 use mamba_wgpu::bench::compare::{differences, Difference};
@@ -9,6 +8,7 @@ use mamba_wgpu::bench::{Report, Row, Suite};
 
 use crate::bench_cells::time;
 use crate::bench_report;
+use crate::exit::ExitCode;
 use crate::output::print_line;
 
 /// Compare reports row by row: which times differ by more than a tolerance

@@ -1,9 +1,10 @@
 //! `mamba-wgpu completions`: tab completion for a shell.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::CommandFactory;
+
+use crate::exit::ExitCode;
 
 /// Print completions for a shell, e.g. `mamba-wgpu completions bash > ~/.local/share/bash-completion/completions/mamba-wgpu`
 #[derive(Debug, clap::Args)]

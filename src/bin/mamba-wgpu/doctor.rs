@@ -1,7 +1,5 @@
 //! `mamba-wgpu doctor`: does this machine's GPU compute what the CPU computes?
 
-use std::process::ExitCode;
-
 use mamba_wgpu::checks::{self, Report};
 use mamba_wgpu::gpu::{best_hardware, list_adapters, AdapterSummary, Gpu, GpuError};
 use mamba_wgpu::model::Backend;
@@ -10,6 +8,7 @@ use serde_json::json;
 
 use crate::common::{describe, gpu_options, BackendName};
 use crate::errors::{gpu_error, misuse};
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, Progress};
 
 /// List the adapters, and check every kernel on the best one

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
-use std::process::ExitCode;
 
 use anyhow::anyhow;
 use mamba_wgpu::error::InputError;
@@ -10,6 +9,8 @@ use mamba_wgpu::files::FileError;
 use mamba_wgpu::generate::GenerateError;
 use mamba_wgpu::gpu::GpuError;
 use mamba_wgpu::Error;
+
+use crate::exit::ExitCode;
 
 /// The command line is at fault, not what is in a file or on the machine; names the flag or the argument.
 #[derive(Debug, thiserror::Error)]

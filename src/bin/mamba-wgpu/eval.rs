@@ -1,7 +1,6 @@
 //! `mamba-wgpu eval`: how well a trained model does its task, also at lengths that it never saw.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +18,7 @@ use serde_json::json;
 
 use crate::common::{at_least_one, describe, one_of, one_to, sequences, GpuArgs};
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, Progress};
 use crate::signals;
 use crate::train_recipe::setting_error;

@@ -1,7 +1,6 @@
 //! `mamba-wgpu explain`: what the model sees in a text.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use mamba_wgpu::files::Kind;
 
 use crate::common::{at_least_one, backend_name, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::output::{apart, lost, place, print_json, print_line, Progress};
 use crate::signals;
 use crate::special_tokens::SpecialTokens;

@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,6 +13,7 @@ use serde_json::json;
 
 use crate::common::{at_least_one, backend_name, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
+use crate::exit::ExitCode;
 use crate::output::{apart, lost, place, print_json, short, stdout_error, Progress};
 use crate::sampling_args::SamplingArgs;
 use crate::signals;

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context};
@@ -13,6 +12,7 @@ use serde_json::json;
 
 use crate::common::{backend_name, tokenizer, utf8, without_bom};
 use crate::errors::{flag_error, misuse};
+use crate::exit::ExitCode;
 use crate::generate::{prefill_chunk, random_seed, Args, Echo, Run, Said, Times};
 use crate::output::{print_json, Progress};
 use crate::signals;

@@ -1,12 +1,11 @@
 //! `mamba-wgpu inspect-model`: what a checkpoint holds, without running it.
 
-use std::process::ExitCode;
-
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::model::{Checkpoint, Contents, FileInfo, Listed};
 use serde_json::json;
 
 use crate::common::ModelArgs;
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, short, size};
 
 /// Show a checkpoint's dimensions, tensors and sizes

@@ -1,12 +1,11 @@
 //! `mamba-wgpu logits`: the raw numbers of a forward pass, for comparison with other implementations.
 
-use std::process::ExitCode;
-
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::Error;
 
 use crate::common::{backend_name, tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{misuse, tokens_error};
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, Progress};
 use crate::special_tokens::SpecialTokens;
 use crate::token_ids::TokenIds;

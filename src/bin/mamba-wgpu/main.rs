@@ -23,6 +23,7 @@ mod completions;
 mod doctor;
 mod errors;
 mod eval;
+mod exit;
 mod explain;
 mod generate;
 mod generate_prompts;
@@ -45,9 +46,8 @@ mod verify;
 #[cfg(test)]
 mod words;
 
-use std::process::ExitCode;
-
 use clap::{Parser, Subcommand};
+use exit::ExitCode;
 
 /// Run, explain and train Mamba language models on any GPU, or run them on the CPU
 #[derive(Debug, Parser)]
@@ -75,12 +75,12 @@ enum Command {
     Completions(completions::Args),
 }
 
-fn main() -> ExitCode {
+fn main() {
     // Misused flags, --help and --version end here, with codes 2, 0 and 0.
     let cli = Cli::try_parse().unwrap_or_else(|error| errors::plain_words(error).exit());
     output::show_warnings();
     output::quieten_vulkan();
-    signals::watch().and_then(|()| run(cli)).unwrap_or_else(|error| errors::report(&error))
+    exit::leave(signals::watch().and_then(|()| run(cli)).unwrap_or_else(|error| errors::report(&error)))
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -1,7 +1,6 @@
 //! `mamba-wgpu quantize`: a smaller model from a checkpoint.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use serde_json::json;
 
 use crate::common::{one_of, open_model, LoraArgs};
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, size, Progress};
 use crate::signals;
 

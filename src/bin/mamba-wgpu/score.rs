@@ -1,7 +1,6 @@
 //! `mamba-wgpu score`: how well the model predicts a text.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::anyhow;
 use mamba_wgpu::error::InputError;
@@ -12,6 +11,7 @@ use serde_json::json;
 
 use crate::common::{at_least_one, backend_name, read_text, tokenizer, up_to_32_bits, BackendArgs, ModelArgs};
 use crate::errors::{misuse, tokens_error};
+use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, Progress};
 use crate::special_tokens::SpecialTokens;
 use crate::token_ids::TokenIds;

@@ -3,13 +3,14 @@
 //! A command that has nothing to save ends at once. One that has says so by [`ask`]: from then on the first signal asks it to come to
 //! an end. Of those after it only Ctrl-C ends it at once: a terminal that closes, and `timeout`, send theirs twice.
 
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use mamba_wgpu::files::remove_unfinished;
+
+use crate::exit::{self, ExitCode};
 
 const INT: i32 = 2;
 /// A second Ctrl-C that is no echo of the first.
@@ -36,7 +37,7 @@ fn came(signal: i32, first: &mut Option<Instant>) {
         Some(_) if !(signal == INT && again) => {}
         _ => {
             remove_unfinished();
-            exit(128 + signal);
+            exit::at_once(128 + signal);
         }
     }
 }
@@ -68,19 +69,8 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// Without the destructors of drivers whose threads are at work.
-#[cfg(unix)]
-fn exit(code: i32) -> ! {
-    signal_hook::low_level::exit(code)
-}
-
 #[cfg(not(unix))]
 pub fn watch() -> anyhow::Result<()> {
     let mut first = None;
     ctrlc::set_handler(move || came(INT, &mut first)).context("listening for Ctrl-C")
-}
-
-#[cfg(not(unix))]
-fn exit(code: i32) -> ! {
-    std::process::exit(code)
 }

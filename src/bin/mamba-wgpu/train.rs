@@ -1,7 +1,6 @@
 //! `mamba-wgpu train`: a model from nothing or from another's weights, on a task of the paper or on a text.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use serde_json::json;
 
 use crate::common::{describe, open_model, LoraArgs};
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::output::{lost, print_json, print_line, Progress};
 use crate::signals;
 pub use crate::train_args::Args;

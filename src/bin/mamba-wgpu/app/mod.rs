@@ -23,7 +23,6 @@ mod window;
 mod worker;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::anyhow;
@@ -33,6 +32,7 @@ use mamba_wgpu::gpu::{Gpu, LimitMode};
 
 use crate::bench_report::charts::PICTURE;
 use crate::errors::misuse;
+use crate::exit::ExitCode;
 use crate::output::place;
 use automation::Automation;
 use settings::{Device, Settings, Source, Theme};

@@ -5,13 +5,13 @@ mod page;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{anyhow, Context};
 use charts::Chart;
 use mamba_wgpu::bench::Report;
 use mamba_wgpu::files::{create_folder, Kind, Output};
 
+use crate::exit::ExitCode;
 use crate::output::{apart, place, print_line};
 
 /// Put reports side by side in one page: tables, charts, and what to beware of
