@@ -7,12 +7,15 @@
 
 use super::LoadError;
 use crate::model::blocks::{Shape, STATES};
+use crate::model::Pages;
 use serde_json::Value;
 
+mod hybrid;
 mod mamba1;
 mod mamba2;
 mod raw;
 
+pub(super) use hybrid::{Block, Plan};
 pub(super) use raw::{shown, RawConfig};
 
 /// The families of models.
@@ -24,7 +27,32 @@ pub enum Arch {
     FalconMamba,
     /// Dao and Gu, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality" (2024).
     Mamba2,
+    /// Llama (Touvron et al. 2023) and what is built like it: Mistral, Qwen 2 and 3. No states: the baseline.
+    Llama,
+    /// IBM's Granite 4.0-H: Mamba-2 and attention, transformers' `granitemoehybrid`.
+    Granite,
+    /// Bamba (IBM, Princeton, CMU and UIUC): Mamba-2 and attention.
+    Bamba,
+    /// NVIDIA's Nemotron-H (arXiv 2504.03624): Mamba-2, attention and MLPs, one a layer.
+    NemotronH,
 }
+
+/// For messages: what [`FAMILIES`] has.
+const KNOWN: &str = "mamba, falcon_mamba, mamba2, llama, mistral, qwen2, qwen3, granitemoehybrid, bamba and nemotron_h";
+
+/// `model_type` and the family that it is.
+const FAMILIES: [(&str, Arch); 10] = [
+    ("mamba", Arch::Mamba1),
+    ("falcon_mamba", Arch::FalconMamba),
+    ("mamba2", Arch::Mamba2),
+    ("llama", Arch::Llama),
+    ("mistral", Arch::Llama),
+    ("qwen2", Arch::Llama),
+    ("qwen3", Arch::Llama),
+    ("granitemoehybrid", Arch::Granite),
+    ("bamba", Arch::Bamba),
+    ("nemotron_h", Arch::NemotronH),
+];
 
 impl Arch {
     /// The family's layers, as the first one's tensors and the config say.
@@ -36,23 +64,22 @@ impl Arch {
     ) -> Result<(Shape, Vec<Check>), LoadError> {
         match self {
             Arch::Mamba1 | Arch::FalconMamba => mamba1::layer(self, d_model, first, raw),
-            Arch::Mamba2 => mamba2::layer(d_model, first, raw),
+            // The others have a plan.
+            _ => mamba2::layer(d_model, first, raw),
         }
     }
 
     /// What transformers takes where a config does not say which token ends a text, and which begins it.
     fn eos(self) -> u32 {
-        if self == Arch::Mamba2 {
-            2
-        } else {
-            0
+        match self {
+            Arch::Mamba1 | Arch::FalconMamba => 0,
+            _ => 2,
         }
     }
     fn bos(self) -> u32 {
-        if self == Arch::Mamba2 {
-            1
-        } else {
-            0
+        match self {
+            Arch::Mamba1 | Arch::FalconMamba => 0,
+            _ => 1,
         }
     }
 
@@ -62,6 +89,10 @@ impl Arch {
             Arch::Mamba1 => "Mamba-1",
             Arch::FalconMamba => "Falcon-Mamba",
             Arch::Mamba2 => "Mamba-2",
+            Arch::Llama => "Llama",
+            Arch::Granite => "Granite 4.0-H",
+            Arch::Bamba => "Bamba",
+            Arch::NemotronH => "Nemotron-H",
         }
     }
 
@@ -71,17 +102,17 @@ impl Arch {
             Arch::Mamba1 => "MambaForCausalLM",
             Arch::FalconMamba => "FalconMambaForCausalLM",
             Arch::Mamba2 => "Mamba2ForCausalLM",
+            Arch::Llama => "LlamaForCausalLM",
+            Arch::Granite => "GraniteMoeHybridForCausalLM",
+            Arch::Bamba => "BambaForCausalLM",
+            Arch::NemotronH => "NemotronHForCausalLM",
         }
     }
 }
 
 impl std::fmt::Display for Arch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Arch::Mamba1 => "mamba",
-            Arch::FalconMamba => "falcon_mamba",
-            Arch::Mamba2 => "mamba2",
-        })
+        f.pad(FAMILIES.iter().find(|(_, arch)| arch == self).map_or("mamba", |(model_type, _)| model_type))
     }
 }
 
@@ -97,6 +128,8 @@ pub struct ModelConfig {
     pub layers: Vec<Shape>,
     /// Epsilon of the layers' RMSNorms and of the final one.
     pub norm_eps: f32,
+    /// What logits are multiplied by: as backends hold it, in the final norm's weight.
+    pub head_scale: f32,
     /// Whether the head is the embedding. As the model will run: false as soon as a head of its own is used.
     pub tie_embeddings: bool,
     /// Tokens that end a text. Empty where the config does not say (mamba-ssm's).
@@ -105,7 +138,7 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Number of layers.
+    /// Number of layers, or of blocks in a family whose layers have two: a mixer and an MLP.
     pub fn n_layer(&self) -> usize {
         self.layers.len()
     }
@@ -120,9 +153,34 @@ impl ModelConfig {
         self.first()?.dimensions().into_iter().find(|(n, _)| *n == name).map(|(_, size)| size)
     }
 
+    /// How many layers there are of each kind, and the first of them, in the order in which they come.
+    pub fn kinds(&self) -> Vec<(usize, &Shape)> {
+        let mut kinds: Vec<(usize, &Shape)> = Vec::new();
+        for layer in &self.layers {
+            match kinds.iter_mut().find(|(_, first)| first.kind() == layer.kind()) {
+                Some((count, _)) => *count += 1,
+                None => kinds.push((1, layer)),
+            }
+        }
+        kinds
+    }
+
     /// Bytes that a text takes on a backend, in f32: all states of all layers.
     pub fn state_bytes(&self) -> usize {
         4 * STATES.iter().map(|name| self.state_elements(name)).sum::<usize>()
+    }
+
+    /// Keys and values of a text at its begin.
+    pub(crate) fn pages(&self) -> Pages {
+        let mut kept = self.layers.iter().filter_map(Shape::keys_values);
+        let Some(first) = kept.next() else { return Pages::default() };
+        Pages::new(1 + kept.count(), first)
+    }
+
+    /// Bytes that every token of a text takes besides, in f32: keys and values.
+    pub fn token_bytes(&self) -> usize {
+        let kept = self.layers.iter().filter_map(Shape::keys_values);
+        kept.map(|(kv_heads, head_dim)| 2 * 4 * kv_heads * head_dim).sum()
     }
 
     /// Elements of a state ([`crate::model::blocks::STATES`]) of all layers together.
@@ -134,14 +192,15 @@ impl ModelConfig {
 /// What tensor shapes say, and the tensors that said it (`name [shape]`), for messages.
 pub(super) struct Dims {
     pub d_model: usize,
-    pub n_layer: usize,
     pub vocab_size: usize,
-    pub layer: Shape,
+    pub layers: Vec<Shape>,
     pub embedding: String,
     /// The last layer's prefix.
     pub last_layer: String,
     /// What a config may say of the layers.
     pub checks: Vec<Check>,
+    /// What the config said before any tensor was looked at, of a family whose configs do.
+    pub plan: Option<Plan>,
 }
 
 /// A dimension that a config may state.
@@ -209,6 +268,11 @@ const SSM_CFG: [&str; 29] = [
 ];
 
 impl RawConfig {
+    /// The blocks that the config says a model has, of a family whose configs do.
+    pub fn plan(&self, arch: Arch) -> Result<Option<Plan>, LoadError> {
+        hybrid::plan(arch, self)
+    }
+
     /// The family, from `ssm_cfg.layer`, `model_type` or `architectures`, or (mamba-ssm's first config, which has none of them) the
     /// other keys; and the key that said so, if one did.
     pub fn arch(&self, warnings: &mut Vec<String>) -> Result<(Arch, Option<&'static str>), LoadError> {
@@ -218,7 +282,7 @@ impl RawConfig {
             value: value.chars().take(60).collect(),
             known: match key {
                 "ssm_cfg.layer" => "\"Mamba1\" and \"Mamba2\"",
-                _ => "\"mamba\", \"falcon_mamba\" and \"mamba2\"",
+                _ => KNOWN,
             },
         };
         if let Some(layer) = self.string("ssm_cfg.layer")? {
@@ -230,17 +294,17 @@ impl RawConfig {
             return Ok((arch, Some("ssm_cfg.layer")));
         }
         if let Some(model_type) = self.string("model_type")? {
-            let arch = match model_type {
-                "mamba" => Arch::Mamba1,
-                "falcon_mamba" => Arch::FalconMamba,
-                "mamba2" => Arch::Mamba2,
-                other => return Err(unknown("model_type", other)),
-            };
-            return Ok((arch, Some("model_type")));
+            let known = FAMILIES.iter().find(|(name, _)| *name == model_type);
+            let (_, arch) = known.ok_or_else(|| unknown("model_type", model_type))?;
+            return Ok((*arch, Some("model_type")));
         }
         if let Some(class) = self.get("architectures").and_then(|list| list.get(0)) {
             let class = class.as_str().unwrap_or_default();
             let arch = match class {
+                "LlamaForCausalLM" | "MistralForCausalLM" | "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => Arch::Llama,
+                _ if class.starts_with("GraniteMoeHybrid") => Arch::Granite,
+                _ if class.starts_with("Bamba") => Arch::Bamba,
+                _ if class.starts_with("NemotronH") => Arch::NemotronH,
                 _ if class.starts_with("Mamba2") => Arch::Mamba2,
                 _ if class.starts_with("FalconMamba") => Arch::FalconMamba,
                 _ if class.starts_with("Mamba") => Arch::Mamba1,
@@ -264,7 +328,11 @@ impl RawConfig {
     }
 
     /// Refuses options that change the result and are not implemented.
-    pub fn check_supported(&self) -> Result<(), LoadError> {
+    pub fn check_supported(&self, arch: Arch) -> Result<(), LoadError> {
+        // The readers of other families ask for what they know.
+        if !matches!(arch, Arch::Mamba1 | Arch::FalconMamba | Arch::Mamba2) {
+            return Ok(());
+        }
         let unsupported = |key: &str, value: &Value, reason| LoadError::UnsupportedOption {
             file: self.file.clone(),
             key: key.into(),
@@ -324,7 +392,10 @@ impl RawConfig {
     pub fn ties(&self, arch: Arch) -> Result<bool, LoadError> {
         Ok(match self.flag("tie_word_embeddings")? {
             Some(tied) => tied,
-            None => self.flag("tie_embeddings")?.unwrap_or(arch != Arch::Mamba2 || self.is_mamba_ssm()),
+            None => {
+                let mamba1 = matches!(arch, Arch::Mamba1 | Arch::FalconMamba);
+                self.flag("tie_embeddings")?.unwrap_or(mamba1 || self.is_mamba_ssm())
+            }
         })
     }
 
@@ -360,7 +431,11 @@ impl RawConfig {
         self.check_dimensions(dims, warnings)?;
         self.check_vocabulary(dims, warnings)?;
         Ok(ModelConfig {
-            norm_eps: self.epsilon("layer_norm_epsilon", NORM_EPS)?,
+            norm_eps: match &dims.plan {
+                Some(plan) => plan.norm_eps,
+                None => self.epsilon("layer_norm_epsilon", NORM_EPS)?,
+            },
+            head_scale: dims.plan.as_ref().map_or(1.0, |plan| plan.head_scale),
             eos_token_id: self.tokens("eos_token_id", arch.eos())?,
             bos_token_id: self.tokens("bos_token_id", arch.bos())?.first().copied(),
             ..dims.model(arch, tied)
@@ -368,12 +443,14 @@ impl RawConfig {
     }
 
     fn check_dimensions(&self, dims: &Dims, warnings: &mut Vec<String>) -> Result<(), LoadError> {
-        let layers = format!("the last of the {} layers stored is `{}`", dims.n_layer, dims.last_layer);
+        let layers = format!("the last of the {} layers stored is `{}`", dims.layers.len(), dims.last_layer);
         let of_all = [
             Check::new(&["hidden_size", "d_model"], 2, ("d_model", dims.d_model), &dims.embedding),
-            Check { keys: &["num_hidden_layers", "n_layer"], free: 2, stored: dims.n_layer, found: layers },
+            Check { keys: &["num_hidden_layers", "n_layer"], free: 2, stored: dims.layers.len(), found: layers },
         ];
-        for Check { keys, free, stored, found } in of_all.iter().chain(&dims.checks) {
+        // Where there is a plan, the sizes are the config's, and tensors have been checked against them.
+        let of_all = of_all.iter().filter(|_| dims.plan.is_none());
+        for Check { keys, free, stored, found } in of_all.chain(&dims.checks) {
             let (free, stored) = (*free, *stored);
             let mut decided = false;
             for (i, key) in keys.iter().enumerate() {
@@ -434,8 +511,9 @@ impl Dims {
             arch,
             d_model: self.d_model,
             vocab_size: self.vocab_size,
-            layers: vec![self.layer; self.n_layer],
+            layers: self.layers.clone(),
             norm_eps: NORM_EPS,
+            head_scale: 1.0,
             tie_embeddings: tied,
             eos_token_id: Vec::new(),
             bos_token_id: None,
@@ -466,7 +544,7 @@ mod tests {
             assert_eq!(arch(mamba2).unwrap(), Arch::Mamba2, "{mamba2}");
         }
         for unknown in
-            [r#"{"model_type": "llama"}"#, r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"{"architectures": [3]}"#]
+            [r#"{"model_type": "rwkv"}"#, r#"{"architectures": ["RwkvForCausalLM"]}"#, r#"{"architectures": [3]}"#]
         {
             assert!(matches!(arch(unknown), Err(LoadError::UnknownArchitecture { .. })), "{unknown}");
         }

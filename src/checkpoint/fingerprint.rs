@@ -62,6 +62,7 @@ impl Checkpoint {
             vocab_size,
             layers,
             norm_eps,
+            head_scale,
             tie_embeddings,
             // Where a text ends changes nothing of its state.
             eos_token_id: _,
@@ -80,6 +81,10 @@ impl Checkpoint {
         hash.update(norm_eps.to_le_bytes());
         constants.iter().for_each(|x| hash.update(x.to_le_bytes()));
         hash.update([u8::from(*tie_embeddings)]);
+        // Models from before there were such keep their fingerprints.
+        if *head_scale != 1.0 {
+            hash.update(head_scale.to_le_bytes());
+        }
         for (sizes, constants) in kinds {
             sizes.iter().for_each(|n| hash.update((*n as u64).to_le_bytes()));
             constants.iter().for_each(|x| hash.update(x.to_le_bytes()));

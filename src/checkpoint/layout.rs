@@ -1,14 +1,14 @@
 //! Which stored tensor is which weight: finds every tensor, takes the dimensions from shapes, and checks all the others.
 
 use super::{
-    config::{Arch, Dims, FirstLayer, RawConfig},
+    config::{Arch, Dims, FirstLayer, Plan, RawConfig},
     names::{self, Names},
     quantised,
     shard::{Shard, Stored},
     weights::ModelWeights,
     Dtype, LoadError, TensorView,
 };
-use crate::model::blocks::{Shape, Weights};
+use crate::model::blocks::{Param, Shape, Weights};
 use std::collections::HashMap;
 
 /// All tensors of all shards.
@@ -224,7 +224,7 @@ impl Layout {
         table: &mut Table,
         names: &Names,
         embedding: usize,
-        (arch, raw): (Arch, Option<&RawConfig>),
+        (arch, raw, plan): (Arch, Option<&RawConfig>, Option<Plan>),
         notes: &mut Vec<String>,
     ) -> Result<(Self, Dims), LoadError> {
         let n_layer = names.n_layer(&table.place(), || table.summary())?;
@@ -233,20 +233,30 @@ impl Layout {
         }
         let table = &*table;
         let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
-        let (layer, checks) = arch.layer(d_model, &First { table, names }, raw)?;
+        let (layers, checks) = match &plan {
+            Some(plan) => {
+                table.check(embedding, "(vocab_size, d_model)", &[vocab_size, plan.d_model])?;
+                (plan.blocks.iter().map(|block| block.shape).collect(), Vec::new())
+            }
+            None => {
+                let (layer, checks) = arch.layer(d_model, &First { table, names }, raw)?;
+                (vec![layer; n_layer], checks)
+            }
+        };
         let dims = Dims {
             d_model,
-            n_layer,
             vocab_size,
-            layer,
+            layers,
             embedding: table.described(embedding),
             last_layer: names.layer(n_layer - 1, "*"),
             checks,
+            plan,
         };
         let norm_f = table.check(table.required(&names.norm_f())?, "(d_model)", &[d_model])?;
-        let layers = (0..n_layer).map(|i| places(table, names, i, &dims.layer)).collect::<Result<Vec<_>, _>>()?;
+        let shapes = dims.layers.iter().enumerate();
+        let layers = shapes.map(|(i, shape)| places(table, names, i, shape)).collect::<Result<Vec<_>, _>>()?;
         let layout = Layout { embedding, layers, norm_f, lm_head: None };
-        layout.check_optional(table, names, &dims.layer)?;
+        layout.check_optional(table, names, &dims.layers)?;
         Ok((layout, dims))
     }
 
@@ -266,16 +276,25 @@ impl Layout {
         self.lm_head.is_none()
     }
 
-    /// What the first layer has of the parameters that a model may lack must be in all, and the reverse: they were trained together.
-    fn check_optional(&self, table: &Table, names: &Names, shape: &Shape) -> Result<(), LoadError> {
-        for param in shape.params().into_iter().filter(|param| param.optional) {
-            let has: Vec<bool> = self.layers.iter().map(|layer| layer.get(param.name).is_some()).collect();
-            if let (Some(with), Some(without)) = (has.iter().position(|h| *h), has.iter().position(|h| !h)) {
-                return Err(LoadError::MissingTensor {
-                    file: table.place(),
-                    tensor: names.layer(without, param.name),
-                    hint: format!(": layer {with} has one"),
-                });
+    /// What one layer has of the parameters that a model may lack must be in all of its kind: they were trained together.
+    fn check_optional(&self, table: &Table, names: &Names, shapes: &[Shape]) -> Result<(), LoadError> {
+        let mut seen: Vec<&str> = Vec::new();
+        for shape in shapes {
+            if seen.contains(&shape.kind()) {
+                continue;
+            }
+            seen.push(shape.kind());
+            let like = |i: &usize| shapes[*i].kind() == shape.kind();
+            for param in shape.params().into_iter().filter(|param| param.optional) {
+                let has = |i: &usize| self.layers[*i].get(param.name).is_some();
+                let of_kind = || (0..shapes.len()).filter(like);
+                if let (Some(with), Some(without)) = (of_kind().find(has), of_kind().find(|i| !has(i))) {
+                    return Err(LoadError::MissingTensor {
+                        file: table.place(),
+                        tensor: names.layer(without, param.name),
+                        hint: format!(": a layer of the same kind has one, `{}`", names.layer(with, param.name)),
+                    });
+                }
             }
         }
         Ok(())
@@ -317,7 +336,8 @@ impl Layout {
 
 /// Where a layer's parameters are, each of the shape that its list says.
 fn places(table: &Table, names: &Names, layer: usize, shape: &Shape) -> Result<Weights<usize>, LoadError> {
-    shape.build(&mut |param| table.find(&names.layer(layer, param.name)).is_some(), &mut |param| {
+    let there = |param: &Param| table.find(&names.layer(layer, param.name)).is_some();
+    shape.build(&mut |param| shape.needs(param).unwrap_or_else(|| there(param)), &mut |param| {
         table.check(table.required(&names.layer(layer, param.name))?, param.symbols, &param.shape)
     })
 }

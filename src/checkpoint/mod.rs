@@ -268,16 +268,20 @@ impl Checkpoint {
             None if mamba2.is_some() => (Arch::Mamba2, None),
             None => (Arch::Mamba1, None),
         };
-        if let (Some(raw), Some(tensor), false) = (&raw, mamba2, arch == Arch::Mamba2) {
+        if let (Some(raw), Some(tensor), false) = (&raw, mamba2, !matches!(arch, Arch::Mamba1 | Arch::FalconMamba)) {
             let found = format!("there is a tensor `{tensor}`, which only Mamba-2 has");
             return Err(raw.contradicts(said_by, found));
         }
         if let Some(raw) = &raw {
-            raw.check_supported()?;
+            raw.check_supported(arch)?;
             raw.check_quantisation(table.is_plain(), &mut warnings)?;
         }
 
-        let names = Names::recognise(&source, table.names())?;
+        let plan = raw.as_ref().map(|raw| raw.plan(arch)).transpose()?.flatten();
+        let names = match &plan {
+            Some(plan) => Names::planned(plan),
+            None => Names::recognise(&source, table.names())?,
+        };
         let head = table.find(HEAD);
         let ties = match &raw {
             Some(raw) => raw.ties(arch)?,
@@ -292,7 +296,7 @@ impl Checkpoint {
                 return Err(LoadError::MissingTensor { file, tensor, hint: table.summary() });
             }
         };
-        let (mut layout, dims) = Layout::new(&mut table, &names, embedding, (arch, raw.as_ref()), &mut notes)?;
+        let (mut layout, dims) = Layout::new(&mut table, &names, embedding, (arch, raw.as_ref(), plan), &mut notes)?;
         if let Some(head) = head.filter(|&head| head != embedding) {
             layout.set_head(&table, head, &dims)?;
             if ties {

@@ -9,6 +9,7 @@
 //! What wrappers add to the names is taken off first ([`canonical`]); some exports leave `backbone.` away: tolerated as long as one
 //! reading is possible.
 
+use super::config::{Block, Plan};
 use super::LoadError;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -94,9 +95,18 @@ pub(super) struct Names {
     pub embedding: String,
     /// Layer numbers that occur.
     layers: BTreeSet<usize>,
+    /// What the config says that a model's blocks are, and its final norm's name; the scheme of the others has none.
+    planned: Option<(Vec<Block>, &'static str)>,
 }
 
 impl Names {
+    /// Those of a family whose configs say what there is.
+    pub fn planned(plan: &Plan) -> Self {
+        let layers = (0..plan.blocks.len()).collect();
+        let planned = Some((plan.blocks.clone(), plan.norm_f));
+        Self { prefix: "", embedding: plan.embedding.into(), layers, planned }
+    }
+
     /// Recognises the scheme from the [`canonical`] names alone. `file` is for messages.
     pub fn recognise<'a>(file: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<Self, LoadError> {
         let stored: BTreeSet<&str> = names.clone().collect();
@@ -119,7 +129,7 @@ impl Names {
             }
         };
         let layers = names.filter_map(|name| layer_number(prefix, name)).collect();
-        Ok(Self { prefix, embedding, layers })
+        Ok(Self { prefix, embedding, layers, planned: None })
     }
 
     /// The number of layers: they must be numbered 0, 1, 2, ... without a gap. `there`: what is said where there are none.
@@ -142,11 +152,17 @@ impl Names {
 
     /// The full name of a layer's tensor, e.g. `backbone.layers.3.mixer.in_proj.weight`.
     pub fn layer(&self, layer: usize, name: &str) -> String {
-        format!("{}layers.{layer}.{name}", self.prefix)
+        match self.planned.as_ref().and_then(|(blocks, _)| blocks.get(layer)) {
+            Some(block) => block.name(name),
+            None => format!("{}layers.{layer}.{name}", self.prefix),
+        }
     }
 
     pub fn norm_f(&self) -> String {
-        format!("{}norm_f.weight", self.prefix)
+        match &self.planned {
+            Some((_, norm_f)) => (*norm_f).into(),
+            None => format!("{}norm_f.weight", self.prefix),
+        }
     }
 }
 
@@ -185,10 +201,22 @@ pub(super) fn is_embedding(name: &str) -> bool {
 }
 
 /// The matrices that may be quantised, and that [`super::quantise`] quantises; docs/quantisation.md says why no others.
-const QUANTISED: [&str; 6] = [
+const QUANTISED: [&str; 18] = [
     "embeddings.weight",
     "embedding.weight",
+    "embed_tokens.weight",
     "lm_head.weight",
+    "mamba.in_proj.weight",
+    "mamba.out_proj.weight",
+    ".q_proj.weight",
+    ".k_proj.weight",
+    ".v_proj.weight",
+    ".o_proj.weight",
+    ".gate_proj.weight",
+    ".up_proj.weight",
+    ".down_proj.weight",
+    "shared_mlp.input_linear.weight",
+    "shared_mlp.output_linear.weight",
     "mixer.in_proj.weight",
     "mixer.x_proj.weight",
     "mixer.out_proj.weight",

@@ -50,7 +50,7 @@ impl Checkpoint {
                 "models published by mamba-ssm use EleutherAI/gpt-neox-20b's: put that file there".into()
             }
             Arch::FalconMamba => "put that of tiiuae/falcon-mamba-7b there, if the model comes from it".into(),
-            Arch::Mamba1 | Arch::Mamba2 => {
+            _ => {
                 format!("put the file of the model that this one was made from there: one with {vocab_size} entries or a few less")
             }
         };

@@ -61,7 +61,7 @@ pub async fn explain(
     };
     below("layer", options.layers.as_deref().unwrap_or_default(), c.n_layer())?;
     let wanted = c.layers.iter().enumerate().filter(|(i, _)| options.wants(*i));
-    below("channel", &options.channels, wanted.map(|(_, layer)| layer.units().count).min().unwrap_or(0))?;
+    below("channel", &options.channels, wanted.filter_map(|(_, layer)| Some(layer.units()?.count)).min().unwrap_or(0))?;
     let layers = model.session()?.explain(tokens, options, progress).await?;
     Ok(Explanation { tokens: tokens.to_vec(), n_layer: c.n_layer(), layers })
 }

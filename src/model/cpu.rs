@@ -52,21 +52,24 @@ impl CpuModel {
         }
         let total = weights.total_bytes();
         let mut done = 0;
-        let mut read = |role: Role, tensor: &TensorView<'_>| -> Result<HostTensor> {
-            let matrix = match (role, tensor.dtype.quant()) {
+        let mut read = |role: Role, factor: f32, tensor: &TensorView<'_>| -> Result<HostTensor> {
+            let mut matrix = match (role, tensor.dtype.quant()) {
                 (Role::Matrix, Some(quant)) => HostTensor::Quantised(quantised(tensor, quant)?),
                 (Role::ALog, _) => HostTensor::Plain(tensor.to_f32()?.into_iter().map(decay_rate).collect()),
                 _ => HostTensor::Plain(tensor.to_f32()?),
             };
+            if let (HostTensor::Plain(values), true) = (&mut matrix, factor != 1.0) {
+                values.iter_mut().for_each(|x| *x *= factor);
+            }
             done += tensor.bytes();
             progress(done, total);
             Ok(matrix)
         };
-        let embedding = read(Role::Matrix, &weights.embedding)?;
+        let embedding = read(Role::Matrix, 1.0, &weights.embedding)?;
         let layers = config.layers.iter().zip(&weights.layers).map(|(shape, w)| layer(shape, w, &mut read));
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm_f = read(Role::Other, &weights.norm_f)?;
-        let lm_head = weights.lm_head.as_ref().map(|head| read(Role::Matrix, head)).transpose()?;
+        let norm_f = read(Role::Other, config.head_scale, &weights.norm_f)?;
+        let lm_head = weights.lm_head.as_ref().map(|head| read(Role::Matrix, 1.0, head)).transpose()?;
         let config = config.clone();
         let weights = Weights { config, embedding, layers, norm_f, lm_head };
         Ok(Self { weights: Arc::new(weights), options })
@@ -87,10 +90,11 @@ fn quantised(tensor: &TensorView<'_>, quant: Quant) -> Result<Quantised> {
 fn layer(
     shape: &Shape,
     w: &LayerWeights<TensorView<'_>>,
-    read: &mut dyn FnMut(Role, &TensorView<'_>) -> Result<HostTensor>,
+    read: &mut dyn FnMut(Role, f32, &TensorView<'_>) -> Result<HostTensor>,
 ) -> Result<Layer> {
     let params = shape.params();
-    Ok(Layer::new(*shape, w.map(&mut |name, view| read(Role::of(&params, name), view))?))
+    let w = w.map(&mut |name, view| read(Role::of(&params, name), shape.factor(name), view))?;
+    Ok(Layer::new(*shape, w))
 }
 
 /// A sequence in progress: its state, the logits of its last position and the sampler's memory.
@@ -130,6 +134,8 @@ impl Workspace {
 /// Each layer's part of the state.
 fn parts<'a>(state: &'a mut StateData, layers: &'a [Layer]) -> impl Iterator<Item = LayerState<'a>> {
     let (mut conv, mut ssm) = (&mut state.conv[..], &mut state.ssm[..]);
+    let position = state.pages.tokens();
+    let mut pages = state.pages.layers_mut().iter_mut();
     layers.iter().map(move |layer| {
         let take = |rest: &mut &'a mut [f32], elements| {
             let (part, later) = std::mem::take(rest).split_at_mut(elements);
@@ -137,7 +143,8 @@ fn parts<'a>(state: &'a mut StateData, layers: &'a [Layer]) -> impl Iterator<Ite
             part
         };
         let [of_conv, of_ssm] = layer.states;
-        LayerState { conv: take(&mut conv, of_conv), ssm: take(&mut ssm, of_ssm) }
+        let pages = layer.shape.keys_values().and_then(|_| pages.next());
+        LayerState { conv: take(&mut conv, of_conv), ssm: take(&mut ssm, of_ssm), pages, position }
     })
 }
 
@@ -310,6 +317,7 @@ impl CpuSession {
     pub fn reset(&mut self) {
         self.state.conv.fill(0.0);
         self.state.ssm.fill(0.0);
+        self.state.pages.clear();
         self.ready = false;
         self.params = SamplingParams::default();
         self.sampled = 0;
@@ -332,6 +340,7 @@ impl CpuSession {
         state.check(self.model.config())?;
         self.state.conv.copy_from_slice(&state.conv);
         self.state.ssm.copy_from_slice(&state.ssm);
+        self.state.pages = state.pages.clone();
         self.ready = false;
         Ok(())
     }
@@ -385,13 +394,17 @@ fn forward<'a>(
     let Workspace { residual, hidden, inside, .. } = work;
     let (residual, hidden) = (&mut residual[..l * d_model], &mut hidden[..l * d_model]);
     let mut stream = Stream { residual, hidden, l, norm_eps: config.norm_eps, mode, scan: model.options.scan };
-    let mut texts: Vec<_> = states.map(|state| parts(state, &weights.layers)).collect();
-    let mut states = Vec::with_capacity(texts.len());
+    let mut states: Vec<_> = states.collect();
+    let mut texts: Vec<_> = states.iter_mut().map(|state| parts(state, &weights.layers)).collect();
+    let mut of_layer = Vec::with_capacity(texts.len());
     for layer in &weights.layers {
-        states.clear();
-        states.extend(texts.iter_mut().filter_map(Iterator::next));
-        layer.forward(inside, &mut stream, &mut states);
+        of_layer.clear();
+        of_layer.extend(texts.iter_mut().filter_map(Iterator::next));
+        layer.forward(inside, &mut stream, &mut of_layer);
     }
+    drop((of_layer, texts));
+    let each = l / states.len().max(1);
+    states.iter_mut().for_each(|state| state.pages.advance(each));
     rms_norm(stream.hidden, stream.residual, None, Some(weights.norm_f.values()), config.norm_eps, d_model);
 }
 

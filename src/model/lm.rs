@@ -142,7 +142,7 @@ pub struct Session(Inner);
 
 impl Session {
     /// Feeds a text by chunks through the parallel scan; the last token's logits are ready afterwards. `progress` gets
-    /// tokens done and in all. Memory does not grow with the text.
+    /// tokens done and in all. Memory grows with the text only where there is attention.
     ///
     /// # Errors
     /// No tokens, a token out of range, or the device's.

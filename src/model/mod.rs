@@ -7,6 +7,7 @@ mod explanation;
 pub mod golden;
 mod gpu;
 mod lm;
+mod pages;
 mod saved_state;
 mod types;
 
@@ -15,6 +16,7 @@ pub use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 pub use batch::Batch;
 pub use explanation::{ChannelExplanation, ExplainOptions, LayerExplanation, Skip, Unit, Units};
 pub use lm::{Backend, LanguageModel, Session};
+pub use pages::Pages;
 pub use saved_state::{ModelId, SavedState, StateError};
 pub(crate) use types::check_tokens;
 pub use types::{Scores, StateData};

@@ -9,7 +9,8 @@
 //! 16   n  header, JSON: fingerprint and description of the model, the tokenizer's fingerprint if there is one, the counts
 //!         of what follows, who wrote it
 //!         tokens of the whole text (u32 each)
-//!         the states that the header names, in its order, of each all layers' parts, as the blocks have them (f32 each)
+//!         the states that the header names, in its order, of each all layers' parts, as the blocks have them (f32 each);
+//!         of attention keys and values, (layers, tokens, kv_heads, head_dim)
 //!     32  SHA-256 of everything before
 //! ```
 //!
@@ -20,6 +21,7 @@
 //! on, and give the logits, which are not stored.
 
 use super::blocks::STATES;
+use super::pages::Pages;
 use super::types::StateData;
 use super::{Checkpoint, Fingerprint};
 pub use crate::error::StateError;
@@ -90,7 +92,13 @@ struct Header {
 struct Named {
     name: String,
     values: usize,
+    /// Of keys and values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shape: Option<[usize; 4]>,
 }
+
+/// What attention keeps, beside the [`STATES`].
+const KEPT: [&str; 2] = ["keys", "values"];
 
 impl SavedState {
     /// The tokens to be fed before anything else.
@@ -100,13 +108,24 @@ impl SavedState {
 
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut states: Vec<_> = self.state.named().map(|(name, values)| (name, values.as_slice(), None)).into();
+        let (pages, (keys, values)) = (&self.state.pages, self.state.pages.dense());
+        if pages.shape()[0] > 0 {
+            let shape = Some(pages.shape());
+            states.extend([(KEPT[0], keys.as_slice(), shape), (KEPT[1], values.as_slice(), shape)]);
+        }
+        let named = |(name, values, shape): &(&str, &[f32], _)| Named {
+            name: (*name).into(),
+            values: values.len(),
+            shape: *shape,
+        };
         let header = Header {
             fingerprint: self.model.fingerprint.to_string(),
             model: self.model.description.clone(),
             tokenizer: self.model.tokenizer.map(|tokenizer| tokenizer.to_string()),
             tokens: self.tokens.len(),
             consumed: self.consumed,
-            states: self.state.named().map(|(name, values)| Named { name: name.into(), values: values.len() }).into(),
+            states: states.iter().map(named).collect(),
             conv: 0,
             ssm: 0,
             written_by: concat!("mamba-wgpu ", env!("CARGO_PKG_VERSION")).into(),
@@ -118,7 +137,7 @@ impl SavedState {
         bytes.extend((header.len() as u32).to_le_bytes());
         bytes.extend(header);
         bytes.extend(self.tokens.iter().flat_map(|t| t.to_le_bytes()));
-        bytes.extend(self.state.named().into_iter().flat_map(|(_, values)| values).flat_map(|x| x.to_le_bytes()));
+        bytes.extend(states.iter().flat_map(|(_, values, _)| *values).flat_map(|x| x.to_le_bytes()));
         let checksum = Sha256::digest(&bytes);
         bytes.extend_from_slice(&checksum);
         bytes
@@ -157,7 +176,7 @@ impl SavedState {
         let tokenizer = tokenizer.map_err(|()| damaged("its header: the tokenizer's fingerprint is none".into()))?;
         if version == FIRST_VERSION {
             let old = [(STATES[0], header.conv), (STATES[1], header.ssm)];
-            header.states = old.map(|(name, values)| Named { name: name.into(), values }).into();
+            header.states = old.map(|(name, values)| Named { name: name.into(), values, shape: None }).into();
         }
         let counts = header.states.iter().map(|state| state.values);
         let values = counts.chain([header.tokens]).try_fold(0usize, usize::checked_add);
@@ -169,10 +188,14 @@ impl SavedState {
         };
         let floats = |bytes| -> Vec<f32> { words(bytes).into_iter().map(f32::from_bits).collect() };
         let (tokens, mut data) = data.split_at(4 * header.tokens);
-        let mut state = StateData { conv: Vec::new(), ssm: Vec::new() };
-        for Named { name, values } in &header.states {
+        let mut state = StateData::default();
+        let (mut kept, mut shape) = ([Vec::new(), Vec::new()], None);
+        for Named { name, values, shape: said } in &header.states {
             let (part, rest) = data.split_at(4 * values);
-            let known = state.named_mut().into_iter().find(|(known, values)| known == name && values.is_empty());
+            shape = shape.or(*said);
+            let [keys, of_values] = &mut kept;
+            let all = state.named_mut().into_iter().chain([(KEPT[0], keys), (KEPT[1], of_values)]);
+            let known = all.into_iter().find(|(known, values)| known == name && values.is_empty());
             let Some((_, into)) = known else {
                 return Err(damaged(format!("its header names a state {name:?} that there is not, or names it twice")));
             };
@@ -181,6 +204,12 @@ impl SavedState {
                 return Err(damaged(format!("its {name} holds {value}, which no text leads to")));
             }
             data = rest;
+        }
+        if let Some(shape) = shape {
+            let pages = Pages::of(shape, &kept[0], &kept[1]).filter(|pages| pages.tokens() == header.consumed);
+            state.pages = pages.ok_or_else(|| damaged("its keys and values are not those of its tokens".into()))?;
+        } else if kept.iter().any(|values| !values.is_empty()) {
+            return Err(damaged("its header does not say the shape of its keys and values".into()));
         }
         Ok(Self {
             model: ModelId { fingerprint, description: header.model, tokenizer },

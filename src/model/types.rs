@@ -1,6 +1,7 @@
 //! What both backends share: results, and the checks of a caller's tokens and states.
 
 use super::blocks::STATES;
+use super::pages::Pages;
 use super::ModelConfig;
 use crate::error::InputError;
 
@@ -13,13 +14,15 @@ pub struct Scores {
     pub nll: Vec<f32>,
 }
 
-/// A text's recurrent state on the host.
-#[derive(Debug, Clone, PartialEq)]
+/// A text's state on the host.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct StateData {
     /// All layers' `conv_state`, one after the other: the convolution's last inputs, (taps, channels), oldest first.
     pub conv: Vec<f32>,
     /// All layers' `ssm_state`, one after the other: (channels, d_state), of Mamba-2 (heads, head_dim, d_state).
     pub ssm: Vec<f32>,
+    /// Keys and values of all tokens so far, in models with attention.
+    pub pages: Pages,
 }
 
 impl StateData {
@@ -37,7 +40,7 @@ impl StateData {
     /// Of a text at its begin.
     pub(crate) fn zeros(c: &ModelConfig) -> Self {
         let zeros = |name| vec![0.0; c.state_elements(name)];
-        Self { conv: zeros("conv_state"), ssm: zeros("ssm_state") }
+        Self { conv: zeros("conv_state"), ssm: zeros("ssm_state"), pages: c.pages() }
     }
 
     /// Whether it is a state of such a model.
@@ -49,7 +52,11 @@ impl StateData {
             Err(InputError::StateShape { what, got, expected })
         };
         check("conv_state", self.conv.len(), c.state_elements("conv_state"))?;
-        check("ssm_state", self.ssm.len(), c.state_elements("ssm_state"))
+        check("ssm_state", self.ssm.len(), c.state_elements("ssm_state"))?;
+        let ([layers, _, kv_heads, head_dim], [expected, _, heads, dim]) = (self.pages.shape(), c.pages().shape());
+        check("layers with keys and values", layers, expected)?;
+        check("heads of keys and values", kv_heads, heads)?;
+        check("channels of a head", head_dim, dim)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::output::{print_json, print_line, short, size};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Print one JSON object: source, config, tokenizer, tensors, parameters, bytes, state_bytes
+    /// Print one JSON object: source, config, tokenizer, tensors, parameters, bytes, state_bytes, token_bytes
     #[arg(long)]
     json: bool,
 }
@@ -66,11 +66,22 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
         "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
     });
-    for (name, size) in config.first().map(|layer| layer.dimensions()).unwrap_or_default() {
-        dimensions[name] = json!(size);
-    }
-    for (name, value) in config.first().map(|layer| layer.options()).unwrap_or_default() {
-        dimensions[name] = value;
+    let kinds = config.kinds();
+    for (count, layer) in &kinds {
+        let mut of_kind = json!({});
+        for (name, size) in layer.dimensions() {
+            of_kind[name] = json!(size);
+        }
+        for (name, value) in layer.options() {
+            of_kind[name] = value;
+        }
+        // Of a model with one kind of layers, beside its other dimensions.
+        if let ([_], Some(of_kind)) = (&kinds[..], of_kind.as_object()) {
+            of_kind.iter().for_each(|(name, value)| dimensions[name] = value.clone());
+        } else {
+            of_kind["layers"] = json!(count);
+            dimensions[layer.kind()] = of_kind;
+        }
     }
     json!({
         "source": checkpoint.source(),
@@ -90,6 +101,8 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
         "bytes": bytes,
         // f32, one text: the last d_conv inputs of the convolution and the state of the recurrence, in each layer.
         "state_bytes": config.state_bytes(),
+        // And of attention keys and values of every token.
+        "token_bytes": config.token_bytes(),
     })
 }
 
@@ -97,7 +110,12 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
 fn in_words(value: &serde_json::Value) -> String {
     let mut lines = vec![value["source"].as_str().unwrap_or_default().to_string()];
     for (key, value) in value["config"].as_object().into_iter().flatten() {
-        lines.push(format!("  {key:<16}{value}"));
+        let of_kind = value.as_object().map(|sizes| {
+            let count = &sizes["layers"];
+            let sizes = sizes.iter().filter(|(name, _)| *name != "layers").map(|(name, size)| format!("{name} {size}"));
+            format!("{count} layers: {}", sizes.collect::<Vec<_>>().join(", "))
+        });
+        lines.push(format!("  {key:<16}{}", of_kind.unwrap_or_else(|| value.to_string())));
     }
     lines.push(format!("  {:<16}{}", "tokenizer", if value["tokenizer"] == true { "yes" } else { "no" }));
     if value["tokenizer"] == true {
@@ -123,10 +141,14 @@ fn in_words(value: &serde_json::Value) -> String {
     }
     lines.extend(tensor_lines(value));
     lines.push(format!(
-        "{} parameters, {} of weights, {} of state for each text",
+        "{} parameters, {} of weights, {} of state for each text{}",
         value["parameters"],
         size(value["bytes"].as_u64().unwrap_or(0)),
         size(value["state_bytes"].as_u64().unwrap_or(0)),
+        match value["token_bytes"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(bytes) => format!(", and {} of keys and values for each of its tokens", size(bytes)),
+        },
     ));
     lines.join("\n")
 }

@@ -55,8 +55,9 @@ pub(super) fn layer(
         n_groups,
         d_conv,
         d_mlp,
-        dt_limit: dt_limit(raw)?,
+        dt_limit: dt_limit(raw, if raw.is_mamba_ssm() { "ssm_cfg.dt_limit" } else { "time_step_limit" })?,
         norm,
+        out_scale: 1.0,
         norm_eps: raw.epsilon("layer_norm_epsilon", NORM_EPS)?,
         d_has_hdim: d != n_heads || raw.flag("ssm_cfg.D_has_hdim")? == Some(true),
     };
@@ -136,8 +137,7 @@ fn norm(raw: &RawConfig, first: &impl FirstLayer) -> Result<GatedNorm, LoadError
 }
 
 /// Two numbers, of which Infinity may be the bare word (quoted by the reader) or transformers' `{"__float__": "Infinity"}`.
-fn dt_limit(raw: &RawConfig) -> Result<(f32, f32), LoadError> {
-    let key = if raw.is_mamba_ssm() { "ssm_cfg.dt_limit" } else { "time_step_limit" };
+pub(super) fn dt_limit(raw: &RawConfig, key: &str) -> Result<(f32, f32), LoadError> {
     let Some(value) = raw.get(key) else { return Ok((0.0, f32::INFINITY)) };
     let number = |value: &Value| match value.get("__float__").unwrap_or(value) {
         Value::String(word) if word == "Infinity" => Some(f32::INFINITY),

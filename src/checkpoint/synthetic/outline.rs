@@ -42,6 +42,7 @@ impl Spec {
                 vocab_size: self.vocab_size,
                 layers: vec![self.layer; self.n_layer],
                 norm_eps: NORM_EPS,
+                head_scale: 1.0,
                 tie_embeddings: self.tied,
                 eos_token_id: Vec::new(),
                 bos_token_id: None,

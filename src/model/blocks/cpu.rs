@@ -1,7 +1,7 @@
 //! Layers of any kind by the twins: which kind is asked.
 
 use super::host::{HostTensor, LayerState, Stream};
-use super::{mamba1, mamba2, Shape, Weights, STATES};
+use super::{attention, mamba1, mamba2, mlp, Shape, Weights, STATES};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 
 /// A layer in memory.
@@ -18,6 +18,8 @@ pub(crate) struct Layer {
 pub(crate) struct Workspaces {
     mamba1: mamba1::cpu::Workspace,
     mamba2: mamba2::cpu::Workspace,
+    attention: attention::cpu::Workspace,
+    mlp: mlp::cpu::Workspace,
 }
 
 impl Layer {
@@ -30,6 +32,10 @@ impl Layer {
         match (&self.shape, &self.w) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => mamba1::cpu::forward(w, s, &mut work.mamba1, stream, states),
             (Shape::Mamba2(s), Weights::Mamba2(w)) => mamba2::cpu::forward(w, s, &mut work.mamba2, stream, states),
+            (Shape::Attention(s), Weights::Attention(w)) => {
+                attention::cpu::forward(w, s, &mut work.attention, stream, states);
+            }
+            (Shape::Mlp(s), Weights::Mlp(w)) => mlp::cpu::forward(w, s, &mut work.mlp, stream),
             _ => debug_assert!(false, "shape and weights are made together"),
         }
     }
@@ -39,7 +45,7 @@ impl Layer {
         match (&self.shape, &self.w) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Some(mamba1::cpu::explain(w, s, &work.mamba1, i, l, options)),
             (Shape::Mamba2(s), Weights::Mamba2(w)) => Some(mamba2::cpu::explain(w, s, &work.mamba2, i, l, options)),
-            _ => None, // never: shape and weights are made together
+            _ => None, // what no one explains
         }
     }
 }

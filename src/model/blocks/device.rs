@@ -12,6 +12,7 @@ pub(crate) struct Stream<'a> {
     pub residual: &'a Tensor, // (L, d_model)
     pub normed: &'a Tensor,   // (L, d_model), act
     pub hidden: &'a Tensor,   // (L, d_model): what a layer adds to `residual`, once the next one begins
+    pub texts: &'a Tensor,    // (L, TEXT): whose tokens they are
     /// Of the norm before each layer.
     pub norm_eps: f32,
 }
@@ -30,6 +31,15 @@ impl Stream<'_> {
 pub(crate) struct LayerState {
     pub conv: Tensor,
     pub ssm: Tensor,
+    /// Of attention.
+    pub kept: Option<Kept>,
+}
+
+/// Keys and values of all texts in pages, and which of them are whose.
+pub(crate) struct Kept {
+    pub keys: Tensor,   // (pages, kv_heads, head_dim, PAGE)
+    pub values: Tensor, // (pages, kv_heads, PAGE, head_dim)
+    pub table: Tensor,  // (slots, pages of a text), u32
 }
 
 /// Which tokens go through.

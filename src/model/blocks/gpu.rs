@@ -2,7 +2,7 @@
 
 use super::device::{Chunk, Host, LayerState, Numbers, Stream};
 use super::explain::{self, Room};
-use super::{mamba1, mamba2};
+use super::{attention, mamba1, mamba2, mlp};
 use super::{Shape, Weights};
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Variant};
@@ -19,6 +19,8 @@ fn other_kind(what: &'static str) -> GpuError {
 pub(crate) enum Layer {
     Mamba1(mamba1::gpu::Layer),
     Mamba2(mamba2::gpu::Layer),
+    Attention(attention::gpu::Layer),
+    Mlp(mlp::gpu::Layer),
 }
 
 /// The activations inside layers, of the kinds that a model has.
@@ -26,6 +28,8 @@ pub(crate) enum Layer {
 pub(crate) struct Workspaces {
     mamba1: Option<mamba1::gpu::Workspace>,
     mamba2: Option<mamba2::gpu::Workspace>,
+    attention: Option<attention::gpu::Workspace>,
+    mlp: Option<mlp::gpu::Workspace>,
 }
 
 impl Workspaces {
@@ -46,7 +50,13 @@ impl Workspaces {
                 Layer::Mamba2(layer) if all.mamba2.is_none() => {
                     all.mamba2 = Some(mamba2::gpu::Workspace::new(gpu, &layer.shape, l, scan, numbers)?);
                 }
-                Layer::Mamba1(_) | Layer::Mamba2(_) => {}
+                Layer::Attention(layer) if all.attention.is_none() => {
+                    all.attention = Some(attention::gpu::Workspace::new(gpu, layer, l, numbers)?);
+                }
+                Layer::Mlp(layer) if all.mlp.is_none() => {
+                    all.mlp = Some(mlp::gpu::Workspace::new(gpu, &layer.shape, l, numbers)?);
+                }
+                _ => {}
             }
         }
         numbers.end(gpu)?;
@@ -65,9 +75,14 @@ impl Layer {
         if matches!(shape, Shape::Mamba2(_)) && !gpu.allows(Variant::Mamba2) {
             return Err(GpuError::Unfit { layers: "Mamba-2" }.into());
         }
+        if matches!(shape, Shape::Attention(_) | Shape::Mlp(_)) && !gpu.allows(Variant::Attention) {
+            return Err(GpuError::Unfit { layers: "attention's and MLP" }.into());
+        }
         Ok(match (shape, weights) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Layer::Mamba1(mamba1::gpu::Layer::new(gpu, *s, w, host)?),
             (Shape::Mamba2(s), Weights::Mamba2(w)) => Layer::Mamba2(mamba2::gpu::Layer::new(gpu, *s, w, host)?),
+            (Shape::Attention(s), Weights::Attention(w)) => Layer::Attention(attention::gpu::Layer { shape: *s, w }),
+            (Shape::Mlp(s), Weights::Mlp(w)) => Layer::Mlp(mlp::gpu::Layer { shape: *s, w }),
             _ => return Err(other_kind("shapes and weights").into()),
         })
     }
@@ -84,6 +99,10 @@ impl Layer {
         match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.forward(plan, w, stream, state, chunk),
             (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.forward(plan, w, stream, state, chunk),
+            (Layer::Attention(layer), Workspaces { attention: Some(w), .. }) => {
+                layer.forward(plan, w, stream, state, chunk)
+            }
+            (Layer::Mlp(layer), Workspaces { mlp: Some(w), .. }) => layer.forward(plan, w, stream, chunk),
             _ => Err(other_kind("a layer and the workspaces")),
         }
     }
@@ -93,6 +112,7 @@ impl Layer {
         match self {
             Layer::Mamba1(layer) => layer.fuses_the_step(),
             Layer::Mamba2(layer) => layer.fuses_the_step() && gpu.allows(Variant::SsdStep),
+            Layer::Attention(_) | Layer::Mlp(_) => false,
         }
     }
 
@@ -116,6 +136,8 @@ impl Layer {
         match self {
             Layer::Mamba1(layer) => layer.takes_texts(l, scan),
             Layer::Mamba2(layer) => layer.takes_texts(l),
+            Layer::Attention(_) => false,
+            Layer::Mlp(_) => true,
         }
     }
 
@@ -124,6 +146,7 @@ impl Layer {
         match self {
             Layer::Mamba1(_) => gpu.allows(Variant::Step),
             Layer::Mamba2(_) => gpu.allows(Variant::Step) && gpu.allows(Variant::SsdStep),
+            Layer::Attention(_) | Layer::Mlp(_) => true,
         }
     }
 
@@ -132,10 +155,13 @@ impl Layer {
         match self {
             Layer::Mamba1(layer) => layer.w.in_proj.format(),
             Layer::Mamba2(layer) => layer.w.in_proj.format(),
+            Layer::Attention(layer) => layer.w.q_proj.format(),
+            Layer::Mlp(layer) => layer.w.up_proj.format(),
         }
     }
 
-    /// What the layer, the i-th of the model, has seen in the l tokens that have just gone through. `room` is made when first needed.
+    /// What the layer, the i-th of the model, has seen in the l tokens that have just gone through; `None` of a kind that is not explained.
+    /// `room` is made when first needed.
     pub async fn explain(
         &self,
         gpu: &Gpu,
@@ -143,12 +169,13 @@ impl Layer {
         room: &mut Option<Room>,
         (i, l): (usize, usize),
         options: &ExplainOptions,
-    ) -> crate::Result<LayerExplanation> {
+    ) -> crate::Result<Option<LayerExplanation>> {
         let seen = match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.seen(w, l),
             (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.seen(gpu, w, l).await?,
+            (Layer::Attention(_) | Layer::Mlp(_), _) => return Ok(None),
             _ => return Err(other_kind("a layer and the workspaces").into()),
         };
-        explain::explain(gpu, &seen, room, i, options).await
+        explain::explain(gpu, &seen, room, i, options).await.map(Some)
     }
 }

@@ -1,5 +1,6 @@
 //! What layers of all kinds share on the CPU.
 
+use crate::model::pages::LayerPages;
 use crate::reference::{matmul, matvec, Epilogue, Linear, Quantised, Weights as Rows};
 use crate::settings::Scan;
 
@@ -53,6 +54,10 @@ pub(crate) struct Stream<'a> {
 pub(crate) struct LayerState<'a> {
     pub conv: &'a mut [f32],
     pub ssm: &'a mut [f32],
+    /// Of attention.
+    pub pages: Option<&'a mut LayerPages>,
+    /// Tokens that the text has already, where it is counted.
+    pub position: usize,
 }
 
 /// y = x w^T (+ bias), by the kernel of the mode.

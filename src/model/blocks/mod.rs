@@ -4,6 +4,7 @@
 //! text, and its way through the kernels and through their twins. What reads and writes checkpoints, makes random models, counts,
 //! quantises or saves states walks these lists and knows no kind by name.
 
+pub mod attention;
 pub(crate) mod cpu;
 pub(crate) mod device;
 pub(crate) mod explain;
@@ -11,6 +12,7 @@ pub(crate) mod gpu;
 pub(crate) mod host;
 pub mod mamba1;
 pub mod mamba2;
+pub mod mlp;
 pub(crate) mod parameters;
 
 use crate::model::explanation::Units;
@@ -22,6 +24,8 @@ pub use parameters::{Init, Param, Role};
 pub enum Shape {
     Mamba1(mamba1::Shape),
     Mamba2(mamba2::Shape),
+    Attention(attention::Shape),
+    Mlp(mlp::Shape),
 }
 
 /// A layer's parameters, each of them a `T`: a place in a table, a view of a file, a tensor on a host or on a device.
@@ -29,6 +33,8 @@ pub enum Shape {
 pub enum Weights<T> {
     Mamba1(mamba1::Weights<T>),
     Mamba2(mamba2::Weights<T>),
+    Attention(attention::Weights<T>),
+    Mlp(mlp::Weights<T>),
 }
 
 /// A tensor that a layer keeps of a text, besides what it makes of the next token.
@@ -54,6 +60,8 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.params(),
             Shape::Mamba2(s) => s.params(),
+            Shape::Attention(s) => s.params(),
+            Shape::Mlp(s) => s.params(),
         }
     }
 
@@ -62,6 +70,7 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.state(),
             Shape::Mamba2(s) => s.state(),
+            Shape::Attention(_) | Shape::Mlp(_) => Vec::new(),
         }
     }
 
@@ -85,6 +94,8 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.widest(),
             Shape::Mamba2(s) => s.widest(),
+            Shape::Attention(s) => s.widest(),
+            Shape::Mlp(s) => s.widest(),
         }
     }
 
@@ -93,6 +104,7 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.config(),
             Shape::Mamba2(s) => s.config(),
+            Shape::Attention(_) | Shape::Mlp(_) => Vec::new(),
         }
     }
 
@@ -101,22 +113,25 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.dimensions(),
             Shape::Mamba2(s) => s.dimensions(),
+            Shape::Attention(s) => s.dimensions(),
+            Shape::Mlp(s) => s.dimensions(),
         }
     }
 
     /// What else a config decides of its output, by the names that mamba-ssm has for it.
     pub fn options(&self) -> Vec<(&'static str, serde_json::Value)> {
         match self {
-            Shape::Mamba1(_) => Vec::new(),
             Shape::Mamba2(s) => s.options(),
+            Shape::Mamba1(_) | Shape::Attention(_) | Shape::Mlp(_) => Vec::new(),
         }
     }
 
-    /// What `explain` shows one by one: channels, or heads.
-    pub fn units(&self) -> Units {
+    /// What `explain` shows one by one: channels, or heads; `None` of layers that are not explained.
+    pub fn units(&self) -> Option<Units> {
         match self {
-            Shape::Mamba1(s) => (&s.explained(0)).into(),
-            Shape::Mamba2(s) => (&s.explained(0)).into(),
+            Shape::Mamba1(s) => Some((&s.explained(0)).into()),
+            Shape::Mamba2(s) => Some((&s.explained(0)).into()),
+            Shape::Attention(_) | Shape::Mlp(_) => None,
         }
     }
 
@@ -130,7 +145,7 @@ impl Shape {
     pub fn mamba2(&self) -> Option<&mamba2::Shape> {
         match self {
             Shape::Mamba2(s) => Some(s),
-            Shape::Mamba1(_) => None,
+            _ => None,
         }
     }
 
@@ -138,7 +153,7 @@ impl Shape {
     pub fn mamba1(&self) -> Option<&mamba1::Shape> {
         match self {
             Shape::Mamba1(s) => Some(s),
-            Shape::Mamba2(_) => None,
+            _ => None,
         }
     }
 
@@ -147,6 +162,44 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => vec![s.mixer_rms_eps.unwrap_or(mamba1::MIXER_RMS_EPS)],
             Shape::Mamba2(s) => s.constants(),
+            Shape::Attention(s) => s.constants(),
+            Shape::Mlp(s) => s.constants(),
+        }
+    }
+
+    /// Whether a layer of this shape has a parameter that others may lack, where the shape says it: then it must be there.
+    pub(crate) fn needs(&self, param: &Param) -> Option<bool> {
+        match self {
+            Shape::Mlp(s) if param.name == "mixer.gate_proj.weight" => Some(s.has_gate_proj()),
+            _ => None,
+        }
+    }
+
+    /// What a parameter is multiplied by as backends hold it: a scale of the layer's output, in what that is linear in.
+    pub(crate) fn factor(&self, name: &str) -> f32 {
+        match self {
+            Shape::Mamba1(_) => 1.0,
+            Shape::Mamba2(s) => s.factor(name),
+            Shape::Attention(s) => s.factor(name),
+            Shape::Mlp(s) => s.factor(name),
+        }
+    }
+
+    /// Heads of keys and values and their channels, of a layer that keeps some of every token.
+    pub fn keys_values(&self) -> Option<(usize, usize)> {
+        match self {
+            Shape::Attention(s) => Some((s.kv_heads, s.head_dim)),
+            _ => None,
+        }
+    }
+
+    /// Its kind in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Shape::Mamba1(_) => "mamba",
+            Shape::Mamba2(_) => "mamba2",
+            Shape::Attention(_) => "attention",
+            Shape::Mlp(_) => "mlp",
         }
     }
 
@@ -159,6 +212,8 @@ impl Shape {
         Ok(match self {
             Shape::Mamba1(s) => Weights::Mamba1(mamba1::Weights::build(s, has, take)?),
             Shape::Mamba2(s) => Weights::Mamba2(mamba2::Weights::build(s, has, take)?),
+            Shape::Attention(s) => Weights::Attention(attention::Weights::build(s, has, take)?),
+            Shape::Mlp(s) => Weights::Mlp(mlp::Weights::build(s, has, take)?),
         })
     }
 }
@@ -169,6 +224,8 @@ impl<T> Weights<T> {
         match self {
             Weights::Mamba1(w) => w.for_each(f),
             Weights::Mamba2(w) => w.for_each(f),
+            Weights::Attention(w) => w.for_each(f),
+            Weights::Mlp(w) => w.for_each(f),
         }
     }
 
@@ -194,6 +251,8 @@ impl<T> Weights<T> {
         Ok(match self {
             Weights::Mamba1(w) => Weights::Mamba1(w.map(f)?),
             Weights::Mamba2(w) => Weights::Mamba2(w.map(f)?),
+            Weights::Attention(w) => Weights::Attention(w.map(f)?),
+            Weights::Mlp(w) => Weights::Mlp(w.map(f)?),
         })
     }
 }

@@ -61,7 +61,7 @@ impl GpuBatch {
     /// The most slots that the adapter's bindings allow; `None` where the kernels of a step of several texts are not to be used.
     pub fn most_slots(model: &GpuModel) -> Option<usize> {
         let (gpu, c) = (&model.gpu, &model.config);
-        if !gpu.allows(Variant::Batch) || !model.layers.iter().all(|layer| layer.steps(gpu)) {
+        if !gpu.allows(Variant::Batch) || model.pool.is_some() || !model.layers.iter().all(|layer| layer.steps(gpu)) {
             return None;
         }
         let states = c.layers.iter().flat_map(|layer| layer.state()).map(|field| field.elements());
@@ -147,7 +147,7 @@ impl GpuBatch {
     /// The table of the texts of a step, as the device has it.
     fn write_texts(&self, slots: impl Iterator<Item = usize>) {
         let table: Vec<u32> =
-            slots.flat_map(|slot| [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32]).collect();
+            slots.flat_map(|slot| [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32, 0]).collect();
         self.work.texts.write(&self.model.gpu, 0, &table);
     }
 

@@ -1,14 +1,15 @@
 //! The buffers of a session: a chunk's activations, what the layers remember, what scoring writes.
 
+use super::pool::Held;
 use super::GpuModel;
 use crate::error::InputError;
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError, Plan, Tensor};
 use crate::kernels::TEXT;
-use crate::model::blocks::device::{LayerState, Numbers, Stream};
+use crate::model::blocks::device::{Kept, LayerState, Numbers, Stream};
 use crate::model::blocks::gpu::Workspaces;
 use crate::model::blocks::{Shape, STATES};
-use crate::model::{ModelConfig, Scan, StateData};
+use crate::model::{ModelConfig, Pages, Scan, StateData};
 use crate::Result;
 
 /// Rows of logits that are worked out at once; also what aligns the views of scores (64 x 4 bytes).
@@ -57,7 +58,8 @@ impl Workspace {
 
     /// What runs through the layers.
     pub(super) fn stream(&self, c: &ModelConfig) -> Stream<'_> {
-        Stream { residual: &self.residual, normed: &self.normed, hidden: &self.hidden, norm_eps: c.norm_eps }
+        let Self { residual, normed, hidden, texts, .. } = self;
+        Stream { residual, normed, hidden, texts, norm_eps: c.norm_eps }
     }
 }
 
@@ -67,6 +69,10 @@ const ALIGN: usize = 64;
 /// What the layers remember of texts, each in its slot.
 pub(super) struct Memory {
     states: Vec<State>, // in the order of STATES
+    /// Which layers have attention, counted among those that do.
+    attention: Vec<Option<usize>>,
+    /// What attention keeps of the only text.
+    pub(super) held: Option<Held>,
 }
 
 /// One of the [`STATES`].
@@ -109,13 +115,25 @@ impl State {
 impl Memory {
     pub(super) fn new(gpu: &Gpu, layers: &[Shape], slots: usize) -> Result<Self, GpuError> {
         let states = STATES.iter().map(|name| State::new(gpu, layers, slots, name));
-        Ok(Self { states: states.collect::<Result<_, GpuError>>()? })
+        let mut n = 0..;
+        let attention = layers.iter().map(|layer| layer.keys_values().and_then(|_| n.next())).collect();
+        Ok(Self { states: states.collect::<Result<_, GpuError>>()?, attention, held: None })
+    }
+
+    /// Of one text, with its part of what attention keeps.
+    pub(super) fn of_text(model: &GpuModel) -> Result<Self, GpuError> {
+        let held = model.pool.as_ref().map(|pool| Held::new(&model.gpu, pool)).transpose()?;
+        Ok(Self { held, ..Self::new(&model.gpu, &model.config.layers, 1)? })
+    }
+
+    fn kept(&self, layer: usize) -> Option<Kept> {
+        self.held.as_ref()?.layer((*self.attention.get(layer)?)?)
     }
 
     /// A layer's states.
     pub(super) fn layer(&self, layer: usize) -> LayerState {
         let part = |i: usize| self.states[i].layers[layer].clone();
-        LayerState { conv: part(0), ssm: part(1) }
+        LayerState { conv: part(0), ssm: part(1), kept: self.kept(layer) }
     }
 
     /// Whether every slot begins where it can be bound by itself.
@@ -129,7 +147,7 @@ impl Memory {
             let (state, elements) = (&self.states[i], self.states[i].elements[layer]);
             state.layers[layer].slice(slot * elements, elements)
         };
-        LayerState { conv: part(0), ssm: part(1) }
+        LayerState { conv: part(0), ssm: part(1), kept: self.kept(layer) }
     }
 
     /// Records a copy to another memory of the same model and as many slots.
@@ -171,7 +189,11 @@ impl Memory {
         }
         let mut read = read.into_iter();
         let mut next = || read.next().unwrap_or_default();
-        Ok(StateData { conv: next(), ssm: next() })
+        let pages = match &self.held {
+            Some(held) => held.read(gpu).await?,
+            None => Pages::default(),
+        };
+        Ok(StateData { conv: next(), ssm: next(), pages })
     }
 
     /// To the only slot from the host; [`StateData::check`] has passed.

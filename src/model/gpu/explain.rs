@@ -21,6 +21,7 @@ impl GpuSession {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<LayerExplanation>> {
         let model = self.model.clone();
+        self.reserve(tokens.len())?;
         let (gpu, l) = (&model.gpu, tokens.len());
         let w = Workspace::new(&model, l, Some(model.scan()), (NumberFormat::F32, false))?;
         gpu.check()?;
@@ -36,7 +37,7 @@ impl GpuSession {
             model.layer(&mut plan, (&w, &self.memory), i, l, Way::Texts(1))?;
             plan.finish()?.run(gpu).await?;
             if options.wants(i) {
-                explained.push(layer.explain(gpu, &w.inside, &mut room, (i, l), options).await?);
+                explained.extend(layer.explain(gpu, &w.inside, &mut room, (i, l), options).await?);
             }
             progress(i + 1, depth);
         }

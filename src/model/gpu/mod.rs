@@ -5,11 +5,12 @@ mod batch;
 mod buffers;
 mod explain;
 mod forward;
+mod pool;
 mod score;
 mod session;
 
 use super::blocks::gpu::Layer;
-use super::blocks::{Param, Role, Shape, Weights};
+use super::blocks::{Role, Shape, Weights};
 use super::{ModelConfig, ModelWeights, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
@@ -18,8 +19,10 @@ use crate::kernels::{fill_matrix, WeightMatrix};
 use crate::reference::decay_rate;
 use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 pub use batch::GpuBatch;
+use pool::Pool;
 pub use session::GpuSession;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 /// d_model from which f16 activations pay; a smaller model is fast in any case.
 const LARGE: usize = 512;
@@ -37,6 +40,8 @@ pub struct GpuModel {
     layers: Vec<Layer>,
     norm_f: Tensor,                // (d_model)
     lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
+    /// Keys and values of all texts, where there is attention.
+    pool: Option<Arc<Pool>>,
     /// A text had activations beyond f16.
     beyond_f16: AtomicBool,
 }
@@ -59,10 +64,6 @@ impl Loader<'_> {
         // Writes are staged in host memory until a submission: without one a model of gigabytes would be there twice.
         self.gpu.submit([]);
         Ok(self.gpu.check()?)
-    }
-
-    fn tensor(&mut self, view: &TensorView<'_>) -> Result<Tensor> {
-        self.mapped(view, |x| x)
     }
 
     fn mapped(&mut self, view: &TensorView<'_>, f: impl Fn(f32) -> f32) -> Result<Tensor> {
@@ -108,17 +109,17 @@ impl Loader<'_> {
     }
 
     /// A parameter of a layer as the kernels read it.
-    fn parameter(&mut self, params: &[Param], name: &str, view: &TensorView<'_>) -> Result<WeightMatrix> {
-        Ok(match Role::of(params, name) {
+    fn parameter(&mut self, shape: &Shape, name: &str, view: &TensorView<'_>) -> Result<WeightMatrix> {
+        let factor = shape.factor(name);
+        Ok(match Role::of(&shape.params(), name) {
             Role::Matrix | Role::Exact => self.matrix(view)?,
             Role::ALog => WeightMatrix::vector(self.mapped(view, decay_rate)?),
-            Role::Other => WeightMatrix::vector(self.tensor(view)?),
+            Role::Other => WeightMatrix::vector(self.mapped(view, |x| factor * x)?),
         })
     }
 
     fn layer(&mut self, shape: &Shape, w: &Weights<TensorView<'_>>) -> Result<Layer> {
-        let params = shape.params();
-        let on_device = w.map(&mut |name, view| self.parameter(&params, name, view))?;
+        let on_device = w.map(&mut |name, view| self.parameter(shape, name, view))?;
         Layer::new(self.gpu, shape, on_device, &mut |name| Ok(w.get(name).map(TensorView::to_f32).transpose()?))
     }
 }
@@ -172,8 +173,9 @@ impl GpuModel {
                 .zip(&weights.layers)
                 .map(|(s, w)| loader.layer(s, w))
                 .collect::<Result<_>>()?,
-            norm_f: loader.tensor(&weights.norm_f)?,
+            norm_f: loader.mapped(&weights.norm_f, |x| config.head_scale * x)?,
             lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
+            pool: Pool::new(&config.layers),
             beyond_f16: AtomicBool::new(false),
         };
         // The uploads are staged: let them reach the device, and hear of a full memory now.

@@ -1,6 +1,7 @@
 //! One text on the device.
 
 use super::buffers::{Memory, Plans, ScoreBuffers, Workspace, SCORE_ROWS};
+use super::pool::Held;
 use super::GpuModel;
 use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
@@ -39,6 +40,8 @@ pub(super) fn seen(text: &[u32], vocab_size: usize) -> Vec<u32> {
 struct Before {
     memory: Memory,
     logits: Tensor,
+    /// Tokens whose keys and values there were.
+    tokens: usize,
 }
 
 /// One text's state on the device, with the buffers and plans to go on from it.
@@ -78,7 +81,7 @@ impl GpuSession {
     pub fn new(model: &Arc<GpuModel>) -> Result<Self> {
         let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
         let session = Self {
-            memory: Memory::new(gpu, &model.config.layers, 1)?,
+            memory: Memory::of_text(model)?,
             logits: Tensor::zeros(gpu, "logits", vocab_size)?,
             has_logits: false,
             sampling: SampleBuffers::new(gpu, vocab_size)?,
@@ -116,6 +119,36 @@ impl GpuSession {
             self.model.gpu.check()?;
         }
         Ok(())
+    }
+
+    /// Tokens that attention keeps something of.
+    fn tokens(&self) -> usize {
+        self.memory.held.as_ref().map_or(0, Held::tokens)
+    }
+
+    /// Makes room for keys and values of `l` more tokens. Plans are made anew where those that there are bind other tensors.
+    pub(super) fn reserve(&mut self, l: usize) -> Result<()> {
+        if let Some(held) = &mut self.memory.held {
+            if held.reserve(&self.model.gpu, l)? {
+                self.plans.clear();
+                self.decode = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// So many more tokens are on their way.
+    fn advance(&mut self, l: usize) {
+        if let Some(held) = &mut self.memory.held {
+            held.set_tokens(held.tokens() + l);
+        }
+    }
+
+    /// Tells a step's or a chunk's kernels where its tokens stand.
+    fn place(&self, w: &Workspace) {
+        if let Some(held) = &self.memory.held {
+            w.texts.write(&self.model.gpu, 0, &[0, 0, held.tokens() as u32]);
+        }
     }
 
     /// The plan for a chunk.
@@ -182,6 +215,7 @@ impl GpuSession {
         head: Head,
     ) -> Result<bool> {
         let gpu = self.model.gpu.clone();
+        self.reserve(part.len())?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let beyond = self.prefill.as_ref().and_then(|w| w.beyond.clone());
         if beyond.is_some() {
@@ -192,6 +226,7 @@ impl GpuSession {
         }
         if let Some(w) = &self.prefill {
             w.tokens.write(&gpu, 0, part);
+            self.place(w);
         }
         if let (Some(targets), Some(s)) = (targets, &self.score) {
             s.targets.write(&gpu, 0, targets);
@@ -204,13 +239,18 @@ impl GpuSession {
         }
         let Some(beyond) = beyond else {
             gpu.submit_and_wait(encoder.finish()).await?;
+            self.advance(part.len());
             return Ok(true);
         };
         // One wait, as without.
         self.beyond.copy_from(&mut encoder, &beyond);
         let submission = gpu.submit([encoder.finish()]);
         let flag = self.beyond.read_after::<u32>(&gpu, 1, Some(submission)).await?;
-        Ok(flag == [0])
+        let good = flag == [0];
+        if good {
+            self.advance(part.len());
+        }
+        Ok(good)
     }
 
     /// Goes back to before the last chunk; from there on the text does without f16. `room` as [`GpuSession::make_room`]
@@ -233,11 +273,16 @@ impl GpuSession {
             return Ok(gpu.check()?);
         }
         self.go_back();
-        let (w, plan) = self.decode()?;
-        w.tokens.write(&gpu, 0, &[token]);
+        self.reserve(1)?;
+        self.decode()?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        plan.record(&mut encoder);
+        if let Some((w, plan)) = &self.decode {
+            w.tokens.write(&gpu, 0, &[token]);
+            self.place(w);
+            plan.record(&mut encoder);
+        }
         gpu.submit([encoder.finish()]);
+        self.advance(1);
         self.has_logits = true;
         Ok(gpu.check()?)
     }
@@ -266,14 +311,17 @@ impl GpuSession {
     /// Submits the step of the token in `next`, keeping what was before it.
     fn go_ahead(&mut self) -> Result<()> {
         let gpu = self.model.gpu.clone();
+        self.reserve(1)?;
         self.decode()?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.keep(&mut encoder)?;
         if let Some((w, plan)) = &self.decode {
+            self.place(w);
             self.sampling.next.copy_to(&mut encoder, &w.tokens);
             plan.record(&mut encoder);
             gpu.submit([encoder.finish()]);
         }
+        self.advance(1);
         Ok(())
     }
 
@@ -282,9 +330,11 @@ impl GpuSession {
         if self.before.is_none() {
             let logits = Tensor::zeros(&self.model.gpu, "logits before", self.model.config.vocab_size)?;
             let memory = Memory::new(&self.model.gpu, &self.model.config.layers, 1)?;
-            self.before = Some(Before { memory, logits });
+            self.before = Some(Before { memory, logits, tokens: 0 });
         }
-        if let Some(before) = &self.before {
+        let tokens = self.tokens();
+        if let Some(before) = &mut self.before {
+            before.tokens = tokens;
             self.memory.copy_to(encoder, &before.memory);
             self.logits.copy_to(encoder, &before.logits);
         }
@@ -299,12 +349,17 @@ impl GpuSession {
             before.memory.copy_to(&mut encoder, &self.memory);
             before.logits.copy_to(&mut encoder, &self.logits);
             gpu.submit([encoder.finish()]);
+            // Keys and values of later tokens are written over.
+            if let Some(held) = &mut self.memory.held {
+                held.set_tokens(before.tokens);
+            }
         }
     }
 
     /// The plan of a token, or of a prompt of more (in one chunk at most): for measuring. The state is of no use once it has run.
     pub(crate) fn plan_of(&mut self, tokens: usize) -> Result<&Plan> {
         self.go_back();
+        self.reserve(tokens.min(self.model.chunk()))?;
         if tokens == 1 {
             return Ok(&self.decode()?.1);
         }
@@ -377,6 +432,10 @@ impl GpuSession {
             _ => (&self.memory, &self.logits),
         };
         memory.copy_to(&mut encoder, &clone.memory);
+        if let (Some(held), Some(to)) = (&self.memory.held, &mut clone.memory.held) {
+            let ahead = self.before.as_ref().filter(|_| self.ahead.is_some());
+            held.share(gpu, to, ahead.map_or(held.tokens(), |before| before.tokens));
+        }
         logits.copy_to(&mut encoder, &clone.logits);
         gpu.submit([encoder.finish()]);
         clone.has_logits = self.has_logits;
@@ -391,6 +450,9 @@ impl GpuSession {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.clear(&mut encoder);
         gpu.submit([encoder.finish()]);
+        if let Some(held) = &mut self.memory.held {
+            held.clear();
+        }
         self.has_logits = false;
         self.ahead = None;
         self.sample_plan = None;
@@ -410,6 +472,12 @@ impl GpuSession {
         state.check(&self.model.config)?;
         self.ahead = None;
         self.memory.write(&self.model.gpu, state);
+        if let Some(held) = &mut self.memory.held {
+            if held.write(&self.model.gpu, &state.pages)? {
+                self.plans.clear();
+                self.decode = None;
+            }
+        }
         self.has_logits = false;
         Ok(())
     }

@@ -9,7 +9,7 @@ fn saved() -> SavedState {
         },
         tokens: vec![1, 2, 3, u32::MAX],
         consumed: 3,
-        state: StateData { conv: vec![0.5, -0.0, 1e-40], ssm: vec![f32::MAX, -1.5] },
+        state: StateData { conv: vec![0.5, -0.0, 1e-40], ssm: vec![f32::MAX, -1.5], ..StateData::default() },
     }
 }
 

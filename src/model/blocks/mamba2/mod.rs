@@ -41,6 +41,8 @@ pub struct Shape {
     pub norm: GatedNorm,
     /// Epsilon of that norm.
     pub norm_eps: f32,
+    /// What its output is multiplied by before it is added to the residual stream.
+    pub out_scale: f32,
     /// D is (d_ssm) instead of (n_heads).
     pub d_has_hdim: bool,
 }
@@ -80,6 +82,7 @@ impl Shape {
             dt_limit: (0.0, f32::INFINITY),
             norm: GatedNorm::GateFirst,
             norm_eps,
+            out_scale: 1.0,
             d_has_hdim: false,
         }
     }
@@ -195,7 +198,20 @@ impl Shape {
             GatedNorm::NormFirst => 1.0,
             GatedNorm::GateOnly => 2.0,
         };
-        vec![self.dt_limit.0, self.dt_limit.1, norm, self.norm_eps]
+        let mut all = vec![self.dt_limit.0, self.dt_limit.1, norm, self.norm_eps];
+        // Models from before there were such keep their fingerprints.
+        if self.out_scale != 1.0 {
+            all.push(self.out_scale);
+        }
+        all
+    }
+
+    /// What a stored parameter is multiplied by as backends hold it: out_proj is linear in its norm's weight.
+    pub(super) fn factor(&self, name: &str) -> f32 {
+        match name {
+            "mixer.norm.weight" | "mixer.out_proj.bias" => self.out_scale,
+            _ => 1.0,
+        }
     }
 
     /// What a config.json of transformers says of the layers, as far as it can: it knows neither d_mlp nor other norms.

@@ -88,7 +88,7 @@ fn written() -> State {
 
 fn saved() -> Arc<SavedState> {
     let model = ModelId::of(&embedded::checkpoint().unwrap());
-    Arc::new(SavedState { model, tokens: vec![1, 2], consumed: 1, state: StateData { conv: vec![], ssm: vec![] } })
+    Arc::new(SavedState { model, tokens: vec![1, 2], consumed: 1, state: StateData::default() })
 }
 
 fn segment(text: &str, generated: bool) -> Segment {

@@ -1,0 +1,211 @@
+//! Models whose layers are of several kinds: a layer of theirs is one or two blocks here, each a norm, a mixer and a sum.
+//!
+//! Their sizes come from config.json, as tensors alone do not tell heads from channels; every tensor is checked against them.
+//!
+//! Multipliers are folded. What a mixer adds is scaled in its block (`out_scale`). The embedding's multiplier m would scale the whole
+//! residual stream: it is left out, what is added to the stream is divided by m, and epsilon by m squared, which gives the same
+//! normed values. The head's is in the final norm's weight ([`super::ModelConfig::head_scale`]).
+
+use super::{Arch, RawConfig};
+use crate::checkpoint::LoadError;
+use crate::model::blocks::{attention, mamba2, mlp, Shape};
+use crate::reference::Activation;
+use reader::{Reader, MOST_LAYERS};
+use serde_json::Value;
+
+mod reader;
+
+/// A block and the names of its tensors.
+#[derive(Debug, Clone)]
+pub(in crate::checkpoint) struct Block {
+    pub shape: Shape,
+    /// Its norm's weight, in full.
+    norm: String,
+    /// What stands before the names of its mixer's tensors.
+    mixer: String,
+    /// What they are called otherwise than here.
+    renamed: &'static [(&'static str, &'static str)],
+}
+
+impl Block {
+    /// The full name of a parameter.
+    pub fn name(&self, param: &str) -> String {
+        match param.strip_prefix("mixer.") {
+            None => self.norm.clone(),
+            Some(name) => {
+                let renamed = self.renamed.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, theirs)| theirs);
+                format!("{}{renamed}", self.mixer)
+            }
+        }
+    }
+}
+
+/// A model as its config says it is.
+#[derive(Debug, Clone)]
+pub(in crate::checkpoint) struct Plan {
+    pub d_model: usize,
+    pub blocks: Vec<Block>,
+    pub embedding: &'static str,
+    pub norm_f: &'static str,
+    pub norm_eps: f32,
+    pub head_scale: f32,
+}
+
+/// One of granite's fused matrices has the gate first.
+const GRANITE_MLP: [(&str, &str); 2] =
+    [("up_proj.weight", "input_linear.weight"), ("down_proj.weight", "output_linear.weight")];
+
+pub(super) fn plan(arch: Arch, raw: &RawConfig) -> Result<Option<Plan>, LoadError> {
+    Ok(Some(match arch {
+        Arch::Mamba1 | Arch::FalconMamba | Arch::Mamba2 => return Ok(None),
+        Arch::Llama => llama(raw)?,
+        Arch::Granite => granite(raw)?,
+        Arch::Bamba => bamba(raw)?,
+        Arch::NemotronH => nemotron_h(raw)?,
+    }))
+}
+
+/// Llama and what differs from it in biases, norms of heads or a window: Mistral, Qwen 2 and 3.
+fn llama(raw: &RawConfig) -> Result<Plan, LoadError> {
+    let c = Reader(raw);
+    let n_layer = c.layers()?;
+    let window = match raw.string("model_type")? {
+        // Qwen's configs name a window that is not used.
+        Some("qwen2" | "qwen3") if raw.flag("use_sliding_window")? != Some(true) => 0,
+        Some("qwen2" | "qwen3") if raw.get("layer_types").is_none() => {
+            let reason = "sliding windows by max_window_layers: only by layer_types";
+            return Err(c.unsupported("use_sliding_window", reason));
+        }
+        Some("llama") => 0,
+        _ => c.size_or("sliding_window", 0)?,
+    };
+    let kinds = c.kinds(n_layer)?;
+    let attention = c.attention(Some(1.0), None)?;
+    let mlp = c.mlp("intermediate_size", false)?;
+    let mut blocks = Vec::new();
+    for i in 0..n_layer {
+        let window = match kinds.as_ref().and_then(|kinds| kinds.get(i)).map(String::as_str) {
+            None | Some("sliding_attention") => window,
+            Some("full_attention" | "attention") => 0,
+            Some(_) => return Err(c.unsupported("layer_types", "layers of a kind that such models have not")),
+        };
+        let layer = format!("layers.{i}.");
+        blocks.push(Block {
+            shape: Shape::Attention(attention::Shape { window, ..attention }),
+            norm: format!("{layer}input_layernorm.weight"),
+            mixer: format!("{layer}self_attn."),
+            renamed: &[],
+        });
+        blocks.push(Block {
+            shape: Shape::Mlp(mlp),
+            norm: format!("{layer}post_attention_layernorm.weight"),
+            mixer: format!("{layer}mlp."),
+            renamed: &[],
+        });
+    }
+    c.plan(blocks, "norm.weight", c.number_or("rms_norm_eps", 1e-6)?)
+}
+
+/// Granite 4.0-H without experts (transformers' `granitemoehybrid`).
+fn granite(raw: &RawConfig) -> Result<Plan, LoadError> {
+    let c = Reader(raw);
+    if c.size_or("num_local_experts", 8)? > 0 {
+        return Err(c.unsupported("num_local_experts", "experts: only dense models are run so far"));
+    }
+    let n_layer = c.layers()?;
+    let kinds = c.kinds(n_layer)?.ok_or_else(|| c.missing("layer_types", "which layers are attention"))?;
+    let eps = c.number_or("rms_norm_eps", 1e-6)?;
+    let multiplier = c.multiplier("embedding_multiplier")?;
+    let out_scale = c.multiplier("residual_multiplier")? / multiplier;
+    let rotated = match raw.string("position_embedding_type")? {
+        Some("rope") => Some(1.0),
+        _ => None,
+    };
+    let scale = c.multiplier("attention_multiplier")?;
+    let attention = attention::Shape { out_scale, ..c.attention(rotated, Some(scale))? };
+    let mamba = mamba2::Shape { out_scale, ..c.mamba2(eps)? };
+    let mlp = mlp::Shape { out_scale, ..c.mlp("shared_intermediate_size", true)? };
+    let mut blocks = Vec::new();
+    for (i, kind) in kinds.iter().enumerate() {
+        let layer = format!("layers.{i}.");
+        let norm = format!("{layer}input_layernorm.weight");
+        blocks.push(c.mixer(kind, mamba, attention, norm, &layer)?);
+        blocks.push(Block {
+            shape: Shape::Mlp(mlp),
+            norm: format!("{layer}post_attention_layernorm.weight"),
+            mixer: format!("{layer}shared_mlp."),
+            renamed: &GRANITE_MLP,
+        });
+    }
+    let head_scale = 1.0 / c.multiplier("logits_scaling")?;
+    Ok(Plan { head_scale, norm_eps: eps / (multiplier * multiplier), ..c.plan(blocks, "norm.weight", eps)? })
+}
+
+/// Bamba (IBM, Princeton, CMU, UIUC).
+fn bamba(raw: &RawConfig) -> Result<Plan, LoadError> {
+    let c = Reader(raw);
+    let n_layer = c.layers()?;
+    let eps = c.number_or("rms_norm_eps", 1e-5)?;
+    let kinds = match c.kinds(n_layer)? {
+        Some(kinds) => kinds,
+        None => {
+            let indices = raw.get("attn_layer_indices").and_then(Value::as_array);
+            let attends = |i: usize| indices.is_some_and(|list| list.iter().any(|at| at.as_u64() == Some(i as u64)));
+            let kind = |i: usize| if attends(i) { "attention" } else { "mamba" };
+            (0..n_layer).map(|i| kind(i).to_owned()).collect()
+        }
+    };
+    let attention = c.attention(Some(0.5), None)?;
+    let mamba = c.mamba2(eps)?;
+    let mlp = c.mlp("intermediate_size", false)?;
+    let mut blocks = Vec::new();
+    for (i, kind) in kinds.iter().enumerate() {
+        let layer = format!("layers.{i}.");
+        blocks.push(c.mixer(kind, mamba, attention, format!("{layer}input_layernorm.weight"), &layer)?);
+        blocks.push(Block {
+            shape: Shape::Mlp(mlp),
+            norm: format!("{layer}pre_ff_layernorm.weight"),
+            mixer: format!("{layer}feed_forward."),
+            renamed: &[],
+        });
+    }
+    c.plan(blocks, "final_layernorm.weight", eps)
+}
+
+/// Nemotron-H without experts: every layer is one block.
+fn nemotron_h(raw: &RawConfig) -> Result<Plan, LoadError> {
+    let c = Reader(raw);
+    let eps = c.number_or("layer_norm_epsilon", 1e-5)?;
+    let kinds: Vec<String> = match (raw.string("hybrid_override_pattern")?, c.strings("layers_block_type")?) {
+        (Some(pattern), _) => pattern.chars().filter(|c| *c != '|').map(|c| c.to_string()).collect(),
+        (None, Some(kinds)) => kinds,
+        (None, None) => match c.strings("layer_types")? {
+            Some(kinds) => kinds,
+            None => return Err(c.missing("hybrid_override_pattern", "of which kinds the layers are")),
+        },
+    };
+    if kinds.len() > MOST_LAYERS {
+        return Err(c.missing("hybrid_override_pattern", "of which kinds the layers are, and at most 4,096"));
+    }
+    let attention = c.attention(None, None)?;
+    let mamba = c.mamba2(eps)?;
+    // transformers' class has squared ReLU where a config does not say.
+    let mlp = mlp::Shape { gated: false, ..c.mlp("intermediate_size", false)? };
+    let mlp = match raw.string("mlp_hidden_act")? {
+        None => mlp::Shape { activation: Activation::Relu2, ..mlp },
+        Some(_) => mlp,
+    };
+    let mut blocks = Vec::new();
+    for (i, kind) in kinds.iter().enumerate() {
+        let shape = match kind.as_str() {
+            "M" | "mamba" | "mamba2" | "linear_attention" => Shape::Mamba2(mamba),
+            "*" | "attention" | "full_attention" => Shape::Attention(attention),
+            "-" | "mlp" => Shape::Mlp(mlp),
+            _ => return Err(c.unsupported("hybrid_override_pattern", "experts: only dense models are run so far")),
+        };
+        let (norm, mixer) = (format!("backbone.layers.{i}.norm.weight"), format!("backbone.layers.{i}.mixer."));
+        blocks.push(Block { shape, norm, mixer, renamed: &[] });
+    }
+    let plan = c.plan(blocks, "backbone.norm_f.weight", eps)?;
+    Ok(Plan { embedding: "backbone.embeddings.weight", ..plan })
+}
