@@ -11,6 +11,8 @@ use std::fmt::Debug;
 
 use num_traits::{Float, NumAssign};
 
+mod activate;
+mod attention;
 pub mod backward;
 mod conv;
 mod discretise;
@@ -31,6 +33,8 @@ mod ssd;
 mod threefry;
 mod update;
 
+pub use activate::{activate, ActivateShape, Activation};
+pub use attention::{attention, rope, store_keys_values, AttentionShape, PAGE, ROTATIONS};
 pub use conv::{conv1d, conv1d_state, conv1d_update, ConvShape};
 pub use discretise::{decay_rate, discretise, silu, softplus};
 pub use embedding::embedding;
