@@ -25,7 +25,7 @@ fn slots_of(rows: usize) -> (Vec<usize>, usize) {
 /// The table of a step's texts, their logits one after the other by rows.
 fn texts(gpu: &Gpu, slots: &[usize], vocab_size: usize) -> Result<Tensor, GpuError> {
     let rows = slots.iter().enumerate();
-    let table: Vec<u32> = rows.flat_map(|(row, &slot)| [slot as u32, (row * vocab_size) as u32]).collect();
+    let table: Vec<u32> = rows.flat_map(|(row, &slot)| [slot as u32, (row * vocab_size) as u32, 0]).collect();
     debug_assert_eq!(table.len(), TEXT * slots.len());
     Tensor::new(gpu, "texts", &table)
 }
