@@ -3,6 +3,8 @@
 //! A kernel function adds dispatches to a [`PlanBuilder`](crate::gpu::PlanBuilder). Each has a CPU twin of the same
 //! name in [`reference`](crate::reference); those of the ceilings, which no model runs, excepted.
 
+mod activate;
+mod attention;
 pub mod backward;
 mod ceilings;
 mod conv1d;
@@ -22,6 +24,8 @@ mod ssd;
 mod step;
 mod weights;
 
+pub use activate::activate;
+pub use attention::{attention, attention_step, rope_store, rotations, Pages, RopeBuffers, TokensOf, MAX_HEAD_DIM};
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
 pub use embedding::embedding;
@@ -46,7 +50,10 @@ pub use step::{
 };
 pub use weights::{Part as WeightPart, WeightMatrix};
 
-pub use crate::reference::{ConvShape, ExplainShape, GatedNorm, GatedShape, ScanShape, SsdShape};
+pub use crate::reference::{
+    ActivateShape, Activation, AttentionShape, ConvShape, ExplainShape, GatedNorm, GatedShape, ScanShape, SsdShape,
+    PAGE, ROTATIONS,
+};
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, Tensor};
@@ -230,6 +237,8 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(backward::specs());
     specs.extend(ssd::specs());
     specs.extend(gated_norm::specs());
+    specs.extend(attention::specs());
+    specs.extend(activate::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }

@@ -1,0 +1,61 @@
+//! activate.wgsl.
+
+use super::WATCH;
+use crate::gpu::shader::{NumberFormat, ShaderSpec};
+use crate::gpu::{GpuError, PlanBuilder, Tensor};
+use crate::reference::{ActivateShape, Activation};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    l: u32,
+    width: u32,
+    x_stride: u32,
+    x_offset: u32,
+    gate_stride: u32,
+    gate_offset: u32,
+}
+
+fn spec(f: Activation, gate: bool, (x, act): (NumberFormat, NumberFormat)) -> ShaderSpec {
+    let flag = match f {
+        Activation::Silu => "SILU",
+        Activation::Gelu => "GELU",
+        Activation::GeluTanh => "GELU_TANH",
+        Activation::Relu2 => "RELU2",
+    };
+    ShaderSpec::new("activate").flag(flag, true).flag("GATE", gate).number("x_t", x).number("act", act)
+}
+
+pub(super) fn specs() -> Vec<ShaderSpec> {
+    let (f32s, f16) = (NumberFormat::F32, NumberFormat::F16);
+    let mut specs = Vec::new();
+    for f in Activation::ALL {
+        specs.extend([false, true].map(|gate| spec(f, gate, (f32s, f32s))));
+        specs.extend([f32s, f16].map(|x| spec(f, true, (x, f16)).flag("WATCH", true)));
+    }
+    specs
+}
+
+/// out (L, width), f32 or f16, watched or not: f(gate) x where there is a gate, of the same format as x, else f(x).
+pub fn activate(
+    plan: &mut PlanBuilder<'_>,
+    (x, gate): (&Tensor, Option<&Tensor>),
+    out: &Tensor,
+    f: Activation,
+    shape: &ActivateShape,
+) -> Result<(), GpuError> {
+    debug_assert!(gate.is_none_or(|gate| gate.format() == x.format()));
+    let params = Params {
+        l: shape.l as u32,
+        width: shape.width as u32,
+        x_stride: shape.x.0 as u32,
+        x_offset: shape.x.1 as u32,
+        gate_stride: shape.gate.0 as u32,
+        gate_offset: shape.gate.1 as u32,
+    };
+    let mut bindings = vec![(1, x), (2, out)];
+    bindings.extend(gate.map(|gate| (3, gate)));
+    bindings.extend(out.watch().map(|flag| (WATCH, flag)));
+    let spec = spec(f, gate.is_some(), (x.format(), out.format())).flag("WATCH", out.watch().is_some());
+    plan.dispatch_flat(spec, &params, &bindings, shape.l * shape.width, 64)
+}
