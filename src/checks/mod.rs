@@ -2,6 +2,8 @@
 //! runs, and what the tests run at more sizes. GPUs and drivers do compute wrongly now and then; better to know.
 
 #[cfg(not(target_arch = "wasm32"))]
+pub mod attention;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod backward;
 pub mod batch;
 pub mod data;

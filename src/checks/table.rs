@@ -3,6 +3,8 @@
 //! twin is of its name in [`reference`](crate::reference).
 
 #[cfg(not(target_arch = "wasm32"))]
+use super::attention;
+#[cfg(not(target_arch = "wasm32"))]
 use super::backward;
 use super::batch;
 use super::explain::{self, ExplainCase};
@@ -21,7 +23,7 @@ use super::{CheckError, Random};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Variant};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::kernels::{GatedNorm, Ssd};
+use crate::kernels::{Activation, GatedNorm, Ssd};
 use crate::kernels::{RmsNorm, StepShape};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::settings::SamplingParams;
@@ -259,6 +261,8 @@ pub fn table() -> Vec<Check> {
     all.push(check(&["selective_state_update"], run!(|gpu, random| state_update(gpu, random).await)).or(Variant::Step));
     #[cfg(not(target_arch = "wasm32"))]
     all.extend(mamba2());
+    #[cfg(not(target_arch = "wasm32"))]
+    all.extend(attention());
     all.extend(formats.map(|f| {
         // step_mixer reads dt_proj, which is never quantised.
         let kernels: &[&str] = if f.quant().is_some() { &["matvec"] } else { &["matvec", "step_mixer"] };
@@ -328,7 +332,7 @@ pub fn table() -> Vec<Check> {
     all
 }
 
-// A page trains unchecked, and runs Mamba-2 so: the checks of what only these need, with their twins in f64, would be a tenth of what
+// A page trains unchecked, and runs Mamba-2 and attention so: the checks of what only these need, with their twins in f64, would be a tenth of what
 // everybody downloads. `mamba-wgpu doctor` has them.
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -360,6 +364,47 @@ fn mamba2() -> [Check; 5] {
             }),
         )
         .or(Variant::Mamba2),
+    ]
+}
+
+/// Around the borders of tiles and pages, with a window and without.
+#[cfg(not(target_arch = "wasm32"))]
+fn attention() -> [Check; 4] {
+    [
+        check(
+            &["rope_store"],
+            run!(|gpu, random| {
+                attention::rope_store(gpu, (4, 2, 20, 0), 12, (&[250], 10), random).await?;
+                attention::rope_store(gpu, (2, 1, 8, 0), 8, (&[700, 3, 256], 1), random).await
+            }),
+        )
+        .or(Variant::Attention),
+        check(
+            &["attention"],
+            run!(|gpu, random| {
+                attention::attention(gpu, (4, 2, 80, 0), (230, 70), random).await?;
+                attention::attention(gpu, (2, 1, 12, 100), (190, 200), random).await
+            }),
+        )
+        .or(Variant::Attention),
+        check(
+            &["attention_step", "attention_join"],
+            run!(|gpu, random| {
+                attention::attention_step(gpu, (6, 2, 80, 0), &[0, 513, 255, 256], random).await?;
+                attention::attention_step(gpu, (2, 1, 12, 300), &[1300], random).await
+            }),
+        )
+        .or(Variant::Attention),
+        check(
+            &["activate"],
+            run!(|gpu, random| {
+                for f in Activation::ALL {
+                    attention::activate(gpu, f, (3, 67), f != Activation::Relu2, PLAIN, random).await?;
+                }
+                Ok(())
+            }),
+        )
+        .or(Variant::Attention),
     ]
 }
 
