@@ -16,7 +16,7 @@ use mamba_wgpu::model::{synthetic::Spec, Backend, Scan};
 async fn explained(golden: &Golden, on: On, scan: Scan) -> Explanation {
     // Chunks smaller than the text must not matter.
     let model = load(&golden.checkpoint(), &on.open().await, scan, 16).await;
-    let units = model.config().layers[0].units();
+    let units = model.config().layers[0].units().unwrap();
     let width = if units.kind == Unit::Head { units.width } else { 1 };
     let whole = golden.expected.config.of_layers("d_ssm").unwrap_or(golden.expected.config.d_inner);
     assert_eq!(units.count * width, whole, "{}", golden.name);
@@ -381,7 +381,7 @@ fn a_spoilt_kernel_is_seen_and_done_without() {
             let options = GpuOptions { fault: Some("hidden_attention".into()), ..Default::default() };
             let gpu = Gpu::new(&options).await.expect("these tests need an adapter (Mesa's lavapipe is one)");
             let model = load(&golden.checkpoint(), &Backend::Gpu(gpu.clone()), Scan::Fused, WHOLE).await;
-            let last = model.config().layers[0].units().count - 1;
+            let last = model.config().layers[0].units().unwrap().count - 1;
             let options = ExplainOptions { channels: vec![1, last], ..Default::default() };
             let tokens = &golden.expected.sequences[0].tokens;
             let spoilt = explain(&model, tokens, &options, &mut |_, _| {}).await.unwrap();

@@ -399,17 +399,33 @@ impl RawConfig {
         })
     }
 
-    /// Where the config says whether `in_proj`, `out_proj` and the convolution have biases, the tensors must agree.
-    pub fn check_biases(&self, has: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {
-        for (key, tensor) in [
-            ("use_bias", "in_proj.bias"),
-            ("use_bias", "out_proj.bias"),
-            ("ssm_cfg.bias", "in_proj.bias"),
-            ("ssm_cfg.bias", "out_proj.bias"),
-            ("use_conv_bias", "conv1d.bias"),
-            ("ssm_cfg.conv_bias", "conv1d.bias"),
+    /// Where the config says whether linear layers and convolutions have biases, the tensors must agree. `has`: whether layers of a kind
+    /// have a tensor; `None` where there are no such layers.
+    pub fn check_biases(&self, arch: Arch, has: &dyn Fn(&str, &str) -> Option<bool>) -> Result<(), LoadError> {
+        let (in_proj, out_proj, conv) = ("in_proj.bias", "out_proj.bias", "conv1d.bias");
+        let [q, k, v, o] = ["q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias"];
+        let mixer = if matches!(arch, Arch::Mamba1 | Arch::FalconMamba) { "mamba" } else { "mamba2" };
+        // Nemotron-H's configs have `mamba_proj_bias` and `attention_bias` too, which transformers does not read.
+        let newer = !matches!(arch, Arch::NemotronH);
+        for (key, kind, tensor) in [
+            ("use_bias", mixer, in_proj),
+            ("use_bias", mixer, out_proj),
+            ("ssm_cfg.bias", mixer, in_proj),
+            ("ssm_cfg.bias", mixer, out_proj),
+            ("use_conv_bias", mixer, conv),
+            ("ssm_cfg.conv_bias", mixer, conv),
+            ("mamba_proj_bias", mixer, in_proj),
+            ("mamba_proj_bias", mixer, out_proj),
+            ("mamba_conv_bias", mixer, conv),
+            ("attention_bias", "attention", q),
+            ("attention_bias", "attention", k),
+            ("attention_bias", "attention", v),
+            ("attention_bias", "attention", o),
+            ("mlp_bias", "mlp", "up_proj.bias"),
+            ("mlp_bias", "mlp", "down_proj.bias"),
         ] {
-            let stored = has(&format!("mixer.{tensor}"));
+            let read = newer || !["mamba_proj_bias", "attention_bias"].contains(&key);
+            let Some(stored) = has(kind, &format!("mixer.{tensor}")).filter(|_| read) else { continue };
             if self.flag(key)?.is_some_and(|expected| expected != stored) {
                 let found =
                     format!("the layers {} a tensor `mixer.{tensor}`", if stored { "have" } else { "do not have" });

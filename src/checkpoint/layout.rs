@@ -300,9 +300,10 @@ impl Layout {
         Ok(())
     }
 
-    /// Whether the layers have a parameter that a model may lack, such as `mixer.in_proj.bias`.
-    pub fn has(&self, name: &str) -> bool {
-        self.layers.first().is_some_and(|layer| layer.get(name).is_some())
+    /// Whether layers of a kind have a parameter that a model may lack, such as `mixer.in_proj.bias`; `None` without such layers.
+    pub fn has(&self, shapes: &[Shape], kind: &str, name: &str) -> Option<bool> {
+        let first = shapes.iter().position(|shape| shape.kind() == kind)?;
+        Some(self.layers.get(first)?.get(name).is_some())
     }
 
     /// Positions of all tensors in use.

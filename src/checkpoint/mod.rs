@@ -319,7 +319,7 @@ impl Checkpoint {
         }
         let mut config = match &raw {
             Some(raw) => {
-                raw.check_biases(&|name| layout.has(name))?;
+                raw.check_biases(arch, &|kind, name| layout.has(&dims.layers, kind, name))?;
                 raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
             }
             None => {

@@ -144,7 +144,13 @@ impl Text {
         let Some(every) = self.mark_every else { return Ok(()) };
         if self.consumed >= self.marks.last().map_or(0, |(at, _)| *at) + every {
             self.marks.push((self.consumed, self.session.state().await?));
-            let bytes: usize = self.marks.iter().map(|(_, state)| 4 * (state.conv.len() + state.ssm.len())).sum();
+            // Pages are shared by the marks after them.
+            let mut before = None;
+            let mut bytes = 0;
+            for (_, state) in &self.marks {
+                bytes += 4 * (state.conv.len() + state.ssm.len()) + state.pages.bytes_beside(before);
+                before = Some(&state.pages);
+            }
             if bytes > MARKS_BYTES {
                 let mut keep = false;
                 self.marks.retain(|_| {

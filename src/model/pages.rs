@@ -82,8 +82,8 @@ impl Pages {
         Some(pages)
     }
 
-    /// Keys and values (layers, tokens, kv_heads, head_dim).
-    pub(crate) fn dense(&self) -> (Vec<f32>, Vec<f32>) {
+    /// Keys and values, each (layers, tokens, kv_heads, head_dim).
+    pub fn dense(&self) -> (Vec<f32>, Vec<f32>) {
         let (head_dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for layer in &self.layers {
@@ -98,14 +98,31 @@ impl Pages {
         (keys, values)
     }
 
-    /// A layer's pages from keys and values of whole ones, one after the other.
-    pub(crate) fn set_layer(&mut self, layer: usize, tokens: usize, (keys, values): (Vec<f32>, Vec<f32>)) {
-        let page = (self.kv_heads * self.head_dim * PAGE).max(1);
-        let cut =
-            |all: Vec<f32>| all.chunks(page).take(tokens.div_ceil(PAGE)).map(|page| Arc::new(page.to_vec())).collect();
-        if let Some(layer) = self.layers.get_mut(layer) {
-            *layer = LayerPages { keys: cut(keys), values: cut(values) };
+    /// Keeps so many pages of every layer.
+    pub(crate) fn truncate(&mut self, pages: usize) {
+        self.tokens = self.tokens.min(pages * PAGE);
+        for layer in &mut self.layers {
+            layer.keys.truncate(pages);
+            layer.values.truncate(pages);
         }
+    }
+
+    /// More pages of a layer, from keys and values of whole ones, one after the other.
+    pub(crate) fn extend_layer(&mut self, layer: usize, (keys, values): (&[f32], &[f32])) {
+        let page = (self.kv_heads * self.head_dim * PAGE).max(1);
+        let cut = |all: &[f32]| all.chunks(page).map(|page| Arc::new(page.to_vec())).collect::<Vec<_>>();
+        if let Some(layer) = self.layers.get_mut(layer) {
+            layer.keys.extend(cut(keys));
+            layer.values.extend(cut(values));
+        }
+    }
+
+    /// Bytes of the pages that another text's are not as well, being the same in memory.
+    pub(crate) fn bytes_beside(&self, other: Option<&Pages>) -> usize {
+        let all: usize = self.layers.iter().map(|layer| layer.keys.len()).sum();
+        let layers = self.layers.iter().zip(other.map_or(&[][..], |other| &other.layers));
+        let same = layers.flat_map(|(a, b)| a.keys.iter().zip(&b.keys)).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
+        2 * 4 * (all - same) * self.kv_heads * self.head_dim * PAGE
     }
 
     /// A layer's pages of keys and values, none where there is no such layer.

@@ -69,22 +69,25 @@ pub(super) fn plan(arch: Arch, raw: &RawConfig) -> Result<Option<Plan>, LoadErro
 fn llama(raw: &RawConfig) -> Result<Plan, LoadError> {
     let c = Reader(raw);
     let n_layer = c.layers()?;
-    let window = match raw.string("model_type")? {
+    let model_type = raw.string("model_type")?.unwrap_or("llama");
+    let qwen = matches!(model_type, "qwen2" | "qwen3");
+    let window = match model_type {
         // Qwen's configs name a window that is not used.
-        Some("qwen2" | "qwen3") if raw.flag("use_sliding_window")? != Some(true) => 0,
-        Some("qwen2" | "qwen3") if raw.get("layer_types").is_none() => {
-            let reason = "sliding windows by max_window_layers: only by layer_types";
-            return Err(c.unsupported("use_sliding_window", reason));
-        }
-        Some("llama") => 0,
-        _ => c.size_or("sliding_window", 0)?,
+        "qwen2" | "qwen3" if raw.flag("use_sliding_window")? != Some(true) => 0,
+        "qwen2" | "qwen3" => c.size_or("sliding_window", 4096)?,
+        // Only null says that there is none.
+        "mistral" => c.size_or("sliding_window", if raw.says("sliding_window") { 0 } else { 4096 })?,
+        _ => 0,
     };
+    // The first layers of Qwen that see all, where layer_types does not say which do.
+    let full = if qwen { c.size_or("max_window_layers", 28)? } else { 0 };
     let kinds = c.kinds(n_layer)?;
-    let attention = c.attention(Some(1.0), None)?;
+    let attention = c.attention(Some(1.0), None, if model_type == "qwen3" { 128 } else { 0 })?;
     let mlp = c.mlp("intermediate_size", false)?;
     let mut blocks = Vec::new();
     for i in 0..n_layer {
         let window = match kinds.as_ref().and_then(|kinds| kinds.get(i)).map(String::as_str) {
+            None if i < full => 0,
             None | Some("sliding_attention") => window,
             Some("full_attention" | "attention") => 0,
             Some(_) => return Err(c.unsupported("layer_types", "layers of a kind that such models have not")),
@@ -113,7 +116,7 @@ fn granite(raw: &RawConfig) -> Result<Plan, LoadError> {
         return Err(c.unsupported("num_local_experts", "experts: only dense models are run so far"));
     }
     let n_layer = c.layers()?;
-    let kinds = c.kinds(n_layer)?.ok_or_else(|| c.missing("layer_types", "which layers are attention"))?;
+    let kinds = c.kinds(n_layer)?.unwrap_or_else(|| vec!["mamba".into(); n_layer]);
     let eps = c.number_or("rms_norm_eps", 1e-6)?;
     let multiplier = c.multiplier("embedding_multiplier")?;
     let out_scale = c.multiplier("residual_multiplier")? / multiplier;
@@ -122,7 +125,7 @@ fn granite(raw: &RawConfig) -> Result<Plan, LoadError> {
         _ => None,
     };
     let scale = c.multiplier("attention_multiplier")?;
-    let attention = attention::Shape { out_scale, ..c.attention(rotated, Some(scale))? };
+    let attention = attention::Shape { out_scale, ..c.attention(rotated, Some(scale), 0)? };
     let mamba = mamba2::Shape { out_scale, ..c.mamba2(eps)? };
     let mlp = mlp::Shape { out_scale, ..c.mlp("shared_intermediate_size", true)? };
     let mut blocks = Vec::new();
@@ -155,7 +158,7 @@ fn bamba(raw: &RawConfig) -> Result<Plan, LoadError> {
             (0..n_layer).map(|i| kind(i).to_owned()).collect()
         }
     };
-    let attention = c.attention(Some(0.5), None)?;
+    let attention = c.attention(Some(0.5), None, 0)?;
     let mamba = c.mamba2(eps)?;
     let mlp = c.mlp("intermediate_size", false)?;
     let mut blocks = Vec::new();
@@ -176,19 +179,20 @@ fn bamba(raw: &RawConfig) -> Result<Plan, LoadError> {
 fn nemotron_h(raw: &RawConfig) -> Result<Plan, LoadError> {
     let c = Reader(raw);
     let eps = c.number_or("layer_norm_epsilon", 1e-5)?;
-    let kinds: Vec<String> = match (raw.string("hybrid_override_pattern")?, c.strings("layers_block_type")?) {
-        (Some(pattern), _) => pattern.chars().filter(|c| *c != '|').map(|c| c.to_string()).collect(),
-        (None, Some(kinds)) => kinds,
-        (None, None) => match c.strings("layer_types")? {
-            Some(kinds) => kinds,
-            None => return Err(c.missing("hybrid_override_pattern", "of which kinds the layers are")),
-        },
+    let list = c.strings("layers_block_type")?.or(c.strings("layer_types")?);
+    let kinds: Vec<String> = match (list, raw.string("hybrid_override_pattern")?) {
+        (Some(kinds), _) => kinds,
+        (None, Some(pattern)) => pattern.chars().filter(|c| *c != '|').map(|c| c.to_string()).collect(),
+        (None, None) => return Err(c.missing("hybrid_override_pattern", "it must say of which kinds the layers are")),
     };
-    if kinds.len() > MOST_LAYERS {
-        return Err(c.missing("hybrid_override_pattern", "of which kinds the layers are, and at most 4,096"));
+    if kinds.is_empty() || kinds.len() > MOST_LAYERS {
+        return Err(c.missing("hybrid_override_pattern", "it must name at least one layer and at most 4,096"));
     }
-    let attention = c.attention(None, None)?;
-    let mamba = c.mamba2(eps)?;
+    let attention = c.attention(None, None, 128)?;
+    // Whatever time_step_limit says, transformers has delta from time_step_min on, without an upper bound.
+    let key = if raw.get("mamba_dt_min").is_some() { "mamba_dt_min" } else { "time_step_min" };
+    let dt_limit = (c.number_or(key, 1e-3)?, f32::INFINITY);
+    let mamba = mamba2::Shape { dt_limit, ..c.mamba2(eps)? };
     // transformers' class has squared ReLU where a config does not say.
     let mlp = mlp::Shape { gated: false, ..c.mlp("intermediate_size", false)? };
     let mlp = match raw.string("mlp_hidden_act")? {

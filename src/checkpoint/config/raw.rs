@@ -47,6 +47,11 @@ impl RawConfig {
         value.filter(|v| !v.is_null())
     }
 
+    /// Whether a key is there, be it null.
+    pub fn says(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     pub fn bad_value(&self, key: &str, value: &Value, expected: &'static str) -> LoadError {
         LoadError::ConfigValue { file: self.file.clone(), key: key.into(), value: shown(value), expected }
     }

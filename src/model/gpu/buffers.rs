@@ -175,7 +175,7 @@ impl Memory {
     }
 
     /// The only slot to the host.
-    pub(super) async fn read(&self, gpu: &Gpu) -> Result<StateData> {
+    pub(super) async fn read(&mut self, gpu: &Gpu) -> Result<StateData> {
         let mut read = Vec::new();
         for state in &self.states {
             let mut values = Vec::new();
@@ -189,7 +189,7 @@ impl Memory {
         }
         let mut read = read.into_iter();
         let mut next = || read.next().unwrap_or_default();
-        let pages = match &self.held {
+        let pages = match &mut self.held {
             Some(held) => held.read(gpu).await?,
             None => Pages::default(),
         };

@@ -97,13 +97,17 @@ pub(super) struct Held {
     /// The pool's `made` when plans were last made.
     seen: u64,
     table: Tensor, // (1, MOST), u32
+    /// What was last read, of which whole pages up to token `clean` are as they were: not read again.
+    mirror: Pages,
+    clean: usize,
 }
 
 impl Held {
     /// A text at its begin. There are pages afterwards, so that plans can be made.
     pub fn new(gpu: &Gpu, pool: &Arc<Pool>) -> Result<Self, GpuError> {
         let table = Tensor::zeros(gpu, "pages of a text", MOST)?;
-        let mut held = Self { pool: pool.clone(), pages: Vec::new(), tokens: 0, seen: 0, table };
+        let mirror = Pages::new(pool.layers, (pool.kv_heads, pool.head_dim));
+        let mut held = Self { pool: pool.clone(), pages: Vec::new(), tokens: 0, seen: 0, table, mirror, clean: 0 };
         held.reserve(gpu, 1)?;
         Ok(held)
     }
@@ -116,6 +120,7 @@ impl Held {
     /// The text has so many tokens: more than before, or less.
     pub fn set_tokens(&mut self, tokens: usize) {
         self.tokens = tokens;
+        self.clean = self.clean.min(tokens);
     }
 
     /// A layer's tensors, the i-th of those with attention.
@@ -185,18 +190,16 @@ impl Held {
     pub fn clear(&mut self) {
         let mut shared = self.pool.lock();
         self.pages.drain(..).for_each(|page| shared.uses[page as usize] -= 1);
-        self.tokens = 0;
+        (self.tokens, self.clean) = (0, 0);
     }
 
     /// To the host.
-    pub async fn read(&self, gpu: &Gpu) -> Result<Pages, GpuError> {
-        let (n, used) = (self.pool.page(), &self.pages[..self.tokens.div_ceil(PAGE)]);
-        let shape = (self.pool.kv_heads, self.pool.head_dim);
-        let mut pages = Pages::new(self.pool.layers, shape);
-        if used.is_empty() {
-            return Ok(pages);
-        }
-        for layer in 0..self.pool.layers {
+    pub async fn read(&mut self, gpu: &Gpu) -> Result<Pages, GpuError> {
+        let whole = self.clean / PAGE;
+        let (n, used) = (self.pool.page(), &self.pages[whole..self.tokens.div_ceil(PAGE)]);
+        let mut pages = self.mirror.clone();
+        pages.truncate(whole);
+        for layer in 0..if used.is_empty() { 0 } else { self.pool.layers } {
             let Some(Kept { keys, values, .. }) = self.layer(layer) else { continue };
             let mut read = [Vec::new(), Vec::new()];
             for (tensor, read) in [keys, values].iter().zip(&mut read) {
@@ -209,9 +212,10 @@ impl Held {
                 *read = gathered.read::<f32>(gpu).await?;
             }
             let [keys, values] = read;
-            pages.set_layer(layer, self.tokens, (keys, values));
+            pages.extend_layer(layer, (&keys, &values));
         }
-        pages.advance(self.tokens);
+        pages.advance(self.tokens - pages.tokens());
+        (self.mirror, self.clean) = (pages.clone(), self.tokens);
         Ok(pages)
     }
 
@@ -231,6 +235,7 @@ impl Held {
             gpu.submit([]); // writes are staged in host memory until a submission
         }
         self.tokens = pages.tokens();
+        (self.mirror, self.clean) = (pages.clone(), self.tokens);
         Ok(anew)
     }
 }

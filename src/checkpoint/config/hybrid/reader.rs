@@ -71,7 +71,7 @@ impl Reader<'_> {
 
     /// Of which kind each layer is, by the old names of the hub or by those of transformers 5.
     pub fn kinds(&self, n_layer: usize) -> Result<Option<Vec<String>>, LoadError> {
-        let Some(kinds) = self.strings("layer_types")? else { return Ok(None) };
+        let Some(kinds) = self.strings("layer_types")?.or(self.strings("layers_block_type")?) else { return Ok(None) };
         if kinds.len() != n_layer {
             let found = format!("`layer_types` names {}", kinds.len());
             let (file, key) = (self.0.file.clone(), "num_hidden_layers".into());
@@ -102,10 +102,19 @@ impl Reader<'_> {
 
     /// `rotated`: which part of a head is, where the config does not say; `None`: positions are not told at all. `scale`: the softmax's,
     /// where it is not 1 / sqrt(head_dim).
-    pub fn attention(&self, rotated: Option<f64>, scale: Option<f32>) -> Result<attention::Shape, LoadError> {
+    /// `head_dim`: where the config does not say; 0: d_model / heads.
+    pub fn attention(
+        &self,
+        rotated: Option<f64>,
+        scale: Option<f32>,
+        head_dim: usize,
+    ) -> Result<attention::Shape, LoadError> {
         let (d_model, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
-        let kv_heads = self.size_or("num_key_value_heads", heads)?;
-        let head_dim = match self.size_or("head_dim", 0)? {
+        // Only null says that there are as many as of queries, in the classes of these families.
+        let eight = matches!(self.0.string("model_type")?, Some("bamba" | "nemotron_h"));
+        let absent = if eight && !self.0.says("num_key_value_heads") { 8 } else { heads };
+        let kv_heads = self.size_or("num_key_value_heads", absent)?;
+        let head_dim = match self.size_or("head_dim", if self.0.says("head_dim") { 0 } else { head_dim })? {
             0 => d_model / heads,
             head_dim => head_dim,
         };
@@ -115,9 +124,8 @@ impl Reader<'_> {
             let (key, value) = ("num_key_value_heads".into(), kv_heads.to_string());
             return Err(LoadError::Contradiction { file: file(), key, value, found });
         }
-        if head_dim == 0 || !head_dim.is_multiple_of(4) || head_dim > 256 {
-            let (key, value, reason) =
-                ("head_dim".into(), head_dim.to_string(), "heads have a multiple of 4 channels, 256 at most");
+        if head_dim == 0 || head_dim > 256 {
+            let (key, value, reason) = ("head_dim".into(), head_dim.to_string(), "heads have 256 channels at most");
             return Err(LoadError::UnsupportedOption { file: file(), key, value, reason });
         }
         Ok(attention::Shape {
@@ -135,7 +143,7 @@ impl Reader<'_> {
 
     /// transformers 5 has all of it in `rope_parameters`, configs before it in `rope_theta` and `rope_scaling`.
     fn rope(&self, part: f64, head_dim: usize) -> Result<Rope, LoadError> {
-        let object = if self.0.get("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
+        let object = if self.0.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
         if self.0.object(object)?.is_some_and(|o| o.values().any(Value::is_object)) {
             return Err(self.unsupported(object, "rotations that differ from layer to layer"));
         }
@@ -151,7 +159,12 @@ impl Reader<'_> {
             let missing = || self.missing(&format!("{object}.{key}"), "it must be a finite number above 0");
             number(key)?.ok_or_else(missing)
         };
-        let part = number("partial_rotary_factor")?.unwrap_or(part);
+        let bamba = self.0.string("model_type")? == Some("bamba");
+        let part = match number("partial_rotary_factor")? {
+            // transformers sets it whatever the config says outside that object.
+            Some(_) if bamba && self.0.get(&format!("{object}.partial_rotary_factor")).is_none() => part,
+            stated => stated.unwrap_or(part),
+        };
         let dims = (head_dim as f64 * part) as usize;
         if dims == 0 || dims > head_dim || dims % 2 != 0 {
             return Err(self.unsupported("partial_rotary_factor", "an even number of a head's channels is rotated"));
@@ -216,13 +229,14 @@ impl Reader<'_> {
         let of = |keys: &[&'static str]| keys.iter().find(|key| self.0.get(key).is_some()).copied();
         let size = |keys: &[&'static str]| self.size(of(keys).unwrap_or(keys[0]));
         let size_or = |keys: &[&'static str], default: usize| of(keys).map_or(Ok(default), |key| self.size(key));
+        let nemotron = self.0.string("model_type")? == Some("nemotron_h");
         let d_model = self.size("hidden_size")?;
         let n_heads = size(&["mamba_n_heads", "mamba_num_heads"])?;
         let head_dim = match self.0.get("mamba_d_head").and_then(Value::as_str) {
             Some("auto") => size_or(&["mamba_expand"], 2)? * d_model / n_heads,
             _ => size(&["mamba_d_head", "mamba_head_dim"])?,
         };
-        let n_groups = size_or(&["mamba_n_groups", "n_groups"], 1)?;
+        let n_groups = size_or(&["mamba_n_groups", "n_groups"], if nemotron { 8 } else { 1 })?;
         if n_heads % n_groups != 0 {
             let key = of(&["mamba_n_groups", "n_groups"]).unwrap_or_default();
             return Err(self.unsupported(key, "heads of a multiple of the groups"));
@@ -237,7 +251,7 @@ impl Reader<'_> {
         Ok(mamba2::Shape {
             n_heads,
             head_dim,
-            d_state: size_or(&["mamba_d_state", "ssm_state_size"], 128)?,
+            d_state: size_or(&["mamba_d_state", "ssm_state_size"], if nemotron { 128 } else { 256 })?,
             n_groups,
             d_conv: size_or(&["mamba_d_conv", "conv_kernel"], 4)?,
             dt_limit: dt_limit(self.0, limit)?,
