@@ -227,15 +227,15 @@ def mixtures():
     words = dict(time_step_limit=INFINITE, time_step_min=0.001, num_hidden_layers=6, mlp_hidden_act="relu2")
     return {
         "granite-moe-hub": dict(seed=271, hub=old("granitemoehybrid", "GraniteMoeHybridForCausalLM", **without_kind(
-            granite(kinds="M*M*", **experts, **nope)))),
+            granite(kinds="M*M*", state=8, **experts, **{"intermediate_size": 12, **nope})))),
         "granite-moe": dict(seed=272, cfg=granite(
             kinds="*M*", num_local_experts=4, num_experts_per_tok=3, position_embedding_type="nope",
             tie_word_embeddings=False)),
         "nemotron-h-moe-hub": dict(seed=273, hub=old("nemotron_h", "NemotronHForCausalLM", "4.55.4", **without_kind(
             nemotron("ME*ME*", **routed, **words)))),
-        "nemotron-h-moe": dict(seed=274, cfg=nemotron("*E*ME", **plain)),
+        "nemotron-h-moe": dict(seed=284, cfg=nemotron("*E*ME", **plain)),
         "jamba-moe-hub": dict(seed=275, hub=old("jamba", "JambaForCausalLM", "4.40.1", **without_kind(
-            jamba(**some, use_mamba_kernels=True, calc_logits_for_entire_prompt=False)))),
+            jamba(**some, ff=28, use_mamba_kernels=True, calc_logits_for_entire_prompt=False)))),
         "jamba-moe": dict(seed=276, cfg=jamba(
             layers=3, attention=(2, 0), ff=32, num_experts=3, num_experts_per_tok=1, expert_layer_period=2,
             expert_layer_offset=0)),
