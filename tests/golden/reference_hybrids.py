@@ -1,4 +1,4 @@
-"""Llama and the hybrids in numpy float64, by their equations; reads config.json and tensors itself, without transformers.
+"""Llama and the hybrids in numpy float64, by their equations: from config.json and tensors, without transformers.
 
 Text by text, token by token where there is a state: slow, and easy to compare with a paper.
 """
@@ -220,7 +220,8 @@ def falcon_layer(w, p, raw, x, _):
     eps = raw["rms_norm_eps"]
     h = rms(x, w[p + "input_layernorm.weight"], eps)
     y = raw["ssm_out_multiplier"] * mamba2(w, p + "mamba.", raw, h)
-    x = x + y + raw["attention_out_multiplier"] * attention(w, p + "self_attn.", raw, h * raw["attention_in_multiplier"])
+    z = attention(w, p + "self_attn.", raw, h * raw["attention_in_multiplier"])
+    x = x + y + raw["attention_out_multiplier"] * z
     return x + swiglu(w, p + "feed_forward.", raw, rms(x, w[p + "pre_ff_layernorm.weight"], eps))
 
 
