@@ -27,6 +27,7 @@ LOGITS = 1.8  # their standard deviation, about
 INFINITE = [0.0, math.inf]
 # Matrices before a norm: their scale makes no difference.
 NORMED = {"qwen3": "[qk]_proj", "jamba": "x_proj"}
+EPS = 0.03  # of some: so large that another one shows
 BF16 = dict(dtype=torch.bfloat16)
 
 
@@ -52,6 +53,7 @@ def llamas():
             layers=2, heads=(6, 2), d_model=48, vocab=80, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=None,
             tie_word_embeddings=False, attention_bias=False, mlp_bias=False, pretraining_tp=1)))),
         "llama-bias": dict(seed=203, cfg=llama(
+            rms_norm_eps=EPS,
             layers=2, heads=(4, 4), head_dim=12, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
         "llama31-hub": dict(seed=204, hub=old("llama", "LlamaForCausalLM", **without_kind(llama(
             d_model=64, head_dim=16, layers=2, ff=40, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=scaling,
@@ -84,8 +86,8 @@ def granite(d_model=32, heads=(4, 2), kinds="MM*M*", mamba=(4, 16), groups=1, st
         layer_types=["mamba" if k == "M" else "attention" for k in kinds], mamba_n_heads=mamba[0],
         mamba_d_head=mamba[1], mamba_n_groups=groups, mamba_d_state=state, mamba_d_conv=4, mamba_expand=2,
         mamba_chunk_size=32, mamba_conv_bias=True, shared_intermediate_size=shared,
-        vocab_size=vocab, max_position_embeddings=1024, rms_norm_eps=1e-5,
-        **{"mamba_proj_bias": False, "intermediate_size": 24, "num_local_experts": 0, "num_experts_per_tok": 0,
+        vocab_size=vocab, max_position_embeddings=1024,
+        **{"rms_norm_eps": 1e-5, "mamba_proj_bias": False, "intermediate_size": 24, "num_local_experts": 0, "num_experts_per_tok": 0,
            "embedding_multiplier": 3.0,
            "attention_multiplier": 0.21, "residual_multiplier": 0.6, "logits_scaling": 3.0,
            "attention_bias": False, "tie_word_embeddings": True, **more},
@@ -100,6 +102,7 @@ def granites():
         "granite-hub": dict(seed=221, hub=old("granitemoehybrid", "GraniteMoeHybridForCausalLM", **without_kind(
             granite(**hub))), long=True),
         "granite": dict(seed=222, cfg=granite(
+            rms_norm_eps=EPS,
             kinds="M*M*", groups=2, heads=(6, 2), d_model=48, mamba=(8, 12), tie_word_embeddings=False,
             attention_multiplier=0.3, **nope)),
         "granite-rope": dict(seed=223, limited=True, cfg=granite(
@@ -114,10 +117,11 @@ def falcon(d_model=32, heads=(4, 2), layers=3, d_ssm=48, mamba=(6, 8), groups=1,
         model_type="falcon_h1", hidden_size=d_model, num_attention_heads=heads[0], num_key_value_heads=heads[1],
         num_hidden_layers=layers, mamba_d_ssm=d_ssm, mamba_n_heads=mamba[0], mamba_d_head=mamba[1],
         mamba_n_groups=groups, mamba_d_state=state, mamba_d_conv=4, mamba_expand=2, mamba_chunk_size=32,
-        intermediate_size=ff, vocab_size=vocab, max_position_embeddings=1024, rms_norm_eps=1e-5,
+        intermediate_size=ff, vocab_size=vocab, max_position_embeddings=1024,
         embedding_multiplier=2.5, lm_head_multiplier=0.4, mlp_multipliers=[0.8, 0.6], key_multiplier=0.7,
         attention_in_multiplier=0.9, attention_out_multiplier=0.75, ssm_in_multiplier=1.25, ssm_out_multiplier=0.65,
-        ssm_multipliers=[0.7, 1.2, 0.8, 1.1, 0.6], **more,
+        ssm_multipliers=[0.7, 1.2, 0.8, 1.1, 0.6],
+        **{"rms_norm_eps": 1e-5, **more},
     )
 
 
@@ -133,6 +137,7 @@ def falcons():
     return {
         "falcon-h1-hub": dict(seed=231, hub=old("falcon_h1", "FalconH1ForCausalLM", **without_kind(falcon(**hub)))),
         "falcon-h1": dict(seed=232, cfg=falcon(
+            rms_norm_eps=EPS,
             layers=2, heads=(6, 2), d_model=48, d_ssm=72, mamba=(6, 12), groups=3, mamba_rms_norm=True,
             mamba_norm_before_gate=True, tie_word_embeddings=True, projectors_bias=True, attention_bias=True,
             mlp_bias=True, mamba_proj_bias=True, **theta)),
@@ -149,7 +154,7 @@ def nemotron(pattern, d_model=32, heads=(4, 2), head_dim=12, mamba=(6, 8), group
         model_type="nemotron_h", hybrid_override_pattern=pattern, hidden_size=d_model, num_attention_heads=heads[0],
         num_key_value_heads=heads[1], head_dim=head_dim, mamba_num_heads=mamba[0], mamba_head_dim=mamba[1],
         n_groups=groups, ssm_state_size=state, conv_kernel=4, expand=2, chunk_size=32, intermediate_size=ff,
-        vocab_size=vocab, max_position_embeddings=1024, layer_norm_epsilon=1e-5, **more,
+        vocab_size=vocab, max_position_embeddings=1024, **{"layer_norm_epsilon": 1e-5, **more},
     )
 
 
@@ -166,7 +171,7 @@ def nemotrons():
         "nemotron-h-hub": dict(seed=241, hub=old("nemotron_h", "NemotronHForCausalLM", "4.48.0.dev0", **without_kind(
             nemotron(pattern, **hub)))),
         "nemotron-h": dict(seed=242, limited=True, cfg=nemotron(
-            "*M-*M-", heads=(6, 2), head_dim=8, groups=1, use_bias=True, mlp_bias=True, time_step_min=0.04)),
+            "*M-*M-", layer_norm_epsilon=EPS, heads=(6, 2), head_dim=8, groups=1, use_bias=True, mlp_bias=True, time_step_min=0.04)),
         "nemotron-h-bf16-sharded": dict(seed=243, shard="20KB", cfg=nemotron("M*-M*-"), **BF16),
     }
 
@@ -177,7 +182,7 @@ def bamba(d_model=32, heads=(4, 2), layers=4, attention=(1, 3), mamba=(4, 16), g
         model_type="bamba", hidden_size=d_model, num_attention_heads=heads[0], num_key_value_heads=heads[1],
         num_hidden_layers=layers, attn_layer_indices=list(attention), mamba_n_heads=mamba[0], mamba_d_head=mamba[1],
         mamba_n_groups=groups, mamba_d_state=state, mamba_d_conv=4, mamba_expand=2, mamba_chunk_size=32,
-        intermediate_size=ff, vocab_size=vocab, max_position_embeddings=1024, rms_norm_eps=1e-5, **more,
+        intermediate_size=ff, vocab_size=vocab, max_position_embeddings=1024, **{"rms_norm_eps": 1e-5, **more},
     )
 
 
@@ -187,6 +192,7 @@ def bambas():
     return {
         "bamba-hub": dict(seed=251, hub=old("bamba", "BambaForCausalLM", "4.48.0.dev0", **without_kind(bamba(**hub)))),
         "bamba": dict(seed=252, limited=True, cfg=bamba(
+            rms_norm_eps=EPS,
             d_model=48, heads=(6, 2), layers=3, attention=(0, 2), mamba=(8, 12), groups=2, mamba_proj_bias=True,
             attention_bias=True, mlp_bias=True, tie_word_embeddings=True, time_step_limit=[0.05, 0.9])),
         "bamba-bf16-sharded": dict(seed=253, shard="25KB", cfg=bamba(layers=3, attention=(1, 2)), **BF16),
@@ -198,8 +204,8 @@ def jamba(d_model=32, heads=(4, 2), layers=4, attention=(2, 1), state=8, rank=4,
         model_type="jamba", hidden_size=d_model, num_attention_heads=heads[0], num_key_value_heads=heads[1],
         num_hidden_layers=layers, attn_layer_period=attention[0], attn_layer_offset=attention[1], mamba_d_state=state,
         mamba_d_conv=4, mamba_expand=2, mamba_dt_rank=rank, intermediate_size=ff, vocab_size=vocab,
-        max_position_embeddings=1024, rms_norm_eps=1e-6,
-        **{"num_experts": 1, "num_experts_per_tok": 1, "expert_layer_period": 2, "expert_layer_offset": 1, **more},
+        max_position_embeddings=1024,
+        **{"rms_norm_eps": 1e-6, "num_experts": 1, "num_experts_per_tok": 1, "expert_layer_period": 2, "expert_layer_offset": 1, **more},
     )
 
 
@@ -209,6 +215,7 @@ def jambas():
     return {
         "jamba-hub": dict(seed=261, hub=old("jamba", "JambaForCausalLM", "4.54.0", **without_kind(jamba(**hub)))),
         "jamba": dict(seed=262, cfg=jamba(
+            rms_norm_eps=EPS,
             heads=(4, 4), layers=3, attention=(2, 0), rank="auto", d_model=48, mamba_proj_bias=True)),
         "jamba-bf16-sharded": dict(seed=263, shard="25KB", cfg=jamba(layers=3, attention=(2, 0)), **BF16),
     }
