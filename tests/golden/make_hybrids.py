@@ -87,7 +87,8 @@ def granite(d_model=32, heads=(4, 2), kinds="MM*M*", mamba=(4, 16), groups=1, st
         mamba_d_head=mamba[1], mamba_n_groups=groups, mamba_d_state=state, mamba_d_conv=4, mamba_expand=2,
         mamba_chunk_size=32, mamba_conv_bias=True, shared_intermediate_size=shared,
         vocab_size=vocab, max_position_embeddings=1024,
-        **{"rms_norm_eps": 1e-5, "mamba_proj_bias": False, "intermediate_size": 24, "num_local_experts": 0, "num_experts_per_tok": 0,
+        **{"rms_norm_eps": 1e-5, "mamba_proj_bias": False, "intermediate_size": 24, "num_local_experts": 0,
+           "num_experts_per_tok": 0,
            "embedding_multiplier": 3.0,
            "attention_multiplier": 0.21, "residual_multiplier": 0.6, "logits_scaling": 3.0,
            "attention_bias": False, "tie_word_embeddings": True, **more},
@@ -171,7 +172,8 @@ def nemotrons():
         "nemotron-h-hub": dict(seed=241, hub=old("nemotron_h", "NemotronHForCausalLM", "4.48.0.dev0", **without_kind(
             nemotron(pattern, **hub)))),
         "nemotron-h": dict(seed=242, limited=True, cfg=nemotron(
-            "*M-*M-", layer_norm_epsilon=EPS, heads=(6, 2), head_dim=8, groups=1, use_bias=True, mlp_bias=True, time_step_min=0.04)),
+            "*M-*M-", layer_norm_epsilon=EPS, heads=(6, 2), head_dim=8, groups=1, use_bias=True,
+            mlp_bias=True, time_step_min=0.04)),
         "nemotron-h-bf16-sharded": dict(seed=243, shard="20KB", cfg=nemotron("M*-M*-"), **BF16),
     }
 
@@ -205,7 +207,8 @@ def jamba(d_model=32, heads=(4, 2), layers=4, attention=(2, 1), state=8, rank=4,
         num_hidden_layers=layers, attn_layer_period=attention[0], attn_layer_offset=attention[1], mamba_d_state=state,
         mamba_d_conv=4, mamba_expand=2, mamba_dt_rank=rank, intermediate_size=ff, vocab_size=vocab,
         max_position_embeddings=1024,
-        **{"rms_norm_eps": 1e-6, "num_experts": 1, "num_experts_per_tok": 1, "expert_layer_period": 2, "expert_layer_offset": 1, **more},
+        **{"rms_norm_eps": 1e-6, "num_experts": 1, "num_experts_per_tok": 1, "expert_layer_period": 2,
+           "expert_layer_offset": 1, **more},
     )
 
 
