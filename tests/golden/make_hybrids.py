@@ -70,7 +70,7 @@ def llamas():
         "mistral-window": dict(seed=209, cfg=llama("mistral", layers=3, sliding_window=24, rms_norm_eps=1e-5)),
         "smollm-bf16-sharded": dict(seed=210, shard="24KB", shards=2, **BF16, hub=old(
             "llama", "LlamaForCausalLM", dtype="bfloat16", **without_kind(llama(
-                d_model=36, heads=(6, 2), layers=2, ff=56, rms_norm_eps=1e-5, rope_theta=100000, rope_scaling=None,
+                d_model=48, heads=(6, 2), layers=2, ff=56, rms_norm_eps=1e-5, rope_theta=100000, rope_scaling=None,
                 tie_word_embeddings=True, rope_interleaved=False)))),
     }
 
