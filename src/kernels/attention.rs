@@ -11,6 +11,11 @@ pub const MAX_HEAD_DIM: usize = 256;
 const TILE: usize = 64;
 /// attention.wgsl: quads of a head's columns that are written side by side.
 const LANES: usize = 16;
+/// attention.wgsl: rounds over half a tile's keys.
+const HALF_ROUNDS: usize = 4;
+/// Rounds of an invocation's loops, all of them together: llvmpipe (lavapipe, software Vulkan) silently ends loops after
+/// 65,535.
+const ROUNDS: usize = 65_000;
 /// attention_step.wgsl: the most heads of queries a workgroup, for heads of up to 128 columns and for wider ones.
 const HEADS: (usize, usize) = (8, 4);
 /// attention_step.wgsl: workgroups that fill a GPU, and bounds on the parts that a text's pages are dealt out to.
@@ -105,8 +110,26 @@ fn quads_spec(name: &'static str, head_dim: usize) -> ShaderSpec {
     ShaderSpec::new(name).constant("HEAD_QUADS", (head_dim / 4) as u32)
 }
 
+/// attention.wgsl: quads of a head's columns that are multiplied a round.
+fn unroll(head_dim: usize) -> usize {
+    2 - head_dim / 4 % 2
+}
+
 fn attention_spec(head_dim: usize) -> ShaderSpec {
-    quads_spec("attention", head_dim).constant("QUADS", (head_dim / 4).div_ceil(LANES) as u32)
+    let quads = (head_dim / 4).div_ceil(LANES) as u32;
+    let spec = quads_spec("attention", head_dim).constant("QUADS", quads).constant("LANES", LANES as u32);
+    spec.constant("UNROLL", unroll(head_dim) as u32)
+}
+
+/// The most tokens that a text may have: positions that [`rope_store`] knows and, on software adapters without a window, as
+/// far as loops go there ([`ROUNDS`]).
+pub fn longest_text(gpu: &Gpu, s: &AttentionShape) -> usize {
+    if !gpu.adapter_summary().software() || s.window > 0 && s.window < ROTATIONS / TILE {
+        return ROTATIONS;
+    }
+    // Of a tile of keys: its own, over columns, over halves of it.
+    let rounds = 1 + (s.head_dim / 4).div_ceil(unroll(s.head_dim)) + 2 * HALF_ROUNDS;
+    (ROUNDS / rounds * TILE).min(ROTATIONS)
 }
 
 /// `group`: heads of queries that share one of keys and values.

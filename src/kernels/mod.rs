@@ -25,7 +25,9 @@ mod step;
 mod weights;
 
 pub use activate::activate;
-pub use attention::{attention, attention_step, rope_store, rotations, Pages, RopeBuffers, TokensOf, MAX_HEAD_DIM};
+pub use attention::{
+    attention, attention_step, longest_text, rope_store, rotations, Pages, RopeBuffers, TokensOf, MAX_HEAD_DIM,
+};
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
 pub use embedding::embedding;
