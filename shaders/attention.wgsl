@@ -3,9 +3,9 @@
 // largest score so far, what the sum is by it, and outputs that are scaled anew where a larger one comes.
 // Grid: a workgroup of 16 x 16 invocations a tile of TILE queries (x) and head (y). An invocation keeps the scores of
 // four queries with four keys in registers and, of the same four queries, QUADS quads of the output. Weights go through
-// workgroup memory, half a tile of keys at a time: a whole one would not fit. Keys, values and queries are read as they are
-// multiplied: an invocation's neighbours read the same. Loops take several steps a round, since llvmpipe counts rounds
-// (kernels/attention.rs).
+// workgroup memory, half a tile of keys at a time: a whole one would not fit. Keys, values and queries are read as they
+// are multiplied: an invocation's neighbours read the same. Loops take several steps a round, since llvmpipe counts
+// rounds (kernels/attention.rs).
 #include "shared/texts.wgsl"
 #include "shared/pages.wgsl"
 

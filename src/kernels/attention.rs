@@ -1,5 +1,5 @@
-//! rope_store.wgsl, attention.wgsl, attention_step.wgsl and attention_join.wgsl: attention over the keys and values that
-//! texts keep in pages.
+//! rope_store.wgsl, attention.wgsl, attention_step.wgsl and attention_join.wgsl: attention over the keys and values
+//! that texts keep in pages.
 
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -13,8 +13,8 @@ const TILE: usize = 64;
 const LANES: usize = 16;
 /// attention.wgsl: rounds over half a tile's keys.
 const HALF_ROUNDS: usize = 4;
-/// Rounds of an invocation's loops, all of them together: llvmpipe (lavapipe, software Vulkan) silently ends loops after
-/// 65,535.
+/// Rounds of an invocation's loops, all of them together: llvmpipe (lavapipe, software Vulkan) silently ends loops
+/// after 65,535.
 const ROUNDS: usize = 65_000;
 /// attention_step.wgsl: the most heads of queries a workgroup, for heads of up to 128 columns and for wider ones.
 const HEADS: (usize, usize) = (8, 4);
@@ -31,8 +31,8 @@ pub struct Pages<'a> {
     pub keys: &'a Tensor,
     /// (pages, kv_heads, PAGE, head_dim)
     pub values: &'a Tensor,
-    /// (slots, table_stride) of u32: which page has the tokens from `PAGE * n` on of a slot's text. Entries beyond a text's last
-    /// token are not read.
+    /// (slots, table_stride) of u32: which page has the tokens from `PAGE * n` on of a slot's text. Entries beyond a
+    /// text's last token are not read.
     pub table: &'a Tensor,
     pub table_stride: usize,
     /// (rows, [`super::TEXT`])
@@ -121,8 +121,8 @@ fn attention_spec(head_dim: usize) -> ShaderSpec {
     spec.constant("UNROLL", unroll(head_dim) as u32)
 }
 
-/// The most tokens that a text may have: positions that [`rope_store`] knows and, on software adapters without a window, as
-/// far as loops go there ([`ROUNDS`]).
+/// The most tokens that a text may have: positions that [`rope_store`] knows and, on software adapters without a
+/// window, as far as loops go there ([`ROUNDS`]).
 pub fn longest_text(gpu: &Gpu, s: &AttentionShape) -> usize {
     if !gpu.adapter_summary().software() || s.window > 0 && s.window < ROTATIONS / TILE {
         return ROTATIONS;
@@ -172,8 +172,9 @@ impl AttentionShape {
     }
 }
 
-/// Cosines and sines, (ROTATIONS / PAGE + PAGE, frequencies) of both, of what [`rope_store`] makes the angles of positions below
-/// [`ROTATIONS`] from: those of PAGE a, then of b. All come from f64, those of b times `attention_factor`.
+/// Cosines and sines, (ROTATIONS / PAGE + PAGE, frequencies) of both, of what [`rope_store`] makes the angles of
+/// positions below [`ROTATIONS`] from: those of PAGE a, then of b. All come from f64, those of b times
+/// `attention_factor`.
 pub fn rotations(frequencies: &[f32], attention_factor: f32) -> Vec<f32> {
     let far = (0..ROTATIONS / PAGE).map(|a| (a * PAGE, 1.0));
     let near = (0..PAGE).map(|b| (b, f64::from(attention_factor)));
@@ -241,8 +242,8 @@ pub fn attention(
     plan.dispatch(attention_spec(s.head_dim), &params, &bindings, groups)
 }
 
-/// out (rows, heads, head_dim) of q, a token of each of the first `rows` texts of the table at its position, whose own key
-/// and value are in its pages.
+/// out (rows, heads, head_dim) of q, a token of each of the first `rows` texts of the table at its position, whose own
+/// key and value are in its pages.
 pub fn attention_step(
     plan: &mut PlanBuilder<'_>,
     (q, out): (&Tensor, &Tensor),

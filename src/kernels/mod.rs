@@ -81,9 +81,9 @@ pub struct ScanBuffers<'a> {
     pub y: &'a Tensor,
 }
 
-/// Values of a row of `texts`, the table (rows, 3) of u32 that says which texts a step takes a token of: a row's slot, where what
-/// the text keeps lies, the element at which its last logits begin, and how many tokens it has before this step or chunk
-/// (shared/texts.wgsl).
+/// Values of a row of `texts`, the table (rows, 3) of u32 that says which texts a step takes a token of: a row's slot,
+/// where what the text keeps lies, the element at which its last logits begin, and how many tokens it has before this
+/// step or chunk (shared/texts.wgsl).
 pub const TEXT: usize = 3;
 
 /// shared/watch.wgsl: the flag's binding.

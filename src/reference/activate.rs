@@ -50,8 +50,8 @@ fn gelu<F: Real>(x: F) -> F {
 /// Where erfc is below the smallest double.
 const FARTHEST: f64 = 28.0;
 
-/// Of ln(erfc(z)) + z^2 - ln(t) by Chebyshev's polynomials over t = 1 / (1 + z / 2), z from 0 to [`FARTHEST`]: found with 60 digits, cut
-/// off where doubles end.
+/// Of ln(erfc(z)) + z^2 - ln(t) by Chebyshev's polynomials over t = 1 / (1 + z / 2), z from 0 to [`FARTHEST`]: found
+/// with 60 digits, cut off where doubles end.
 const ERFC: [f64; 26] = [
     -1.224225593895105,
     0.6066093233955929,

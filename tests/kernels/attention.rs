@@ -1,5 +1,5 @@
-//! Attention's kernels: chunks and steps around the borders of tiles and pages, groups of heads, windows, rotations of some
-//! columns; and the functions of MLPs.
+//! Attention's kernels: chunks and steps around the borders of tiles and pages, groups of heads, windows, rotations of
+//! some columns; and the functions of MLPs.
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::attention::{activate, attention, attention_step, rope_store, shape};
