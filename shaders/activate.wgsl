@@ -24,8 +24,8 @@ struct Params {
 fn f(x: f32) -> f32 { return silu(x); }
 #endif
 #if GELU
-// x times the normal distribution at x, erfc(-x / sqrt(2)) / 2. For z >= 0 erfc(z) = t exp(P(t) - z^2), t = 1 / (1 + z / 2),
-// with a polynomial that is within 6e-8 up to z = 11, where f32 ends.
+// x times the normal distribution at x, erfc(-x / sqrt(2)) / 2. For z >= 0 and t = 1 / (1 + z / 2) erfc(z) is
+// t exp(P(t) - z^2), with a polynomial that is within 6e-8 up to z = 11, where f32 ends.
 fn f(x: f32) -> f32 {
     let z = min(abs(x) * 0.70710678, 11.0);
     let t = 1.0 / fma(0.5, z, 1.0);

@@ -3,8 +3,9 @@
 // largest score so far, what the sum is by it, and outputs that are scaled anew where a larger one comes.
 // Grid: a workgroup of 16 x 16 invocations a tile of TILE queries (x) and head (y). An invocation keeps the scores of
 // four queries with four keys in registers and, of the same four queries, QUADS quads of the output. Weights go through
-// workgroup memory, half a tile of keys at a time: a whole one would not fit. Keys, values and queries are read as they are
-// multiplied: an invocation's neighbours read the same.
+// workgroup memory, half a tile of keys at a time: a whole one would not fit. Keys, values and queries are read as they
+// are multiplied: an invocation's neighbours read the same. Loops take several steps a round, since llvmpipe counts
+// rounds (kernels/attention.rs).
 #include "shared/texts.wgsl"
 #include "shared/pages.wgsl"
 
@@ -25,7 +26,6 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> out: array<vec4f>; // (L, heads, head_dim)
 
 const TILE: u32 = 64u;
-const LANES: u32 = 16u;
 const HALF: u32 = 8u;            // quads of keys in half a tile
 const PAGE_QUADS: u32 = PAGE / 4u;
 
@@ -68,14 +68,17 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
 #repeat r 4
         var s_${r} = vec4f();
 #end
-        for (var d = 0u; d < HEAD_QUADS; d++) {
+        for (var d0 = 0u; d0 < HEAD_QUADS; d0 += UNROLL) {
+#repeat u UNROLL
+            let d_${u} = d0 + ${u}u;
 #repeat i 4
-            let k_${i} = keys[k_at + (4u * d + ${i}u) * PAGE_QUADS];
+            let k_${u}_${i} = keys[k_at + (4u * d_${u} + ${i}u) * PAGE_QUADS];
 #end
 #repeat r 4
-            let q_${r} = q[at_${r} + d];
-            s_${r} = fma(vec4f(q_${r}.y), k_1, fma(vec4f(q_${r}.x), k_0, s_${r}));
-            s_${r} = fma(vec4f(q_${r}.w), k_3, fma(vec4f(q_${r}.z), k_2, s_${r}));
+            let q_${u}_${r} = q[at_${r} + d_${u}];
+            s_${r} = fma(vec4f(q_${u}_${r}.y), k_${u}_1, fma(vec4f(q_${u}_${r}.x), k_${u}_0, s_${r}));
+            s_${r} = fma(vec4f(q_${u}_${r}.w), k_${u}_3, fma(vec4f(q_${u}_${r}.z), k_${u}_2, s_${r}));
+#end
 #end
         }
         let key = vec4u(j0 + 4u * lane) + vec4u(0u, 1u, 2u, 3u);
@@ -87,7 +90,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
         meet[lid] = vec4f(top_0, top_1, top_2, top_3);
         workgroupBarrier();
         var next = best;
-        for (var i = 0u; i < LANES; i++) { next = max(next, meet[group * LANES + i]); }
+#repeat i LANES
+        next = max(next, meet[group * LANES + ${i}u]);
+#end
         let kept = exp(best - next);
         best = next;
 #repeat r 4
@@ -105,20 +110,27 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
 #end
         }
         workgroupBarrier();
-        for (var i = 0u; i < HALF; i++) {
+        // Eight keys a round.
+        for (var i = 0u; i < HALF; i += 2u) {
             let token = j0 + 4u * (${part}u * HALF + i);
             if token >= end { break; }
             let v_at = page + token % PAGE * HEAD_QUADS;
+#repeat u 2
 #repeat r 4
-            let w_${r} = weights[(rows + ${r}u) * HALF + i];
+            let w_${u}_${r} = weights[(rows + ${r}u) * HALF + i + ${u}u];
 #end
 #repeat i 4
             // What lies past the text may be anything, and zero times that is no zero.
-            let there_${i} = token + ${i}u < end;
+            let there_${u}_${i} = token + 4u * ${u}u + ${i}u < end;
 #repeat c QUADS
-            let v_${i}_${c} = select(vec4f(), values[v_at + ${i}u * HEAD_QUADS + column_${c}], there_${i});
+            let v_${u}_${i}_${c} = select(
+                vec4f(),
+                values[v_at + (4u * ${u}u + ${i}u) * HEAD_QUADS + column_${c}],
+                there_${u}_${i},
+            );
 #repeat r 4
-            o_${r}_${c} = fma(vec4f(w_${r}[${i}]), v_${i}_${c}, o_${r}_${c});
+            o_${r}_${c} = fma(vec4f(w_${u}_${r}[${i}]), v_${u}_${i}_${c}, o_${r}_${c});
+#end
 #end
 #end
 #end

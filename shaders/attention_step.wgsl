@@ -1,8 +1,8 @@
 // Attention of one token of each of some texts, in parts: a part has of a text's pages every p.parts-th, and leaves the
 // largest score, the sum of weights by it and, by these weights, the sum of values (attention_join.wgsl adds parts up).
-// Grid: x over parts, y over texts, heads of keys and values, and blocks of HEADS of the queries' heads that share one. A
-// workgroup takes a page at a time: an invocation a key, of which neighbours lie side by side; then an invocation a quad
-// of columns and every SLICES-th value.
+// Grid: x over parts, y over texts, heads of keys and values, and blocks of HEADS of the queries' heads that share one.
+// A workgroup takes a page at a time: an invocation a key, of which neighbours lie side by side; then an invocation a
+// quad of columns and every SLICES-th value.
 #include "shared/texts.wgsl"
 #include "shared/pages.wgsl"
 #include "shared/attention_step.wgsl"

@@ -73,6 +73,7 @@ fn a_spoilt_variant_is_found_and_done_without() {
         ("ssd_chunk_scan", Variant::ChunkedSsd),
         ("ssd_state_update", Variant::SsdStep),
         ("gated_rms_norm", Variant::Mamba2),
+        ("attention_join", Variant::Attention),
         ("hidden_attention", Variant::Explain),
         ("embedding f16", Variant::F16Weights),
         ("matmul q8", Variant::Q8Weights),

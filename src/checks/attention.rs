@@ -1,5 +1,5 @@
-//! Attention over pages: rope_store, attention, attention_step with attention_join; and activate. Texts lie in slots out of
-//! order and in pages out of order, and what of these is nobody's is NaN.
+//! Attention over pages: rope_store, attention, attention_step with attention_join; and activate. Texts lie in slots
+//! out of order and in pages out of order, and what of these is nobody's is NaN.
 
 use super::data::{
     activations, close, equal, f64s, poisoned, poisoned_activations, read_activations, rounding, run, tensor,

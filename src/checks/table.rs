@@ -332,8 +332,8 @@ pub fn table() -> Vec<Check> {
     all
 }
 
-// A page trains unchecked, and runs Mamba-2 and attention so: the checks of what only these need, with their twins in f64, would be a tenth of what
-// everybody downloads. `mamba-wgpu doctor` has them.
+// A page trains unchecked, and runs Mamba-2 and attention so: the checks of what only these need, with their twins in
+// f64, would be a tenth of what everybody downloads. `mamba-wgpu doctor` has them.
 
 #[cfg(not(target_arch = "wasm32"))]
 fn mamba2() -> [Check; 5] {

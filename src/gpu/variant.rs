@@ -63,7 +63,8 @@ variants! {
     Batch: "batches", "one text after the other";
     /// What Mamba-2's layers cannot do without: ssd_sequential and gated_rms_norm. Models that have such layers are refused.
     Mamba2: "Mamba-2", "no models with such layers";
-    /// What layers of attention and MLPs cannot do without: rope_store, attention, attention_step, attention_join and activate.
+    /// What layers of attention and MLPs cannot do without: rope_store, attention, attention_step, attention_join and
+    /// activate.
     Attention: "attention", "no models with such layers";
     /// The kernels that explain: their twins do it, from tensors read back.
     Explain: "explaining", "the CPU";

@@ -1,5 +1,5 @@
-//! rope_store.wgsl, attention.wgsl, attention_step.wgsl and attention_join.wgsl: attention over the keys and values that
-//! texts keep in pages.
+//! rope_store.wgsl, attention.wgsl, attention_step.wgsl and attention_join.wgsl: attention over the keys and values
+//! that texts keep in pages.
 
 use crate::gpu::shader::ShaderSpec;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -11,6 +11,11 @@ pub const MAX_HEAD_DIM: usize = 256;
 const TILE: usize = 64;
 /// attention.wgsl: quads of a head's columns that are written side by side.
 const LANES: usize = 16;
+/// attention.wgsl: rounds over half a tile's keys.
+const HALF_ROUNDS: usize = 4;
+/// Rounds of an invocation's loops, all of them together: llvmpipe (lavapipe, software Vulkan) silently ends loops
+/// after 65,535.
+const ROUNDS: usize = 65_000;
 /// attention_step.wgsl: the most heads of queries a workgroup, for heads of up to 128 columns and for wider ones.
 const HEADS: (usize, usize) = (8, 4);
 /// attention_step.wgsl: workgroups that fill a GPU, and bounds on the parts that a text's pages are dealt out to.
@@ -26,8 +31,8 @@ pub struct Pages<'a> {
     pub keys: &'a Tensor,
     /// (pages, kv_heads, PAGE, head_dim)
     pub values: &'a Tensor,
-    /// (slots, table_stride) of u32: which page has the tokens from `PAGE * n` on of a slot's text. Entries beyond a text's last
-    /// token are not read.
+    /// (slots, table_stride) of u32: which page has the tokens from `PAGE * n` on of a slot's text. Entries beyond a
+    /// text's last token are not read.
     pub table: &'a Tensor,
     pub table_stride: usize,
     /// (rows, [`super::TEXT`])
@@ -106,8 +111,26 @@ fn quads_spec(name: &'static str, head_dim: usize) -> ShaderSpec {
     ShaderSpec::new(name).constant("HEAD_QUADS", (head_dim / 4) as u32)
 }
 
+/// attention.wgsl: quads of a head's columns that are multiplied a round.
+fn unroll(head_dim: usize) -> usize {
+    2 - head_dim / 4 % 2
+}
+
 fn attention_spec(head_dim: usize) -> ShaderSpec {
-    quads_spec("attention", head_dim).constant("QUADS", (head_dim / 4).div_ceil(LANES) as u32)
+    let quads = (head_dim / 4).div_ceil(LANES) as u32;
+    let spec = quads_spec("attention", head_dim).constant("QUADS", quads).constant("LANES", LANES as u32);
+    spec.constant("UNROLL", unroll(head_dim) as u32)
+}
+
+/// The most tokens that a text may have: positions that [`rope_store`] knows and, on software adapters without a
+/// window, as far as loops go there ([`ROUNDS`]).
+pub fn longest_text(gpu: &Gpu, s: &AttentionShape) -> usize {
+    if !gpu.adapter_summary().software() || s.window > 0 && s.window < ROTATIONS / TILE {
+        return ROTATIONS;
+    }
+    // Of a tile of keys: its own, over columns, over halves of it.
+    let rounds = 1 + (s.head_dim / 4).div_ceil(unroll(s.head_dim)) + 2 * HALF_ROUNDS;
+    (ROUNDS / rounds * TILE).min(ROTATIONS)
 }
 
 /// `group`: heads of queries that share one of keys and values.
@@ -150,8 +173,9 @@ impl AttentionShape {
     }
 }
 
-/// Cosines and sines, (ROTATIONS / PAGE + PAGE, frequencies) of both, of what [`rope_store`] makes the angles of positions below
-/// [`ROTATIONS`] from: those of PAGE a, then of b. All come from f64, those of b times `attention_factor`.
+/// Cosines and sines, (ROTATIONS / PAGE + PAGE, frequencies) of both, of what [`rope_store`] makes the angles of
+/// positions below [`ROTATIONS`] from: those of PAGE a, then of b. All come from f64, those of b times
+/// `attention_factor`.
 pub fn rotations(frequencies: &[f32], attention_factor: f32) -> Vec<f32> {
     let far = (0..ROTATIONS / PAGE).map(|a| (a * PAGE, 1.0));
     let near = (0..PAGE).map(|b| (b, f64::from(attention_factor)));
@@ -221,8 +245,8 @@ pub fn attention(
     plan.dispatch(attention_spec(s.head_dim), &params, &bindings, groups)
 }
 
-/// out (rows, heads, head_dim) of q, a token of each of the first `rows` texts of the table at its position, whose own key
-/// and value are in its pages.
+/// out (rows, heads, head_dim) of q, a token of each of the first `rows` texts of the table at its position, whose own
+/// key and value are in its pages.
 pub fn attention_step(
     plan: &mut PlanBuilder<'_>,
     (q, out): (&Tensor, &Tensor),

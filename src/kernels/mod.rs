@@ -25,7 +25,9 @@ mod step;
 mod weights;
 
 pub use activate::activate;
-pub use attention::{attention, attention_step, rope_store, rotations, Pages, RopeBuffers, TokensOf, MAX_HEAD_DIM};
+pub use attention::{
+    attention, attention_step, longest_text, rope_store, rotations, Pages, RopeBuffers, TokensOf, MAX_HEAD_DIM,
+};
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
 pub use embedding::embedding;
@@ -79,9 +81,9 @@ pub struct ScanBuffers<'a> {
     pub y: &'a Tensor,
 }
 
-/// Values of a row of `texts`, the table (rows, 3) of u32 that says which texts a step takes a token of: a row's slot, where what
-/// the text keeps lies, the element at which its last logits begin, and how many tokens it has before this step or chunk
-/// (shared/texts.wgsl).
+/// Values of a row of `texts`, the table (rows, 3) of u32 that says which texts a step takes a token of: a row's slot,
+/// where what the text keeps lies, the element at which its last logits begin, and how many tokens it has before this
+/// step or chunk (shared/texts.wgsl).
 pub const TEXT: usize = 3;
 
 /// shared/watch.wgsl: the flag's binding.

@@ -50,9 +50,8 @@ fn gelu<F: Real>(x: F) -> F {
 /// Where erfc is below the smallest double.
 const FARTHEST: f64 = 28.0;
 
-/// Of ln(erfc(z)) + z^2 - ln(t) by Chebyshev's polynomials over t = 1 / (1 + z / 2), z from 0 to [`FARTHEST`]: found with 60 digits, cut
-/// off where doubles end.
-#[allow(clippy::excessive_precision)]
+/// Of ln(erfc(z)) + z^2 - ln(t) by Chebyshev's polynomials over t = 1 / (1 + z / 2), z from 0 to [`FARTHEST`]: found
+/// with 60 digits, cut off where doubles end.
 const ERFC: [f64; 26] = [
     -1.224225593895105,
     0.6066093233955929,
@@ -137,14 +136,14 @@ pub fn activate<F: Real>(out: &mut [F], x: &[F], gate: Option<&[F]>, f: Activati
 mod tests {
     use super::*;
 
-    /// (x, erfc(x)) with twenty digits.
+    /// (x, erfc(x)), found with 60 digits.
     const KNOWN: [(f64, f64); 6] = [
         (0.0, 1.0),
-        (0.5, 0.47950012218695346),
+        (0.5, 0.4795001221869535),
         (1.0, 0.15729920705028513),
-        (2.5, 0.00040695201744495894),
+        (2.5, 0.0004069520174449589),
         (6.0, 2.1519736712498913e-17),
-        (20.0, 5.3958656116079009e-176),
+        (20.0, 5.395865611607901e-176),
     ];
 
     #[test]

@@ -10,8 +10,8 @@ pub const PAGE: usize = 256;
 /// Positions that a text can have where heads are rotated on a device: 4,096 times [`PAGE`] (kernels/attention).
 pub const ROTATIONS: usize = 1 << 20;
 
-/// Sizes of a layer's attention. A page of it is, of keys, (kv_heads, head_dim, PAGE), a token a column, so that neighbours in
-/// memory are neighbours in the text; of values (kv_heads, PAGE, head_dim).
+/// Sizes of a layer's attention. A page of it is, of keys, (kv_heads, head_dim, PAGE), a token a column, so that
+/// neighbours in memory are neighbours in the text; of values (kv_heads, PAGE, head_dim).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
     /// Heads of queries, a multiple of `kv_heads`: as many neighbours as go into it share a head of keys and values.
@@ -41,8 +41,8 @@ impl AttentionShape {
 }
 
 /// Rotates x (L, heads, head_dim) in place, token i of which stands at `position + i`: column i of a head with column
-/// i + r / 2 of the first r = 2 `frequencies.len()` (rotate_half), the others pass. `frequencies`: radians a token; cosine and sine
-/// are multiplied by `attention_factor`.
+/// i + r / 2 of the first r = 2 `frequencies.len()` (rotate_half), the others pass. `frequencies`: radians a token;
+/// cosine and sine are multiplied by `attention_factor`.
 pub fn rope<F: Real>(
     x: &mut [F],
     (heads, head_dim): (usize, usize),
@@ -75,8 +75,8 @@ pub fn rope<F: Real>(
     });
 }
 
-/// Puts k and v (L, kv_heads, head_dim) of the tokens from `position` on into the text's pages: `keys[p]` and `values[p]` have its
-/// tokens from `p * PAGE` on.
+/// Puts k and v (L, kv_heads, head_dim) of the tokens from `position` on into the text's pages: `keys[p]` and
+/// `values[p]` have its tokens from `p * PAGE` on.
 pub fn store_keys_values<F: Real>(
     keys: &mut [&mut [F]],
     values: &mut [&mut [F]],
@@ -101,8 +101,8 @@ pub fn store_keys_values<F: Real>(
     }
 }
 
-/// `sums[i] += a[0] * rows[i] + a[1] * rows[stride + i] + ...`: four rows at a time, so that a sum is loaded and stored once for four
-/// products.
+/// `sums[i] += a[0] * rows[i] + a[1] * rows[stride + i] + ...`: four rows at a time, so that a sum is loaded and stored
+/// once for four products.
 fn add_rows<F: Real>(sums: &mut [F], a: &[F], rows: &[F], stride: usize) {
     let n = sums.len();
     for (i, a) in a.chunks(4).enumerate() {
@@ -154,8 +154,8 @@ pub fn attention<F: Real>(out: &mut [F], q: &[F], keys: &[&[F]], values: &[&[F]]
     });
 }
 
-/// Calls `f(page, column, seen)` for every page that tokens `first..end` lie in: from which column of it on they do, and which of
-/// the tokens these are, the first being number 0.
+/// Calls `f(page, column, seen)` for every page that tokens `first..end` lie in: from which column of it on they do,
+/// and which of the tokens these are, the first being number 0.
 fn for_pages(first: usize, end: usize, mut f: impl FnMut(usize, usize, std::ops::Range<usize>)) {
     let mut at = first;
     while at < end {

@@ -1,11 +1,11 @@
-//! Attention's kernels: chunks and steps around the borders of tiles and pages, groups of heads, windows, rotations of some
-//! columns; and the functions of MLPs.
+//! Attention's kernels: chunks and steps around the borders of tiles and pages, groups of heads, windows, rotations of
+//! some columns; and the functions of MLPs.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::checks::attention::{activate, attention, attention_step, rope_store};
+use mamba_wgpu::checks::attention::{activate, attention, attention_step, rope_store, shape};
 use mamba_wgpu::checks::data::Random;
 use mamba_wgpu::gpu::shader::NumberFormat;
-use mamba_wgpu::kernels::Activation;
+use mamba_wgpu::kernels::{longest_text, Activation};
 
 /// Heads, heads of keys and values, columns of a head: those of published models and odd ones, with groups that are cut
 /// into blocks of several sizes.
@@ -94,5 +94,18 @@ fn functions_of_mlps_are_their_twins() {
                 }
             }
         }
+    }
+}
+
+/// As long as a text may be on this adapter: loops that a driver cut short would show.
+#[test]
+fn the_longest_texts() {
+    let mut random = Random(56);
+    let (device, gpu) = &devices()[0];
+    for (head_dim, window) in [(4, 0), (4, 16_000), (12, 0), (64, 0)] {
+        let sizes = (1, 1, head_dim, window);
+        let last = longest_text(gpu, &shape(sizes)).min(200_000) - 1;
+        pass(device, attention(gpu, sizes, (last, 1), &mut random));
+        pass(device, attention_step(gpu, sizes, &[last], &mut random));
     }
 }

@@ -144,7 +144,8 @@ impl GpuBatch {
         Ok(gpu.check()?)
     }
 
-    /// The table of the texts of a step, as the device has it ([`kernels::TEXT`]). No layer asks yet where its token stands.
+    /// The table of the texts of a step, as the device has it ([`kernels::TEXT`]). No layer asks yet where its token
+    /// stands.
     fn write_texts(&self, slots: impl Iterator<Item = usize>) {
         let table: Vec<u32> =
             slots.flat_map(|slot| [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32, 0]).collect();
