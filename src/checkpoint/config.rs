@@ -10,111 +10,17 @@ use crate::model::blocks::{Shape, STATES};
 use crate::model::Pages;
 use serde_json::Value;
 
+mod arch;
 mod hybrid;
 mod mamba1;
 mod mamba2;
 mod raw;
 
+use arch::{FAMILIES, KNOWN};
+
+pub use arch::Arch;
 pub(super) use hybrid::{Block, Plan};
 pub(super) use raw::{shown, RawConfig};
-
-/// The families of models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Arch {
-    /// Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023).
-    Mamba1,
-    /// Mamba-1 with RMSNorms without weights on dt, B and C (Zuo et al., "Falcon Mamba", 2024).
-    FalconMamba,
-    /// Dao and Gu, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality" (2024).
-    Mamba2,
-    /// Llama (Touvron et al. 2023) and what is built like it: Mistral, Qwen 2 and 3. No states: the baseline.
-    Llama,
-    /// IBM's Granite 4.0-H: Mamba-2 and attention, transformers' `granitemoehybrid`.
-    Granite,
-    /// Bamba (IBM, Princeton, CMU and UIUC): Mamba-2 and attention.
-    Bamba,
-    /// NVIDIA's Nemotron-H (arXiv 2504.03624): Mamba-2, attention and MLPs, one a layer.
-    NemotronH,
-}
-
-/// For messages: what [`FAMILIES`] has.
-const KNOWN: &str = "mamba, falcon_mamba, mamba2, llama, mistral, qwen2, qwen3, granitemoehybrid, bamba and nemotron_h";
-
-/// `model_type` and the family that it is.
-const FAMILIES: [(&str, Arch); 10] = [
-    ("mamba", Arch::Mamba1),
-    ("falcon_mamba", Arch::FalconMamba),
-    ("mamba2", Arch::Mamba2),
-    ("llama", Arch::Llama),
-    ("mistral", Arch::Llama),
-    ("qwen2", Arch::Llama),
-    ("qwen3", Arch::Llama),
-    ("granitemoehybrid", Arch::Granite),
-    ("bamba", Arch::Bamba),
-    ("nemotron_h", Arch::NemotronH),
-];
-
-impl Arch {
-    /// The family's layers, as the first one's tensors and the config say.
-    pub(super) fn layer(
-        self,
-        d_model: usize,
-        first: &impl FirstLayer,
-        raw: Option<&RawConfig>,
-    ) -> Result<(Shape, Vec<Check>), LoadError> {
-        match self {
-            Arch::Mamba1 | Arch::FalconMamba => mamba1::layer(self, d_model, first, raw),
-            // The others have a plan.
-            _ => mamba2::layer(d_model, first, raw),
-        }
-    }
-
-    /// What transformers takes where a config does not say which token ends a text, and which begins it.
-    fn eos(self) -> u32 {
-        match self {
-            Arch::Mamba1 | Arch::FalconMamba => 0,
-            _ => 2,
-        }
-    }
-    fn bos(self) -> u32 {
-        match self {
-            Arch::Mamba1 | Arch::FalconMamba => 0,
-            _ => 1,
-        }
-    }
-
-    /// Its name in a sentence.
-    pub fn title(self) -> &'static str {
-        match self {
-            Arch::Mamba1 => "Mamba-1",
-            Arch::FalconMamba => "Falcon-Mamba",
-            Arch::Mamba2 => "Mamba-2",
-            Arch::Llama => "Llama",
-            Arch::Granite => "Granite 4.0-H",
-            Arch::Bamba => "Bamba",
-            Arch::NemotronH => "Nemotron-H",
-        }
-    }
-
-    /// transformers' class of such models.
-    pub fn class(self) -> &'static str {
-        match self {
-            Arch::Mamba1 => "MambaForCausalLM",
-            Arch::FalconMamba => "FalconMambaForCausalLM",
-            Arch::Mamba2 => "Mamba2ForCausalLM",
-            Arch::Llama => "LlamaForCausalLM",
-            Arch::Granite => "GraniteMoeHybridForCausalLM",
-            Arch::Bamba => "BambaForCausalLM",
-            Arch::NemotronH => "NemotronHForCausalLM",
-        }
-    }
-}
-
-impl std::fmt::Display for Arch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(FAMILIES.iter().find(|(_, arch)| arch == self).map_or("mamba", |(model_type, _)| model_type))
-    }
-}
 
 /// A model's layers, dimensions and constants. Which biases there are is told by the weights.
 #[derive(Debug, Clone, PartialEq)]

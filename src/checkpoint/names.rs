@@ -44,6 +44,14 @@ pub(super) fn canonical(name: &str) -> Cow<'_, str> {
     Cow::Owned(rest.join("."))
 }
 
+/// A stored name as it is published: without what wrappers have added, and with the prefix of its family (but for the head).
+pub(super) fn published<'a>(name: &'a str, prefix: &str) -> Cow<'a, str> {
+    match canonical(name) {
+        name if name == HEAD || prefix.is_empty() => name,
+        name => Cow::Owned(format!("{prefix}{name}")),
+    }
+}
+
 /// A stored name for a summary: its numbers are N.
 pub(super) fn pattern(name: &str) -> String {
     let part = |part: &str| if part.bytes().all(|b| b.is_ascii_digit()) { "N".to_owned() } else { part.to_owned() };

@@ -99,7 +99,8 @@ pub fn quantise(
         false => tensors[i].dtype,
     };
     // Names without what wrappers have added to them.
-    let written: Vec<_> = tensors.iter().map(|tensor| names::canonical(tensor.name)).collect();
+    let prefix = checkpoint.config().arch.prefix();
+    let written: Vec<_> = tensors.iter().map(|tensor| names::published(tensor.name, prefix)).collect();
     let entry = |i: usize| Entry { name: &written[i], shape: tensors[i].shape, dtype: to(i) };
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&i| place(to(i))); // stable

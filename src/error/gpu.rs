@@ -43,6 +43,9 @@ pub enum GpuError {
     /// Layers whose kernels the self-test found wrong on this device, with nothing to stand in for them.
     #[error("this device computes {layers} layers wrongly (`mamba-wgpu doctor` says how), so it runs no model that has them: choose another adapter, or the CPU")]
     Unfit { layers: &'static str },
+    /// Heads of attention that the kernels are not made for.
+    #[error("heads of {head_dim} channels: on a GPU a multiple of 4 can be run, 256 at most; choose the CPU")]
+    HeadDim { head_dim: usize },
     /// A model dimension that a kernel cannot hold.
     #[error("kernel {kernel}: {what} is {value}, at most {limit} can be run")]
     Unsupported { kernel: &'static str, what: &'static str, value: usize, limit: usize },

@@ -152,6 +152,11 @@ impl Golden {
         Self::all_of("tests/golden/mamba2", 20)
     }
 
+    /// Of tests/golden/hybrids.
+    pub fn hybrid_named(name: &str) -> Self {
+        Self::of("tests/golden/hybrids", name)
+    }
+
     /// Of tests/golden/hybrids, the families that are run.
     pub fn hybrids() -> Vec<Self> {
         let mut all = Self::all_of("tests/golden/hybrids", 15);

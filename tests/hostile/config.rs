@@ -106,10 +106,11 @@ fn harmless_contradictions_are_warnings() {
 #[test]
 fn another_architecture() {
     refused!(
-        Model::tiny().config("model_type", json!("llama")).open(),
+        Model::tiny().config("model_type", json!("rwkv")).open(),
         UnknownArchitecture,
         "config.json",
-        "\"llama\""
+        "\"rwkv\"",
+        "granitemoehybrid"
     );
     let m = Model::tiny().config("model_type", Value::Null).config("architectures", json!(["JambaForCausalLM"]));
     refused!(m.open(), UnknownArchitecture, "`architectures`", "JambaForCausalLM");

@@ -205,7 +205,11 @@ fn nemotron_h(raw: &RawConfig) -> Result<Plan, LoadError> {
             "M" | "mamba" | "mamba2" | "linear_attention" => Shape::Mamba2(mamba),
             "*" | "attention" | "full_attention" => Shape::Attention(attention),
             "-" | "mlp" => Shape::Mlp(mlp),
-            _ => return Err(c.unsupported("hybrid_override_pattern", "experts: only dense models are run so far")),
+            _ => {
+                let keys = ["layers_block_type", "layer_types", "hybrid_override_pattern"];
+                let key = keys.into_iter().find(|key| raw.get(key).is_some()).unwrap_or(keys[2]);
+                return Err(c.unsupported(key, "layers of experts, or of a kind that is not known here"));
+            }
         };
         let (norm, mixer) = (format!("backbone.layers.{i}.norm.weight"), format!("backbone.layers.{i}.mixer."));
         blocks.push(Block { shape, norm, mixer, renamed: &[] });

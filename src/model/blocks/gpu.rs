@@ -6,7 +6,7 @@ use super::{attention, mamba1, mamba2, mlp};
 use super::{Shape, Weights};
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Variant};
-use crate::kernels::WeightMatrix;
+use crate::kernels::{WeightMatrix, MAX_HEAD_DIM};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 use crate::settings::Scan;
 
@@ -77,6 +77,11 @@ impl Layer {
         }
         if matches!(shape, Shape::Attention(_) | Shape::Mlp(_)) && !gpu.allows(Variant::Attention) {
             return Err(GpuError::Unfit { layers: "attention's and MLP" }.into());
+        }
+        if let Some((_, head_dim)) = shape.keys_values() {
+            if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
+                return Err(GpuError::HeadDim { head_dim }.into());
+            }
         }
         Ok(match (shape, weights) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Layer::Mamba1(mamba1::gpu::Layer::new(gpu, *s, w, host)?),

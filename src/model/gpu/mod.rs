@@ -175,7 +175,7 @@ impl GpuModel {
                 .collect::<Result<_>>()?,
             norm_f: loader.mapped(&weights.norm_f, |x| config.head_scale * x)?,
             lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
-            pool: Pool::new(&config.layers),
+            pool: Pool::new(gpu, &config.layers),
             beyond_f16: AtomicBool::new(false),
         };
         // The uploads are staged: let them reach the device, and hear of a full memory now.

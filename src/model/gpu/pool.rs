@@ -1,8 +1,9 @@
 //! Keys and values of all texts of a model on a device: in pages, which texts that were one share as far as they are the same.
 
 use crate::gpu::{Gpu, GpuError, Tensor};
+use crate::kernels;
 use crate::model::blocks::device::Kept;
-use crate::model::blocks::Shape;
+use crate::model::blocks::{attention, Shape};
 use crate::model::Pages;
 use crate::reference::{PAGE, ROTATIONS};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,6 +16,8 @@ pub(super) struct Pool {
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Tokens that a text may have.
+    longest: usize,
     shared: Mutex<Shared>,
 }
 
@@ -31,10 +34,17 @@ struct Shared {
 
 impl Pool {
     /// Of a model that has attention.
-    pub fn new(layers: &[Shape]) -> Option<Arc<Self>> {
-        let mut kept = layers.iter().filter_map(Shape::keys_values);
-        let (kv_heads, head_dim) = kept.next()?;
-        Some(Arc::new(Self { layers: 1 + kept.count(), kv_heads, head_dim, shared: Mutex::default() }))
+    pub fn new(gpu: &Gpu, layers: &[Shape]) -> Option<Arc<Self>> {
+        let mut kept = layers.iter().filter_map(|layer| match layer {
+            Shape::Attention(s) => Some(s),
+            _ => None,
+        });
+        let first = kept.next()?;
+        let longest = |s: &attention::Shape| kernels::longest_text(gpu, &s.attention());
+        let (mut n, mut least) = (1, longest(first));
+        kept.for_each(|layer| (n, least) = (n + 1, least.min(longest(layer))));
+        let (kv_heads, head_dim) = (first.kv_heads, first.head_dim);
+        Some(Arc::new(Self { layers: n, kv_heads, head_dim, longest: least, shared: Mutex::default() }))
     }
 
     /// Elements of a page of a layer's keys, or values.
@@ -137,8 +147,8 @@ impl Held {
     /// A text longer than positions go, a full memory.
     pub fn reserve(&mut self, gpu: &Gpu, l: usize) -> Result<bool, GpuError> {
         let pages = (self.tokens + l).div_ceil(PAGE);
-        if pages > MOST {
-            let (value, limit) = (self.tokens + l, ROTATIONS);
+        if self.tokens + l > self.pool.longest {
+            let (value, limit) = (self.tokens + l, self.pool.longest);
             return Err(GpuError::Unsupported { kernel: "attention", what: "the text's length", value, limit });
         }
         let pool = self.pool.clone();
