@@ -123,7 +123,7 @@ fn attention_spec(head_dim: usize) -> ShaderSpec {
 }
 
 /// The most tokens that a text may have: positions that [`rope_store`] knows and, on software adapters without a
-/// window, as far as loops go there ([`ROUNDS`]).
+/// window, as far as loops go there.
 pub fn longest_text(gpu: &Gpu, s: &AttentionShape) -> usize {
     if !gpu.adapter_summary().software() || s.window > 0 && s.window < ROTATIONS / TILE {
         return ROTATIONS;

@@ -166,7 +166,7 @@ impl Reader<'_> {
             stated => stated.unwrap_or(part),
         };
         let dims = (head_dim as f64 * part) as usize;
-        if dims == 0 || dims > head_dim || dims % 2 != 0 {
+        if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
             return Err(self.unsupported("partial_rotary_factor", "an even number of a head's channels is rotated"));
         }
         let key = format!("{object}.rope_type");
