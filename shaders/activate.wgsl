@@ -1,4 +1,4 @@
-// What stands between an MLP's projections: out = scale f(gate) x with GATE, else scale f(x).
+// What stands between an MLP's projections: out = scale f(gate_scale gate) x with GATE, else scale f(x).
 // Grid: an invocation a token and column.
 #include "shared/grid.wgsl"
 #include "shared/math.wgsl"
@@ -11,6 +11,7 @@ struct Params {
     x_offset: u32,    //   and the one where x begins
     gate_stride: u32, // the same of the gate's
     gate_offset: u32,
+    gate_scale: f32,
     scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -65,7 +66,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let column = item % p.width;
     var v = f32(x[t * p.x_stride + p.x_offset + column]);
 #if GATE
-    v *= f(f32(gate[t * p.gate_stride + p.gate_offset + column]));
+    v *= f(p.gate_scale * f32(gate[t * p.gate_stride + p.gate_offset + column]));
 #else
     v = f(v);
 #endif

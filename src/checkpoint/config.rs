@@ -211,6 +211,7 @@ impl RawConfig {
                 _ if class.starts_with("GraniteMoeHybrid") => Arch::Granite,
                 _ if class.starts_with("Bamba") => Arch::Bamba,
                 _ if class.starts_with("NemotronH") => Arch::NemotronH,
+                _ if class.starts_with("FalconH1") => Arch::FalconH1,
                 _ if class.starts_with("Mamba2") => Arch::Mamba2,
                 _ if class.starts_with("FalconMamba") => Arch::FalconMamba,
                 _ if class.starts_with("Mamba") => Arch::Mamba1,
@@ -311,8 +312,6 @@ impl RawConfig {
         let (in_proj, out_proj, conv) = ("in_proj.bias", "out_proj.bias", "conv1d.bias");
         let [q, k, v, o] = ["q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias"];
         let mixer = if matches!(arch, Arch::Mamba1 | Arch::FalconMamba) { "mamba" } else { "mamba2" };
-        // Nemotron-H's configs have `mamba_proj_bias` and `attention_bias` too, which transformers does not read.
-        let newer = !matches!(arch, Arch::NemotronH);
         for (key, kind, tensor) in [
             ("use_bias", mixer, in_proj),
             ("use_bias", mixer, out_proj),
@@ -322,6 +321,7 @@ impl RawConfig {
             ("ssm_cfg.conv_bias", mixer, conv),
             ("mamba_proj_bias", mixer, in_proj),
             ("mamba_proj_bias", mixer, out_proj),
+            ("projectors_bias", mixer, out_proj),
             ("mamba_conv_bias", mixer, conv),
             ("attention_bias", "attention", q),
             ("attention_bias", "attention", k),
@@ -330,7 +330,13 @@ impl RawConfig {
             ("mlp_bias", "mlp", "up_proj.bias"),
             ("mlp_bias", "mlp", "down_proj.bias"),
         ] {
-            let read = newer || !["mamba_proj_bias", "attention_bias"].contains(&key);
+            let read = match (arch, key) {
+                // It has a key of its own.
+                (Arch::FalconH1, "mamba_proj_bias") => tensor != out_proj,
+                // transformers does not read what such configs say of these.
+                (Arch::NemotronH, "mamba_proj_bias" | "attention_bias") => false,
+                _ => true,
+            };
             let Some(stored) = has(kind, &format!("mixer.{tensor}")).filter(|_| read) else { continue };
             if self.flag(key)?.is_some_and(|expected| expected != stored) {
                 let found =

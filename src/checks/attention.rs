@@ -233,6 +233,23 @@ pub async fn attention_step(
     close(&format!("attention_step {sizes:?} at {positions:?}"), &out.read(gpu).await?, &want, ATOL, 0.0)
 }
 
+/// scale_add by columns, of rows, and both.
+pub async fn scale_add(gpu: &Gpu, (l, width): (usize, usize), random: &mut Random) -> Result<(), CheckError> {
+    for (scales, adds) in [(true, false), (false, true), (true, true)] {
+        let mut vec = |n: usize| random.vec(n, -2.0, 2.0);
+        let (x, scale, added) = (vec(l * width), vec(width), vec(l * width));
+        let mut want = f64s(&x);
+        let (scale64, added64) = (f64s(&scale), f64s(&added));
+        reference::scale_add(&mut want, scales.then_some(&scale64), adds.then_some(&added64), width);
+        let (tx, ts, ta) = (tensor(gpu, &x)?, tensor(gpu, &scale)?, tensor(gpu, &added)?);
+        let operands = (scales.then_some(&ts), adds.then_some(&ta));
+        run(gpu, |plan| kernels::scale_add(plan, &tx, operands, (l, width))).await?;
+        let what = format!("scale_add l {l} width {width} scale {scales} add {adds}");
+        close(&what, &tx.read(gpu).await?, &want, 1e-6, 1e-6)?;
+    }
+    Ok(())
+}
+
 /// activate of columns of wider rows, those of the gate in the same rows.
 pub async fn activate(
     gpu: &Gpu,
@@ -243,7 +260,7 @@ pub async fn activate(
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let stride = 2 * width + 3;
-    let shape = ActivateShape { l, width, x: (stride, width + 2), gate: (stride, 1), scale: 0.75 };
+    let shape = ActivateShape { l, width, x: (stride, width + 2), gate: (stride, 1), gate_scale: 0.5, scale: 0.75 };
     let mut rows = random.vec(l * stride, -6.0, 6.0);
     // Where functions end: in nothing, or in x itself.
     let far = [-1e4, 1e4, -30.0, 30.0, -0.0, 0.0, -12.0, 12.0];

@@ -369,8 +369,10 @@ fn mamba2() -> [Check; 5] {
 
 /// Around the borders of tiles and pages, with a window and without.
 #[cfg(not(target_arch = "wasm32"))]
-fn attention() -> [Check; 4] {
+fn attention() -> [Check; 5] {
     [
+        check(&["scale_add"], run!(|gpu, random| attention::scale_add(gpu, (5, 53), random).await))
+            .or(Variant::Attention),
         check(
             &["rope_store"],
             run!(|gpu, random| {

@@ -14,6 +14,7 @@ struct Params {
     x_offset: u32,
     gate_stride: u32,
     gate_offset: u32,
+    gate_scale: f32,
     scale: f32,
 }
 
@@ -37,7 +38,7 @@ pub(super) fn specs() -> Vec<ShaderSpec> {
     specs
 }
 
-/// out (L, width), f32 or f16, watched or not: scale f(gate) x where there is a gate, of the same format as x, else scale f(x).
+/// out (L, width), f32 or f16, watched or not: scale f(gate_scale gate) x where there is a gate, of the same format as x, else scale f(x).
 pub fn activate(
     plan: &mut PlanBuilder<'_>,
     (x, gate): (&Tensor, Option<&Tensor>),
@@ -53,6 +54,7 @@ pub fn activate(
         x_offset: shape.x.1 as u32,
         gate_stride: shape.gate.0 as u32,
         gate_offset: shape.gate.1 as u32,
+        gate_scale: shape.gate_scale,
         scale: shape.scale,
     };
     let mut bindings = vec![(1, x), (2, out)];

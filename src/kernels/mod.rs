@@ -17,6 +17,7 @@ mod linear;
 mod norm;
 mod optimiser;
 mod sampling;
+mod scale_add;
 mod scan_blelloch;
 mod scan_fused;
 mod scan_sequential;
@@ -38,6 +39,7 @@ pub use linear::{linear, matmul, matvec, Linear, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, sample_batch, token_nll, Draw, SampleBuffers, SampleSlots};
+pub use scale_add::scale_add;
 pub use scan_blelloch::{scan_blelloch, BlellochWorkspace};
 pub use scan_fused::{scan_fused, scan_fused_batch, FusedWorkspace};
 pub use scan_sequential::{scan_sequential, selective_state_update, StateUpdate};
@@ -241,6 +243,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(gated_norm::specs());
     specs.extend(attention::specs());
     specs.extend(activate::specs());
+    specs.extend(scale_add::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }

@@ -109,11 +109,13 @@ pub struct ActivateShape {
     pub x: (usize, usize),
     /// The same of the rows that hold the gate.
     pub gate: (usize, usize),
+    /// What the gate is multiplied by.
+    pub gate_scale: f32,
     /// What all is multiplied by.
     pub scale: f32,
 }
 
-/// out (L, width): of a gated MLP scale f(gate) x, else scale f(x).
+/// out (L, width): of a gated MLP scale f(gate_scale gate) x, else scale f(x).
 pub fn activate<F: Real>(out: &mut [F], x: &[F], gate: Option<&[F]>, f: Activation, shape: &ActivateShape) {
     let width = shape.width.max(1);
     debug_assert_eq!(out.len(), shape.l * shape.width);
@@ -124,7 +126,10 @@ pub fn activate<F: Real>(out: &mut [F], x: &[F], gate: Option<&[F]>, f: Activati
             let (t, column) = ((i * piece + at) / width, (i * piece + at) % width);
             let x = x[t * shape.x.0 + shape.x.1 + column];
             let value = match gate {
-                Some(gate) => f.of(gate[t * shape.gate.0 + shape.gate.1 + column]) * x,
+                Some(gate) => {
+                    let gate = gate[t * shape.gate.0 + shape.gate.1 + column];
+                    f.of(F::from_f32(shape.gate_scale) * gate) * x
+                }
                 None => f.of(x),
             };
             *out = F::from_f32(shape.scale) * value;
@@ -180,7 +185,7 @@ mod tests {
         // Two rows: the gate's two columns, one that is nothing's, x's two.
         let x = [0.0, 1.0, 9.0, 3.0, 4.0, -1.0, 2.0, 9.0, 5.0, 6.0];
         let mut out = [f64::NAN; 4];
-        let shape = ActivateShape { l: 2, width: 2, x: (5, 3), gate: (5, 0), scale: 1.0 };
+        let shape = ActivateShape { l: 2, width: 2, x: (5, 3), gate: (5, 0), gate_scale: 1.0, scale: 1.0 };
         activate(&mut out, &x, Some(&x), Activation::Relu2, &shape);
         assert_eq!(out, [0.0, 4.0, 0.0, 24.0]);
         activate(&mut out, &x, None, Activation::Relu2, &shape);

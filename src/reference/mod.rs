@@ -28,6 +28,7 @@ pub(crate) mod par;
 mod quant;
 mod real;
 mod sampling;
+mod scale_add;
 mod scan;
 mod ssd;
 mod threefry;
@@ -46,6 +47,7 @@ pub use norm::{rms_norm, x_dbl_norm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, AdamStep, AdamWeights};
 pub use quant::{dequantise, quantise, Quant, Quantised, BLOCK};
 pub use sampling::{argmax, sample, sample_at, token_nll};
+pub use scale_add::scale_add;
 pub use scan::{blelloch_exclusive, scan_blelloch, scan_fused, scan_sequential, ScanElement, ScanInput, ScanShape};
 pub use ssd::{
     ssd_bmm_chunk, ssd_chunk_cumsum, ssd_chunk_scan, ssd_chunk_state, ssd_chunked, ssd_delta, ssd_sequential,

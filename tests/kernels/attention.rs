@@ -2,7 +2,7 @@
 //! some columns; and the functions of MLPs.
 
 use crate::harness::{devices, pass};
-use mamba_wgpu::checks::attention::{activate, attention, attention_step, rope_store, shape};
+use mamba_wgpu::checks::attention::{activate, attention, attention_step, rope_store, scale_add, shape};
 use mamba_wgpu::checks::data::Random;
 use mamba_wgpu::gpu::shader::NumberFormat;
 use mamba_wgpu::kernels::{longest_text, Activation};
@@ -75,6 +75,16 @@ fn heads_turn_and_are_kept() {
         // Where f32 would know no angle.
         pass(device, rope_store(gpu, (2, 1, 4, 0), 4, (&[1_048_570], 6), &mut random));
         pass(device, rope_store(gpu, (2, 1, 4, 0), 4, (&[131_071, 5, 300_000], 1), &mut random));
+    }
+}
+
+#[test]
+fn rows_are_scaled_and_added_as_by_the_twin() {
+    let mut random = Random(56);
+    for (device, gpu) in devices() {
+        for sizes in [(0, 4), (1, 1), (3, 67), (70, 1029)] {
+            pass(device, scale_add(gpu, sizes, &mut random));
+        }
     }
 }
 

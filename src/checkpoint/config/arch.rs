@@ -21,14 +21,16 @@ pub enum Arch {
     Bamba,
     /// NVIDIA's Nemotron-H (arXiv 2504.03624): Mamba-2, attention and MLPs, one a layer.
     NemotronH,
+    /// TII's Falcon-H1 (arXiv 2507.22448): Mamba-2 and attention side by side.
+    FalconH1,
 }
 
 /// For messages: what [`FAMILIES`] has.
 pub(super) const KNOWN: &str =
-    "mamba, falcon_mamba, mamba2, llama, mistral, qwen2, qwen3, granitemoehybrid, bamba and nemotron_h";
+    "mamba, falcon_mamba, mamba2, llama, mistral, qwen2, qwen3, granitemoehybrid, bamba, nemotron_h and falcon_h1";
 
 /// `model_type` and the family that it is.
-pub(super) const FAMILIES: [(&str, Arch); 10] = [
+pub(super) const FAMILIES: [(&str, Arch); 11] = [
     ("mamba", Arch::Mamba1),
     ("falcon_mamba", Arch::FalconMamba),
     ("mamba2", Arch::Mamba2),
@@ -39,6 +41,7 @@ pub(super) const FAMILIES: [(&str, Arch); 10] = [
     ("granitemoehybrid", Arch::Granite),
     ("bamba", Arch::Bamba),
     ("nemotron_h", Arch::NemotronH),
+    ("falcon_h1", Arch::FalconH1),
 ];
 
 impl Arch {
@@ -73,7 +76,7 @@ impl Arch {
     /// What stands before all names but the head's in published files, where it is taken off as what a wrapper may have added.
     pub(in crate::checkpoint) fn prefix(self) -> &'static str {
         match self {
-            Arch::Llama | Arch::Granite | Arch::Bamba => "model.",
+            Arch::Llama | Arch::Granite | Arch::Bamba | Arch::FalconH1 => "model.",
             Arch::Mamba1 | Arch::FalconMamba | Arch::Mamba2 | Arch::NemotronH => "",
         }
     }
@@ -88,6 +91,7 @@ impl Arch {
             Arch::Granite => "Granite 4.0-H",
             Arch::Bamba => "Bamba",
             Arch::NemotronH => "Nemotron-H",
+            Arch::FalconH1 => "Falcon-H1",
         }
     }
 
@@ -101,6 +105,7 @@ impl Arch {
             Arch::Granite => "GraniteMoeHybridForCausalLM",
             Arch::Bamba => "BambaForCausalLM",
             Arch::NemotronH => "NemotronHForCausalLM",
+            Arch::FalconH1 => "FalconH1ForCausalLM",
         }
     }
 }

@@ -9,7 +9,7 @@
 use super::{Arch, RawConfig};
 use crate::checkpoint::LoadError;
 use crate::model::blocks::{attention, mamba2, mlp, Shape};
-use crate::reference::Activation;
+use crate::reference::{Activation, GatedNorm};
 use reader::{Reader, MOST_LAYERS};
 use serde_json::Value;
 
@@ -62,6 +62,7 @@ pub(super) fn plan(arch: Arch, raw: &RawConfig) -> Result<Option<Plan>, LoadErro
         Arch::Granite => granite(raw)?,
         Arch::Bamba => bamba(raw)?,
         Arch::NemotronH => nemotron_h(raw)?,
+        Arch::FalconH1 => falcon_h1(raw)?,
     }))
 }
 
@@ -173,6 +174,54 @@ fn bamba(raw: &RawConfig) -> Result<Plan, LoadError> {
         });
     }
     c.plan(blocks, "final_layernorm.weight", eps)
+}
+
+/// Falcon-H1: in every layer Mamba-2 and attention side by side, and an MLP.
+fn falcon_h1(raw: &RawConfig) -> Result<Plan, LoadError> {
+    let c = Reader(raw);
+    let n_layer = c.layers()?;
+    let eps = c.number_or("rms_norm_eps", 1e-5)?;
+    let multiplier = c.multiplier("embedding_multiplier")?;
+    let scaled = |key| Ok::<_, LoadError>(c.multiplier(key)? / multiplier);
+    let heads = c.attention(Some(1.0), None, 0)?;
+    let attention = attention::Shape {
+        scale: heads.scale * c.multiplier("key_multiplier")?,
+        in_scale: c.multiplier("attention_in_multiplier")?,
+        out_scale: scaled("attention_out_multiplier")?,
+        beside: true,
+        ..heads
+    };
+    let normed = raw.flag("mamba_rms_norm")?.unwrap_or(false);
+    let first = raw.flag("mamba_norm_before_gate")?.unwrap_or(true);
+    let mamba = mamba2::Shape {
+        norm: match (normed, first) {
+            (false, _) => GatedNorm::GateOnly,
+            (true, true) => GatedNorm::NormFirst,
+            (true, false) => GatedNorm::GateFirst,
+        },
+        in_scale: c.multiplier("ssm_in_multiplier")?,
+        out_scale: scaled("ssm_out_multiplier")?,
+        multipliers: raw.get("ssm_multipliers").map(|_| c.multipliers("ssm_multipliers")).transpose()?,
+        ..c.mamba2(eps)?
+    };
+    let [gate_scale, down] = c.multipliers("mlp_multipliers")?;
+    let mlp = mlp::Shape { gate_scale, out_scale: down / multiplier, ..c.mlp("intermediate_size", false)? };
+    let mut blocks = Vec::new();
+    for i in 0..n_layer {
+        let layer = format!("layers.{i}.");
+        let block = |shape, norm: &str, mixer: &str| Block {
+            shape,
+            norm: format!("{layer}{norm}.weight"),
+            mixer: format!("{layer}{mixer}."),
+            renamed: &[],
+        };
+        blocks.push(block(Shape::Mamba2(mamba), "input_layernorm", "mamba"));
+        blocks.push(block(Shape::Attention(attention), "input_layernorm", "self_attn"));
+        blocks.push(block(Shape::Mlp(mlp), "pre_ff_layernorm", "feed_forward"));
+    }
+    let head_scale = c.multiplier("lm_head_multiplier")?;
+    let plan = c.plan(blocks, "final_layernorm.weight", eps)?;
+    Ok(Plan { head_scale, norm_eps: eps / (multiplier * multiplier), ..plan })
 }
 
 /// Nemotron-H without experts: every layer is one block.

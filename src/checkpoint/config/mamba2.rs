@@ -58,6 +58,8 @@ pub(super) fn layer(
         dt_limit: dt_limit(raw, if raw.is_mamba_ssm() { "ssm_cfg.dt_limit" } else { "time_step_limit" })?,
         norm,
         out_scale: 1.0,
+        in_scale: 1.0,
+        multipliers: None,
         norm_eps: raw.epsilon("layer_norm_epsilon", NORM_EPS)?,
         d_has_hdim: d != n_heads || raw.flag("ssm_cfg.D_has_hdim")? == Some(true),
     };

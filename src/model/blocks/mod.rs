@@ -171,6 +171,7 @@ impl Shape {
     pub(crate) fn needs(&self, param: &Param) -> Option<bool> {
         match self {
             Shape::Mlp(s) if param.name == "mixer.gate_proj.weight" => Some(s.has_gate_proj()),
+            Shape::Attention(s) if param.name == "norm.weight" => Some(!s.beside),
             _ => None,
         }
     }

@@ -56,6 +56,16 @@ impl Reader<'_> {
         }
     }
 
+    /// So many factors, 1 where none are said.
+    pub fn multipliers<const N: usize>(&self, key: &str) -> Result<[f32; N], LoadError> {
+        let Some(value) = self.0.get(key) else { return Ok([1.0; N]) };
+        let number = |v: &Value| v.as_f64().map(|x| x as f32).filter(|x| x.is_normal());
+        let list: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
+        let wrong =
+            || self.0.bad_value(key, value, "it must be a list of as many finite numbers other than 0 as there are");
+        list.and_then(|list| list.try_into().ok()).ok_or_else(wrong)
+    }
+
     pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>, LoadError> {
         let Some(value) = self.0.get(key) else { return Ok(None) };
         let list = value.as_array().and_then(|list| list.iter().map(|v| v.as_str().map(str::to_owned)).collect());
@@ -111,7 +121,7 @@ impl Reader<'_> {
     ) -> Result<attention::Shape, LoadError> {
         let (d_model, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
         // Only null says that there are as many as of queries, in the classes of these families.
-        let eight = matches!(self.0.string("model_type")?, Some("bamba" | "nemotron_h"));
+        let eight = matches!(self.0.string("model_type")?, Some("bamba" | "nemotron_h" | "falcon_h1"));
         let absent = if eight && !self.0.says("num_key_value_heads") { 8 } else { heads };
         let kv_heads = self.size_or("num_key_value_heads", absent)?;
         let head_dim = match self.size_or("head_dim", if self.0.says("head_dim") { 0 } else { head_dim })? {
@@ -138,6 +148,8 @@ impl Reader<'_> {
             rope: rotated.map(|part| self.rope(part, head_dim)).transpose()?,
             norm_eps: self.number_or("rms_norm_eps", 1e-6)?,
             out_scale: 1.0,
+            in_scale: 1.0,
+            beside: false,
         })
     }
 
@@ -221,7 +233,7 @@ impl Reader<'_> {
             Some(_) => return Err(self.unsupported(key, "an activation that is not known here")),
         };
         let (d_model, d_ff) = (self.size("hidden_size")?, self.size(width)?);
-        Ok(mlp::Shape { d_model, d_ff, activation, gated: true, fused, out_scale: 1.0 })
+        Ok(mlp::Shape { d_model, d_ff, activation, gated: true, fused, gate_scale: 1.0, out_scale: 1.0 })
     }
 
     /// A Mamba-2 mixer; its keys begin with `mamba_` in most families, and Nemotron-H has names of its own.
@@ -232,7 +244,15 @@ impl Reader<'_> {
         let nemotron = self.0.string("model_type")? == Some("nemotron_h");
         let d_model = self.size("hidden_size")?;
         let n_heads = size(&["mamba_n_heads", "mamba_num_heads"])?;
+        // Falcon-H1's width is stated by itself, whatever the expansion; only null says that it is not.
+        let falcon = self.0.string("model_type")? == Some("falcon_h1");
+        let d_ssm = match self.0.says("mamba_d_ssm") {
+            true => self.size_or("mamba_d_ssm", 0)?,
+            false if falcon => 1024,
+            false => 0,
+        };
         let head_dim = match self.0.get("mamba_d_head").and_then(Value::as_str) {
+            Some("auto") if d_ssm > 0 => d_ssm / n_heads,
             Some("auto") => size_or(&["mamba_expand"], 2)? * d_model / n_heads,
             _ => size(&["mamba_d_head", "mamba_head_dim"])?,
         };
@@ -241,7 +261,12 @@ impl Reader<'_> {
             let key = of(&["mamba_n_groups", "n_groups"]).unwrap_or_default();
             return Err(self.unsupported(key, "heads of a multiple of the groups"));
         }
-        let expands = self.0.get("mamba_expand").is_some() && self.0.get("mamba_d_head").is_some();
+        if d_ssm > 0 && d_ssm != n_heads * head_dim {
+            let found = format!("there are {n_heads} heads of {head_dim}");
+            let (key, value) = ("mamba_d_ssm".into(), d_ssm.to_string());
+            return Err(LoadError::Contradiction { file: self.0.file.clone(), key, value, found });
+        }
+        let expands = d_ssm == 0 && self.0.get("mamba_expand").is_some() && self.0.get("mamba_d_head").is_some();
         if expands && self.size("mamba_expand")? * d_model != n_heads * head_dim {
             let found = format!("{n_heads} heads of {head_dim} are not so many times {d_model}");
             let (key, value) = ("mamba_expand".into(), self.size("mamba_expand")?.to_string());

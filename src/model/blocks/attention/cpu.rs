@@ -29,7 +29,10 @@ pub(crate) fn forward(
     states: &mut [LayerState<'_>],
 ) {
     let (l, mode, d_model) = (stream.l, stream.mode, s.d_model);
-    rms_norm(stream.hidden, stream.residual, None, Some(w.norm.values()), stream.norm_eps, d_model);
+    // Without a norm of its own what the block before it has read is there still.
+    if let Some(norm) = &w.norm {
+        rms_norm(stream.hidden, stream.residual, None, Some(norm.values()), stream.norm_eps, d_model);
+    }
     let (q, k, v) =
         (first(&mut work.q, l * s.d_q()), first(&mut work.k, l * s.d_kv()), first(&mut work.v, l * s.d_kv()));
     for (out, matrix, bias) in [
@@ -49,8 +52,8 @@ pub(crate) fn forward(
     }
 
     // What attention gives is linear in the values, and so is o_proj in that.
-    if s.out_scale != 1.0 {
-        v.iter_mut().for_each(|v| *v *= s.out_scale);
+    if s.value_scale() != 1.0 {
+        v.iter_mut().for_each(|v| *v *= s.value_scale());
     }
     let y = first(&mut work.y, l * s.d_q());
     let shape = s.attention();

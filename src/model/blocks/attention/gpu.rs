@@ -21,6 +21,8 @@ pub(crate) struct Workspace {
     normed: Option<(Tensor, Tensor)>,
     y: Tensor, // (L, heads, head_dim)
     rotations: Tensor,
+    /// (L, d_model), tall as q: what is added to the output of the block beside it.
+    beside: Option<Tensor>,
 }
 
 impl Workspace {
@@ -44,6 +46,7 @@ impl Workspace {
             normed,
             y: numbers.factor(Tensor::zeros(gpu, "attended", l * s.d_q())?),
             rotations: Tensor::new(gpu, "rotations", &rotations)?,
+            beside: s.beside.then(|| rows("attention beside", s.d_model)).transpose()?,
         })
     }
 }
@@ -62,7 +65,10 @@ impl Layer {
         let Some(kept) = &state.kept else {
             return Err(GpuError::Validation { message: "a layer of attention without pages".into() });
         };
-        stream.norm(plan, &p.norm, chunk)?;
+        // Without a norm of its own what the block before it has read is there still.
+        if let Some(norm) = &p.norm {
+            stream.norm(plan, norm, chunk)?;
+        }
         let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, y_stride, softplus: false };
         for (matrix, bias, out, width) in [
             (&p.q_proj, &p.q_proj_bias, &w.q, s.d_q()),
@@ -96,15 +102,20 @@ impl Layer {
         let shape = s.attention();
         match chunk.way {
             Way::Step(_) => {
-                kernels::rope_store(plan, &buffers, &pages, (l, TokensOf::EachText), s.out_scale, &shape)?;
+                kernels::rope_store(plan, &buffers, &pages, (l, TokensOf::EachText), s.value_scale(), &shape)?;
                 kernels::attention_step(plan, (q, &w.y), &pages, l, &shape)?;
             }
             Way::Texts(_) => {
-                kernels::rope_store(plan, &buffers, &pages, (l, TokensOf::OneText), s.out_scale, &shape)?;
+                kernels::rope_store(plan, &buffers, &pages, (l, TokensOf::OneText), s.value_scale(), &shape)?;
                 kernels::attention(plan, (q, &w.y), &pages, l, &shape)?;
             }
         }
         let bias = p.o_proj_bias.as_ref().map(WeightMatrix::tensor);
-        kernels::linear(plan, &w.y, &p.o_proj, bias, stream.hidden, linear(s.d_q(), s.d_model))
+        let out = w.beside.as_ref().unwrap_or(stream.hidden);
+        kernels::linear(plan, &w.y, &p.o_proj, bias, out, linear(s.d_q(), s.d_model))?;
+        match &w.beside {
+            Some(beside) => kernels::scale_add(plan, stream.hidden, (None, Some(beside)), (l, s.d_model)),
+            None => Ok(()),
+        }
     }
 }

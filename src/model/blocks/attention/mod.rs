@@ -37,10 +37,14 @@ pub struct Shape {
     pub norm_eps: f32,
     /// What its output is multiplied by before it is added to the residual stream.
     pub out_scale: f32,
+    /// What the input of q_proj, k_proj and v_proj is multiplied by.
+    pub in_scale: f32,
+    /// It reads what the block before it reads, through that one's norm, and adds to what that one adds: both stand side by side.
+    pub beside: bool,
 }
 
 parameters! { s;
-    Required norm "norm.weight": ("(d_model)", [s.d_model]), Role::Other, Init::Constant(1.0);
+    Optional norm "norm.weight": ("(d_model)", [s.d_model]), Role::Other, Init::Constant(1.0);
     Required q_proj "mixer.q_proj.weight": ("(heads head_dim, d_model)", [s.d_q(), s.d_model]),
         Role::Matrix, Init::Linear { inputs: s.d_model };
     Optional q_proj_bias "mixer.q_proj.bias": ("(heads head_dim)", [s.d_q()]), Role::Other, Init::Uniform(0.02);
@@ -69,7 +73,9 @@ impl Shape {
     }
 
     pub(crate) fn attention(&self) -> AttentionShape {
-        let &Shape { heads, kv_heads, head_dim, scale, window, .. } = self;
+        let &Shape { heads, kv_heads, head_dim, window, .. } = self;
+        // Queries and keys are without `in_scale`, values have it (`value_scale`).
+        let scale = self.scale * self.in_scale * self.in_scale;
         AttentionShape { heads, kv_heads, head_dim, scale, window }
     }
 
@@ -82,17 +88,22 @@ impl Shape {
     }
 
     pub(super) fn constants(&self) -> Vec<f32> {
-        let mut all = vec![self.scale, self.norm_eps, self.out_scale];
+        let mut all = vec![self.scale, self.norm_eps, self.out_scale, self.in_scale, f32::from(self.beside)];
         all.extend(self.rope.iter().flat_map(|rope| rope.frequencies().into_iter().chain([rope.factor()])));
         all
     }
 
     /// What a stored parameter is multiplied by as backends hold it.
     pub(super) fn factor(&self, name: &str) -> f32 {
-        if name == "mixer.o_proj.bias" {
-            self.out_scale
-        } else {
-            1.0
+        match name {
+            "mixer.o_proj.bias" => self.out_scale,
+            "mixer.q_proj.bias" | "mixer.k_proj.bias" | "mixer.v_proj.bias" => 1.0 / self.in_scale,
+            _ => 1.0,
         }
+    }
+
+    /// What values are multiplied by before they are kept: what comes of them is linear in them.
+    pub(crate) fn value_scale(&self) -> f32 {
+        self.in_scale * self.out_scale
     }
 }

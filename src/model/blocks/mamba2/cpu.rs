@@ -4,7 +4,7 @@ use super::{Shape, Weights};
 use crate::model::blocks::host::{linear, HostTensor, LayerState, Mode, Stream};
 use crate::model::explanation::{ExplainOptions, LayerExplanation, LayerTensors};
 use crate::reference::{
-    conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, ssd_chunked, ssd_delta, ssd_sequential,
+    conv1d, conv1d_state, conv1d_update, gated_rms_norm, rms_norm, scale_add, ssd_chunked, ssd_delta, ssd_sequential,
     ssd_state_update, Epilogue, ExplainInput, GatedNorm, Linear, SsdInput,
 };
 use crate::settings::Scan;
@@ -55,6 +55,9 @@ pub(crate) fn forward(
     rms_norm(stream.hidden, stream.residual, None, Some(w.norm.values()), stream.norm_eps, d_model);
     let in_proj = (&w.in_proj, w.in_proj_bias.as_ref());
     linear(mode, zxbcdt, stream.hidden, in_proj, &Linear::dense(l, d_model, s.row()), Epilogue::None);
+    if let Some(columns) = s.columns() {
+        scale_add(zxbcdt, Some(&columns), None, s.row());
+    }
     let zxbcdt = &*zxbcdt;
 
     let shape = s.conv(l);
@@ -84,7 +87,9 @@ pub(crate) fn forward(
     if let Some(passed) = s.passed(l) {
         gated_rms_norm(gated, zxbcdt, zxbcdt, None, GatedNorm::GateOnly, &passed);
     }
-    gated_rms_norm(gated, y, zxbcdt, w.mixer_norm.as_ref().map(HostTensor::values), s.norm, &s.gated(l));
+    let gate_weight = s.gate_weight();
+    let weight = w.mixer_norm.as_ref().map(HostTensor::values).or(gate_weight.as_deref());
+    gated_rms_norm(gated, y, zxbcdt, weight, s.norm, &s.gated(l));
     let out_proj = (&w.out_proj, w.out_proj_bias.as_ref());
     linear(mode, stream.residual, gated, out_proj, &Linear::dense(l, s.d_inner(), d_model), Epilogue::Add);
 }

@@ -14,7 +14,9 @@ pub(crate) struct Layer {
     pub shape: Shape,
     /// `a_log` holds A: the loader has put it through `decay_rate`.
     pub w: Weights<WeightMatrix>,
-    taps: Tensor, // (d_conv + 1, channels), see kernels::pack_taps
+    taps: Tensor,                // (d_conv + 1, channels), see kernels::pack_taps
+    columns: Option<Tensor>,     // (row): `Shape::columns`
+    gate_weight: Option<Tensor>, // (d_ssm): `Shape::gate_weight`
 }
 
 /// The activations of a chunk of up to L tokens; all layers share them. Those marked act are in the format that the chunk's are.
@@ -60,7 +62,10 @@ impl Layer {
         let conv1d = host("mixer.conv1d.weight")?.unwrap_or_default();
         let bias = host("mixer.conv1d.bias")?;
         let taps = kernels::pack_taps(&conv1d, bias.as_deref(), shape.channels());
-        Ok(Self { shape, w, taps: Tensor::new(gpu, "taps", &taps)? })
+        let tensor = |label: &str, values: Option<Vec<f32>>| values.map(|v| Tensor::new(gpu, label, &v)).transpose();
+        let columns = tensor("multipliers", shape.columns())?;
+        let gate_weight = tensor("scale of the output", shape.gate_weight())?;
+        Ok(Self { shape, w, taps: Tensor::new(gpu, "taps", &taps)?, columns, gate_weight })
     }
 
     fn buffers<'a>(&'a self, w: &'a Workspace, state: &'a LayerState) -> SsdBuffers<'a> {
@@ -82,7 +87,7 @@ impl Layer {
             let pair = (&w.zxbcdt, &w.zxbcdt);
             kernels::gated_rms_norm(plan, pair, None, Some(&w.gated), GatedNorm::GateOnly, &passed)?;
         }
-        let weight = self.w.mixer_norm.as_ref().map(WeightMatrix::tensor);
+        let weight = self.w.mixer_norm.as_ref().map(WeightMatrix::tensor).or(self.gate_weight.as_ref());
         kernels::gated_rms_norm(plan, (&w.y, &w.zxbcdt), weight, Some(&w.gated), s.norm, &s.gated(l))
     }
 
@@ -100,6 +105,9 @@ impl Layer {
         let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, y_stride, softplus: false };
         let in_bias = p.in_proj_bias.as_ref().map(WeightMatrix::tensor);
         kernels::linear(plan, stream.normed, &p.in_proj, in_bias, &w.zxbcdt, linear(s.d_model, s.row()))?;
+        if let Some(columns) = &self.columns {
+            kernels::scale_add(plan, &w.zxbcdt, (Some(columns), None), (l, s.row()))?;
+        }
 
         let (conv_state, weight) = (&state.conv, p.conv1d.tensor());
         let bias = p.conv1d_bias.as_ref().map(WeightMatrix::tensor);
@@ -144,7 +152,8 @@ impl Layer {
 
     /// Whether the fused step can run, which reads rows in whole quads.
     pub fn fuses_the_step(&self) -> bool {
-        self.shape.d_model.is_multiple_of(4) && self.shape.d_inner().is_multiple_of(4)
+        let quads = self.shape.d_model.is_multiple_of(4) && self.shape.d_inner().is_multiple_of(4);
+        quads && self.columns.is_none()
     }
 
     /// The weight of a norm that out_proj's matvec can make as it reads: over all that it reads, and after the gate, which

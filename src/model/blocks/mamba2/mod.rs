@@ -43,6 +43,10 @@ pub struct Shape {
     pub norm_eps: f32,
     /// What its output is multiplied by before it is added to the residual stream.
     pub out_scale: f32,
+    /// What in_proj's input is multiplied by.
+    pub in_scale: f32,
+    /// What z, x, B, C and dt are multiplied by as in_proj gives them; `in_scale` is not in it.
+    pub multipliers: Option<[f32; 5]>,
     /// D is (d_ssm) instead of (n_heads).
     pub d_has_hdim: bool,
 }
@@ -83,6 +87,8 @@ impl Shape {
             norm: GatedNorm::GateFirst,
             norm_eps,
             out_scale: 1.0,
+            in_scale: 1.0,
+            multipliers: None,
             d_has_hdim: false,
         }
     }
@@ -203,6 +209,10 @@ impl Shape {
         if self.out_scale != 1.0 {
             all.push(self.out_scale);
         }
+        if let Some(columns) = self.columns() {
+            all.push(self.in_scale);
+            all.extend(columns);
+        }
         all
     }
 
@@ -210,8 +220,34 @@ impl Shape {
     pub(super) fn factor(&self, name: &str) -> f32 {
         match name {
             "mixer.norm.weight" | "mixer.out_proj.bias" => self.out_scale,
+            // All of in_proj's output is multiplied by `in_scale`, this too.
+            "mixer.in_proj.bias" => 1.0 / self.in_scale,
             _ => 1.0,
         }
+    }
+
+    /// What each column of in_proj's output is multiplied by, of a model that has such multipliers.
+    pub(super) fn columns(&self) -> Option<Vec<f32>> {
+        let [z, x, b, c, dt] = match self.multipliers {
+            None if self.in_scale == 1.0 => return None,
+            multipliers => multipliers.unwrap_or([1.0; 5]).map(|multiplier| multiplier * self.in_scale),
+        };
+        let states = self.n_groups * self.d_state;
+        let pieces = [
+            (2 * self.d_mlp, self.in_scale),
+            (self.d_ssm(), z),
+            (self.d_ssm(), x),
+            (states, b),
+            (states, c),
+            (self.n_heads, dt),
+        ];
+        Some(pieces.into_iter().flat_map(|(n, by)| std::iter::repeat_n(by, n)).collect())
+    }
+
+    /// Weights of the gated norm where a model has none and its output is scaled.
+    pub(super) fn gate_weight(&self) -> Option<Vec<f32>> {
+        let scaled = self.norm == GatedNorm::GateOnly && self.out_scale != 1.0;
+        scaled.then(|| vec![self.out_scale; self.d_ssm()])
     }
 
     /// What a config.json of transformers says of the layers, as far as it can: it knows neither d_mlp nor other norms.

@@ -25,6 +25,8 @@ pub struct Shape {
     pub gated: bool,
     /// Gate and up lie in one matrix, `up_proj`, the gate first; only where there is a gate.
     pub fused: bool,
+    /// What the gate is multiplied by before its activation.
+    pub gate_scale: f32,
     /// What the output is multiplied by before it is added to the residual stream.
     pub out_scale: f32,
 }
@@ -60,7 +62,7 @@ impl Shape {
     pub(crate) fn activate(&self, l: usize) -> ActivateShape {
         let d_ff = self.d_ff;
         let (x, gate) = if self.fused { ((2 * d_ff, d_ff), (2 * d_ff, 0)) } else { ((d_ff, 0), (d_ff, 0)) };
-        ActivateShape { l, width: d_ff, x, gate, scale: self.out_scale }
+        ActivateShape { l, width: d_ff, x, gate, gate_scale: self.gate_scale, scale: self.out_scale }
     }
 
     pub(super) fn widest(&self) -> usize {
@@ -72,7 +74,7 @@ impl Shape {
     }
 
     pub(super) fn constants(&self) -> Vec<f32> {
-        vec![self.activation as u32 as f32, f32::from(self.gated), self.out_scale]
+        vec![self.activation as u32 as f32, f32::from(self.gated), self.gate_scale, self.out_scale]
     }
 
     /// What a stored parameter is multiplied by as backends hold it.
