@@ -19,12 +19,13 @@ struct Params {
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
     let item = flat_index(wid, num, lid, 64u);
     if item >= p.n { return; }
-    var v = x[item];
+    var by = 1.0;
+    var plus = 0.0;
 #if SCALE
-    v *= scale[item % p.width];
+    by = scale[item % p.width];
 #endif
 #if ADD
-    v += added[item];
+    plus = added[item];
 #endif
-    x[item] = v;
+    x[item] = fma(x[item], by, plus);
 }
