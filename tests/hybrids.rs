@@ -167,3 +167,49 @@ fn other_families_are_refused() {
     }
     assert!(refused >= 8, "{refused}");
 }
+
+/// A golden with its config changed: what is said of it.
+fn changed(name: &str, change: &dyn Fn(&mut serde_json::Value)) -> String {
+    let golden = Golden::hybrid_named(name);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(golden.folder.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let text = std::fs::read_to_string(golden.folder.join("config.json")).unwrap();
+    let mut config =
+        serde_json::from_str(&text.replace(": Infinity", ": 1e30").replace("    Infinity", "    1e30")).unwrap();
+    change(&mut config);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    Checkpoint::open(folder.path()).map_or_else(|error| error.to_string(), |_| "opened".into())
+}
+
+/// What a config says and the tensors do not is found, and named by its key.
+#[test]
+fn configs_that_the_tensors_contradict_are_refused() {
+    let null = serde_json::Value::Null;
+    for (name, key, value, words) in [
+        ("llama", "num_hidden_layers", 2.into(), "`num_hidden_layers` is 2, but there is a tensor `layers.2."),
+        ("llama", "num_hidden_layers", 9.into(), "`layers.3.input_layernorm.weight` is missing"),
+        ("llama", "num_hidden_layers", 1_000_000_000u64.into(), "`num_hidden_layers` is 1000000000"),
+        ("llama", "num_attention_heads", 0.into(), "`num_attention_heads` is 0: it must be above 0"),
+        ("llama", "num_attention_heads", null.clone(), "`num_attention_heads` is absent"),
+        ("llama", "num_key_value_heads", 3.into(), "`num_key_value_heads` is 3, but there are 4 heads"),
+        ("llama", "head_dim", 3.into(), "`head_dim` is 3"),
+        ("llama", "attention_bias", true.into(), "`attention_bias` is true, but the layers do not have"),
+        ("llama-bias", "mlp_bias", false.into(), "`mlp_bias` is false, but the layers have"),
+        ("llama", "hidden_act", "quick_gelu".into(), "`hidden_act` is \"quick_gelu\""),
+        ("granite", "layer_types", serde_json::json!(["mamba"]), "`layer_types` names 1"),
+        ("granite", "layer_types", serde_json::json!(["mamba", "x", "x", "x"]), "`layer_types`"),
+        ("granite", "residual_multiplier", 0.into(), "`residual_multiplier` is 0"),
+        ("granite", "mamba_expand", 5.into(), "`mamba_expand` is 5"),
+        ("granite", "mamba_d_state", 8.into(), "in_proj.weight"),
+        ("nemotron-h", "layers_block_type", serde_json::json!(["full_attention"]), "there is a tensor"),
+        ("nemotron-h", "layers_block_type", null, "absent"),
+        ("falcon-h1", "ssm_multipliers", serde_json::json!([1, 2]), "`ssm_multipliers` is [1,2]"),
+        ("falcon-h1", "mamba_rms_norm", false.into(), "mamba.norm.weight"),
+        ("falcon-h1-hub", "mamba_rms_norm", true.into(), "mamba.norm.weight` is missing"),
+        ("falcon-h1", "mamba_d_ssm", 10.into(), "`mamba_d_ssm` is 10, but there are 6 heads of 12"),
+    ] {
+        let said = changed(name, &|config| config[key] = value.clone());
+        assert!(said.contains(words), "{name}, {key} {value}: {said}");
+    }
+    assert_eq!(changed("llama", &|_| ()), "opened");
+}

@@ -306,6 +306,15 @@ impl RawConfig {
         })
     }
 
+    /// There is a tensor of a layer that the config does not have.
+    pub fn too_few_layers(&self, tensor: &str) -> LoadError {
+        let keys = ["num_hidden_layers", "layers_block_type", "hybrid_override_pattern"];
+        let key = keys.into_iter().find(|key| self.get(key).is_some()).unwrap_or(keys[0]);
+        let value = self.get(key).map_or_else(|| "absent".into(), shown);
+        let found = format!("there is a tensor `{tensor}`");
+        LoadError::Contradiction { file: self.file.clone(), key: key.into(), value, found }
+    }
+
     /// Where the config says whether linear layers and convolutions have biases, the tensors must agree. `has`: whether layers of a kind
     /// have a tensor; `None` where there are no such layers.
     pub fn check_biases(&self, arch: Arch, has: &dyn Fn(&str, &str) -> Option<bool>) -> Result<(), LoadError> {
@@ -339,8 +348,9 @@ impl RawConfig {
             };
             let Some(stored) = has(kind, &format!("mixer.{tensor}")).filter(|_| read) else { continue };
             if self.flag(key)?.is_some_and(|expected| expected != stored) {
-                let found =
-                    format!("the layers {} a tensor `mixer.{tensor}`", if stored { "have" } else { "do not have" });
+                let mixer = if self.plan(arch)?.is_some() { "" } else { "mixer." };
+                let have = if stored { "have" } else { "do not have" };
+                let found = format!("the layers {have} a tensor `{mixer}{tensor}`");
                 let (file, key, value) = (self.file.clone(), key.into(), (!stored).to_string());
                 return Err(LoadError::Contradiction { file, key, value, found });
             }

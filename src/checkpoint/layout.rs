@@ -235,6 +235,9 @@ impl Layout {
         let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
         let (layers, checks) = match &plan {
             Some(plan) => {
+                if let (Some(raw), Some(tensor)) = (raw, names.beyond(table.names())) {
+                    return Err(raw.too_few_layers(tensor));
+                }
                 table.check(embedding, "(vocab_size, d_model)", &[vocab_size, plan.d_model])?;
                 (plan.blocks.iter().map(|block| block.shape).collect(), Vec::new())
             }

@@ -140,6 +140,13 @@ impl Names {
         Ok(Self { prefix, embedding, layers, planned: None })
     }
 
+    /// A tensor of a layer that the config's plan does not have.
+    pub fn beyond<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let (blocks, _) = self.planned.as_ref()?;
+        let planned = |name: &str| blocks.iter().any(|block| block.is_of(name));
+        names.find(|name| name.contains("layers.") && !name.contains("mtp.") && !planned(name))
+    }
+
     /// The number of layers: they must be numbered 0, 1, 2, ... without a gap. `there`: what is said where there are none.
     pub fn n_layer(&self, file: &str, there: impl FnOnce() -> String) -> Result<usize, LoadError> {
         let n_layer = self.layers.iter().zip(0..).take_while(|(layer, i)| **layer == *i).count();

@@ -28,6 +28,13 @@ pub(in crate::checkpoint) struct Block {
 }
 
 impl Block {
+    /// Whether a tensor is of this block's layer.
+    pub fn is_of(&self, name: &str) -> bool {
+        // "layers.3." of "layers.3.mamba."
+        let end = self.mixer.trim_end_matches('.').rfind('.').map_or(0, |at| at + 1);
+        name.starts_with(&self.mixer[..end])
+    }
+
     /// The full name of a parameter.
     pub fn name(&self, param: &str) -> String {
         match param.strip_prefix("mixer.") {

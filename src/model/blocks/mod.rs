@@ -172,6 +172,7 @@ impl Shape {
         match self {
             Shape::Mlp(s) if param.name == "mixer.gate_proj.weight" => Some(s.has_gate_proj()),
             Shape::Attention(s) if param.name == "norm.weight" => Some(!s.beside),
+            Shape::Mamba2(s) if param.name == "mixer.norm.weight" => Some(s.norm != GatedNorm::GateOnly),
             _ => None,
         }
     }

@@ -62,7 +62,7 @@ impl Reader<'_> {
         let number = |v: &Value| v.as_f64().map(|x| x as f32).filter(|x| x.is_normal());
         let list: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
         let wrong =
-            || self.0.bad_value(key, value, "it must be a list of as many finite numbers other than 0 as there are");
+            || self.0.bad_value(key, value, "it must be a list of finite numbers other than 0, one for each piece");
         list.and_then(|list| list.try_into().ok()).ok_or_else(wrong)
     }
 
@@ -179,7 +179,9 @@ impl Reader<'_> {
         };
         let dims = (head_dim as f64 * part) as usize;
         if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
-            return Err(self.unsupported("partial_rotary_factor", "an even number of a head's channels is rotated"));
+            let reason = "an even number of a head's channels is rotated, and not more than it has";
+            let (file, value) = (self.0.file.clone(), format!("{head_dim}, of which {part} is rotated"));
+            return Err(LoadError::UnsupportedOption { file, key: "head_dim".into(), value, reason });
         }
         let key = format!("{object}.rope_type");
         let old = format!("{object}.type");
