@@ -162,6 +162,14 @@ fn mamba2_gpu_texts_are_what_they_are_alone() {
     check_all(On::Gpu, Golden::mamba2());
 }
 
+/// With pages of keys and values: of one kind of layers, of several, side by side, with a window.
+#[test]
+fn hybrid_texts_are_what_they_are_alone() {
+    let names = ["llama", "granite-hub", "falcon-h1", "mistral-window"];
+    check_all(On::Gpu, names.map(Golden::hybrid_named).into());
+    check_all(On::Cpu, names[1..3].iter().map(|name| Golden::hybrid_named(name)).collect());
+}
+
 /// States go in and out, and a text is brought to another slot.
 #[test]
 fn states_are_a_sessions() {

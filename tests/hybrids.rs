@@ -103,7 +103,7 @@ fn states_go_through_files_and_texts_go_back() {
     });
 }
 
-/// A batch of such models is several texts.
+/// In a batch each text has pages of its own.
 #[test]
 fn texts_of_a_batch_are_what_they_are_alone() {
     block_on(async {

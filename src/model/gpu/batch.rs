@@ -1,6 +1,7 @@
 //! Several texts on the device, a token of each in a step.
 
 use super::buffers::{Memory, Plans, Workspace, SCORE_ROWS};
+use super::pool::{Held, MOST};
 use super::{GpuModel, GpuSession};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::NumberFormat;
@@ -61,12 +62,14 @@ impl GpuBatch {
     /// The most slots that the adapter's bindings allow; `None` where the kernels of a step of several texts are not to be used.
     pub fn most_slots(model: &GpuModel) -> Option<usize> {
         let (gpu, c) = (&model.gpu, &model.config);
-        if !gpu.allows(Variant::Batch) || model.pool.is_some() || !model.layers.iter().all(|layer| layer.steps(gpu)) {
+        if !gpu.allows(Variant::Batch) || !model.layers.iter().all(|layer| layer.steps(gpu)) {
             return None;
         }
         let states = c.layers.iter().flat_map(|layer| layer.state()).map(|field| field.elements());
         let widest = c.layers.iter().map(Shape::widest).chain(states).chain([c.d_model, 2 * c.vocab_size]);
-        let widest = widest.chain([SampleSlots::widest(c.vocab_size)]).max().unwrap_or(1);
+        // Rows of the table of pages, where there is attention.
+        let pages = model.pool.as_ref().map_or(0, |_| MOST);
+        let widest = widest.chain([SampleSlots::widest(c.vocab_size), pages]).max().unwrap_or(1);
         Some(((gpu.max_binding() / 4) as usize / widest).max(1))
     }
 
@@ -74,7 +77,7 @@ impl GpuBatch {
     pub fn new(model: &Arc<GpuModel>, slots: usize) -> Result<Self> {
         let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
         let batch = Self {
-            memory: Memory::new(gpu, &model.config.layers, slots)?,
+            memory: Memory::of_texts(model, slots)?,
             texts: (0..slots).map(|_| Text::new()).collect(),
             logits: Tensor::zeros(gpu, "logits", rows_at(slots, vocab_size) + slots * vocab_size)?,
             sampling: SampleSlots::new(gpu, slots, vocab_size)?,
@@ -133,7 +136,10 @@ impl GpuBatch {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.copy_slot(&mut encoder, slot, (&self.reader.memory, 0));
         gpu.submit([encoder.finish()]);
+        self.reader.memory.share(&gpu, 0, &self.memory, slot);
         self.reader.prefill(tokens, progress).await?;
+        self.memory.share(&gpu, slot, &self.reader.memory, 0);
+        self.let_go();
         let at = slot * self.model.config.vocab_size;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, slot));
@@ -144,11 +150,32 @@ impl GpuBatch {
         Ok(gpu.check()?)
     }
 
-    /// The table of the texts of a step, as the device has it ([`kernels::TEXT`]). No layer asks yet where its token
-    /// stands.
+    /// Pages that the reader shares with a text would be copied at that one's next token.
+    fn let_go(&mut self) {
+        if let Some(held) = self.reader.memory.text() {
+            held.clear();
+        }
+    }
+
+    /// Makes room for a token of each of these texts.
+    fn reserve(&mut self, slots: &[usize]) -> Result<()> {
+        for &slot in slots {
+            if let Some(held) = self.memory.held.get_mut(slot) {
+                if held.reserve(&self.model.gpu, 1)? {
+                    self.steps.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The table of the texts of a step, as the device has it ([`kernels::TEXT`]).
     fn write_texts(&self, slots: impl Iterator<Item = usize>) {
-        let table: Vec<u32> =
-            slots.flat_map(|slot| [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32, 0]).collect();
+        let row = |slot: usize| {
+            let tokens = self.memory.held.get(slot).map_or(0, Held::tokens);
+            [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32, tokens as u32]
+        };
+        let table: Vec<u32> = slots.flat_map(row).collect();
         self.work.texts.write(&self.model.gpu, 0, &table);
     }
 
@@ -182,6 +209,7 @@ impl GpuBatch {
     /// The plan of a step of all slots, which it has written the table of: for measuring. The states are of no use once it has run.
     pub fn plan(&mut self) -> Result<&Plan> {
         let slots: Vec<_> = (0..self.slots()).collect();
+        self.reserve(&slots)?;
         self.write_texts(slots.iter().copied());
         self.step_plan(&slots)
     }
@@ -198,6 +226,9 @@ impl GpuBatch {
         self.step_plan(slots)?.record(encoder);
         for (row, &slot) in slots.iter().enumerate() {
             self.texts[slot].logits = Some(at + row * self.model.config.vocab_size);
+            if let Some(held) = self.memory.held.get_mut(slot) {
+                held.set_tokens(held.tokens() + 1);
+            }
         }
         Ok(())
     }
@@ -215,6 +246,7 @@ impl GpuBatch {
             check_tokens(&tokens, self.model.config.vocab_size)?;
         }
         let gpu = self.model.gpu.clone();
+        self.reserve(&slots)?;
         self.write_texts(slots.iter().copied());
         self.work.tokens.write(&gpu, draw.len(), &tokens);
         let submission = if draw.is_empty() { None } else { Some(self.submit_draws(draw)?) };
@@ -277,6 +309,9 @@ impl GpuBatch {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.clear_slot(&mut encoder, slot);
         gpu.submit([encoder.finish()]);
+        if let Some(held) = self.memory.held.get_mut(slot) {
+            held.clear();
+        }
         self.texts[slot] = Text::new();
         self.set_sampling(slot, &SamplingParams::default(), &[]);
         Ok(())
@@ -289,6 +324,9 @@ impl GpuBatch {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.copy_slot(&mut encoder, from, (&self.reader.memory, 0));
         self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, to));
+        self.reader.memory.share(&gpu, 0, &self.memory, from);
+        self.memory.share(&gpu, to, &self.reader.memory, 0);
+        self.let_go();
         self.texts[to] = Text { wide: self.texts[from].wide, ..Text::new() };
         if let Some(at) = self.texts[from].logits {
             let kept = to * self.model.config.vocab_size;
@@ -308,7 +346,10 @@ impl GpuBatch {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.copy_slot(&mut encoder, slot, (&self.reader.memory, 0));
         gpu.submit([encoder.finish()]);
-        self.reader.memory.read(&gpu).await
+        self.reader.memory.share(&gpu, 0, &self.memory, slot);
+        let state = self.reader.memory.read(&gpu).await;
+        self.let_go();
+        state
     }
 
     /// A slot's text goes on from a state; its logits are there after the next token.
@@ -320,6 +361,11 @@ impl GpuBatch {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, slot));
         gpu.submit([encoder.finish()]);
+        if let Some(held) = self.memory.held.get_mut(slot) {
+            if held.write(&gpu, &state.pages)? {
+                self.steps.clear();
+            }
+        }
         self.texts[slot].logits = None;
         Ok(gpu.check()?)
     }

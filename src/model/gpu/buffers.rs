@@ -1,6 +1,6 @@
 //! The buffers of a session: a chunk's activations, what the layers remember, what scoring writes.
 
-use super::pool::Held;
+use super::pool::{table_of, Held, MOST};
 use super::GpuModel;
 use crate::error::InputError;
 use crate::gpu::shader::NumberFormat;
@@ -71,8 +71,9 @@ pub(super) struct Memory {
     states: Vec<State>, // in the order of STATES
     /// Which layers have attention, counted among those that do.
     attention: Vec<Option<usize>>,
-    /// What attention keeps of the only text.
-    pub(super) held: Option<Held>,
+    /// What attention keeps of each text, and which pages are whose; none without attention.
+    pub(super) held: Vec<Held>,
+    table: Option<Tensor>, // (slots, pages of a text), u32
 }
 
 /// One of the [`STATES`].
@@ -117,17 +118,37 @@ impl Memory {
         let states = STATES.iter().map(|name| State::new(gpu, layers, slots, name));
         let mut n = 0..;
         let attention = layers.iter().map(|layer| layer.keys_values().and_then(|_| n.next())).collect();
-        Ok(Self { states: states.collect::<Result<_, GpuError>>()?, attention, held: None })
+        Ok(Self { states: states.collect::<Result<_, GpuError>>()?, attention, held: Vec::new(), table: None })
     }
 
-    /// Of one text, with its part of what attention keeps.
-    pub(super) fn of_text(model: &GpuModel) -> Result<Self, GpuError> {
-        let held = model.pool.as_ref().map(|pool| Held::new(&model.gpu, pool)).transpose()?;
-        Ok(Self { held, ..Self::new(&model.gpu, &model.config.layers, 1)? })
+    /// With what attention keeps of the texts.
+    pub(super) fn of_texts(model: &GpuModel, slots: usize) -> Result<Self, GpuError> {
+        let gpu = &model.gpu;
+        let mut memory = Self::new(gpu, &model.config.layers, slots)?;
+        if let Some(pool) = &model.pool {
+            let table = table_of(gpu, slots)?;
+            let row = |slot| Held::new(gpu, pool, table.slice(slot * MOST, MOST));
+            memory.held = (0..slots).map(row).collect::<Result<_, _>>()?;
+            memory.table = Some(table);
+        }
+        Ok(memory)
+    }
+
+    /// What attention keeps of the only text.
+    pub(super) fn text(&mut self) -> Option<&mut Held> {
+        self.held.first_mut()
+    }
+
+    /// What attention keeps of a text here is what it keeps of one there.
+    pub(super) fn share(&mut self, gpu: &Gpu, slot: usize, with: &Memory, of: usize) {
+        if let (Some(to), Some(held)) = (self.held.get_mut(slot), with.held.get(of)) {
+            held.share(gpu, to, held.tokens());
+        }
     }
 
     fn kept(&self, layer: usize) -> Option<Kept> {
-        self.held.as_ref()?.layer((*self.attention.get(layer)?)?)
+        let (keys, values) = self.held.first()?.layer((*self.attention.get(layer)?)?)?;
+        Some(Kept { keys, values, table: self.table.clone()? })
     }
 
     /// A layer's states.
@@ -189,7 +210,7 @@ impl Memory {
         }
         let mut read = read.into_iter();
         let mut next = || read.next().unwrap_or_default();
-        let pages = match &mut self.held {
+        let pages = match self.text() {
             Some(held) => held.read(gpu).await?,
             None => Pages::default(),
         };

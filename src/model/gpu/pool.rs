@@ -2,14 +2,13 @@
 
 use crate::gpu::{Gpu, GpuError, Tensor};
 use crate::kernels;
-use crate::model::blocks::device::Kept;
 use crate::model::blocks::{attention, Shape};
 use crate::model::Pages;
 use crate::reference::{PAGE, ROTATIONS};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Pages of a text at most: what the table of them has room for.
-const MOST: usize = ROTATIONS / PAGE;
+/// Pages of a text at most: a row of the table of them.
+pub(super) const MOST: usize = ROTATIONS / PAGE;
 
 /// All pages of a model.
 pub(super) struct Pool {
@@ -98,6 +97,11 @@ impl Pool {
     }
 }
 
+/// Which pages are whose: a row for each of so many texts.
+pub(super) fn table_of(gpu: &Gpu, texts: usize) -> Result<Tensor, GpuError> {
+    Tensor::zeros(gpu, "pages of texts", texts * MOST)
+}
+
 /// A text's part of the pool.
 pub(super) struct Held {
     pool: Arc<Pool>,
@@ -106,16 +110,15 @@ pub(super) struct Held {
     tokens: usize,
     /// The pool's `made` when plans were last made.
     seen: u64,
-    table: Tensor, // (1, MOST), u32
+    table: Tensor, // (MOST), u32
     /// What was last read, of which whole pages up to token `clean` are as they were: not read again.
     mirror: Pages,
     clean: usize,
 }
 
 impl Held {
-    /// A text at its begin. There are pages afterwards, so that plans can be made.
-    pub fn new(gpu: &Gpu, pool: &Arc<Pool>) -> Result<Self, GpuError> {
-        let table = Tensor::zeros(gpu, "pages of a text", MOST)?;
+    /// A text at its begin, with its row of a [`table_of`] several. There are pages afterwards, so that plans can be made.
+    pub fn new(gpu: &Gpu, pool: &Arc<Pool>, table: Tensor) -> Result<Self, GpuError> {
         let mirror = Pages::new(pool.layers, (pool.kv_heads, pool.head_dim));
         let mut held = Self { pool: pool.clone(), pages: Vec::new(), tokens: 0, seen: 0, table, mirror, clean: 0 };
         held.reserve(gpu, 1)?;
@@ -133,11 +136,10 @@ impl Held {
         self.clean = self.clean.min(tokens);
     }
 
-    /// A layer's tensors, the i-th of those with attention.
-    pub fn layer(&self, i: usize) -> Option<Kept> {
+    /// Keys and values of all texts in a layer, the i-th of those with attention.
+    pub fn layer(&self, i: usize) -> Option<(Tensor, Tensor)> {
         let shared = self.pool.lock();
-        let (keys, values) = (shared.keys.get(i)?.clone(), shared.values.get(i)?.clone());
-        Some(Kept { keys, values, table: self.table.clone() })
+        Some((shared.keys.get(i)?.clone(), shared.values.get(i)?.clone()))
     }
 
     /// Makes room for `l` tokens behind those that there are, in pages that no other text writes to or reads. True where plans must be
@@ -210,7 +212,7 @@ impl Held {
         let mut pages = self.mirror.clone();
         pages.truncate(whole);
         for layer in 0..if used.is_empty() { 0 } else { self.pool.layers } {
-            let Some(Kept { keys, values, .. }) = self.layer(layer) else { continue };
+            let Some((keys, values)) = self.layer(layer) else { continue };
             let mut read = [Vec::new(), Vec::new()];
             for (tensor, read) in [keys, values].iter().zip(&mut read) {
                 let gathered = Tensor::zeros(gpu, "pages", used.len() * n)?;
@@ -235,7 +237,7 @@ impl Held {
         let anew = self.reserve(gpu, pages.tokens().max(1))?;
         let n = self.pool.page();
         for layer in 0..self.pool.layers {
-            let Some(Kept { keys, values, .. }) = self.layer(layer) else { continue };
+            let Some((keys, values)) = self.layer(layer) else { continue };
             let (of_keys, of_values) = pages.layer(layer);
             for (tensor, of) in [(keys, of_keys), (values, of_values)] {
                 for (page, values) in self.pages.iter().zip(of) {

@@ -81,7 +81,7 @@ impl GpuSession {
     pub fn new(model: &Arc<GpuModel>) -> Result<Self> {
         let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
         let session = Self {
-            memory: Memory::of_text(model)?,
+            memory: Memory::of_texts(model, 1)?,
             logits: Tensor::zeros(gpu, "logits", vocab_size)?,
             has_logits: false,
             sampling: SampleBuffers::new(gpu, vocab_size)?,
@@ -123,12 +123,12 @@ impl GpuSession {
 
     /// Tokens that attention keeps something of.
     fn tokens(&self) -> usize {
-        self.memory.held.as_ref().map_or(0, Held::tokens)
+        self.memory.held.first().map_or(0, Held::tokens)
     }
 
     /// Makes room for keys and values of `l` more tokens. Plans are made anew where those that there are bind other tensors.
     pub(super) fn reserve(&mut self, l: usize) -> Result<()> {
-        if let Some(held) = &mut self.memory.held {
+        if let Some(held) = self.memory.text() {
             if held.reserve(&self.model.gpu, l)? {
                 self.plans.clear();
                 self.decode = None;
@@ -139,14 +139,14 @@ impl GpuSession {
 
     /// So many more tokens are on their way.
     fn advance(&mut self, l: usize) {
-        if let Some(held) = &mut self.memory.held {
+        if let Some(held) = self.memory.text() {
             held.set_tokens(held.tokens() + l);
         }
     }
 
     /// Tells a step's or a chunk's kernels where its tokens stand.
     fn place(&self, w: &Workspace) {
-        if let Some(held) = &self.memory.held {
+        if let Some(held) = self.memory.held.first() {
             w.texts.write(&self.model.gpu, 0, &[0, 0, held.tokens() as u32]);
         }
     }
@@ -350,7 +350,7 @@ impl GpuSession {
             before.logits.copy_to(&mut encoder, &self.logits);
             gpu.submit([encoder.finish()]);
             // Keys and values of later tokens are written over.
-            if let Some(held) = &mut self.memory.held {
+            if let Some(held) = self.memory.text() {
                 held.set_tokens(before.tokens);
             }
         }
@@ -432,7 +432,7 @@ impl GpuSession {
             _ => (&self.memory, &self.logits),
         };
         memory.copy_to(&mut encoder, &clone.memory);
-        if let (Some(held), Some(to)) = (&self.memory.held, &mut clone.memory.held) {
+        if let (Some(held), Some(to)) = (self.memory.held.first(), clone.memory.text()) {
             let ahead = self.before.as_ref().filter(|_| self.ahead.is_some());
             held.share(gpu, to, ahead.map_or(held.tokens(), |before| before.tokens));
         }
@@ -450,7 +450,7 @@ impl GpuSession {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.clear(&mut encoder);
         gpu.submit([encoder.finish()]);
-        if let Some(held) = &mut self.memory.held {
+        if let Some(held) = self.memory.text() {
             held.clear();
         }
         self.has_logits = false;
@@ -472,7 +472,7 @@ impl GpuSession {
         state.check(&self.model.config)?;
         self.ahead = None;
         self.memory.write(&self.model.gpu, state);
-        if let Some(held) = &mut self.memory.held {
+        if let Some(held) = self.memory.text() {
             if held.write(&self.model.gpu, &state.pages)? {
                 self.plans.clear();
                 self.decode = None;
