@@ -41,7 +41,7 @@ impl Model {
 
 /// Of all linear layers for a token, without the head.
 pub(super) fn multiply_adds(s: &Spec) -> usize {
-    s.n_layer * s.layer.multiply_adds()
+    s.shapes().iter().map(|layer| layer.multiply_adds()).sum()
 }
 
 /// A model on the device, with one session to read and write texts.

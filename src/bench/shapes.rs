@@ -78,9 +78,13 @@ impl Shapes {
     /// Those of Mamba-2, which are measured where they are asked for.
     pub const MAMBA2: [&'static str; 5] = ["mamba2-130m", "mamba2-370m", "mamba2-780m", "mamba2-1.3b", "mamba2-2.7b"];
 
-    /// Models by name, of either list; those of other names are left out.
+    /// Hybrids and a Transformer, likewise.
+    pub const HYBRIDS: [&'static str; 4] = ["granite-4.0-h-350m", "granite-4.0-h-1b", "falcon-h1-0.5b", "llama-1b"];
+
+    /// Models by name, of any of the lists; those of other names are left out.
     pub fn models_of(names: &[String]) -> Vec<(String, Spec)> {
-        let known = Self::MODELS.into_iter().chain(Self::MAMBA2).filter(|known| names.iter().any(|name| name == known));
+        let lists = Self::MODELS.into_iter().chain(Self::MAMBA2).chain(Self::HYBRIDS);
+        let known = lists.filter(|known| names.iter().any(|name| name == known));
         known.filter_map(|name| Some((name.to_owned(), Spec::preset(name)?))).collect()
     }
 

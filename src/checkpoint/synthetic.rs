@@ -4,11 +4,12 @@
 //! linear layers uniform within +-1/sqrt(inputs) (out_proj's divided by sqrt(n_layer)), the embedding normal with a deviation
 //! of 0.02. Names are Hugging Face's. The same [`Spec`] and seed give the same bytes on every machine.
 
+mod hybrids;
 mod outline;
 
 use super::write::{header, place, write_quantised, Entry};
 use super::{names, Arch, Checkpoint, Dtype, LoadError};
-use crate::model::blocks::{mamba1, mamba2, Init, Role, Shape};
+use crate::model::blocks::{mamba1, mamba2, Init, Param, Role, Shape};
 use half::{bf16, f16};
 use std::{borrow::Cow, io, ops::Range};
 
@@ -20,8 +21,10 @@ pub struct Spec {
     pub arch: Arch,
     pub n_layer: usize,
     pub d_model: usize,
-    /// Every layer's kind and dimensions.
+    /// Every layer's kind and dimensions; of a hybrid those of its state space layers.
     pub layer: Shape,
+    /// Each layer's where they are of several kinds; else empty. Such a model can be measured ([`Spec::outline`]), not written.
+    pub layers: Vec<Shape>,
     /// delta begins log-uniform between these (mamba-ssm's `dt_min` and `dt_max`).
     pub dt_min: f64,
     pub dt_max: f64,
@@ -89,6 +92,7 @@ impl Spec {
             n_layer,
             d_model,
             layer: Shape::Mamba1(mamba1::Shape::of(d_model)),
+            layers: Vec::new(),
             dt_min: Self::DT_MIN,
             dt_max: Self::DT_MAX,
             vocab_size,
@@ -106,7 +110,8 @@ impl Spec {
         Self { arch: Arch::Mamba2, layer, ..Self::new(n_layer, d_model, vocab_size) }
     }
 
-    /// The shapes of the published Mamba models, and `tiny` (odd sizes, some kilobytes).
+    /// The shapes of the published Mamba models, and `tiny` (odd sizes, some kilobytes); besides [`PRESETS`] those of some hybrids and
+    /// of a Transformer, to measure with.
     pub fn preset(name: &str) -> Option<Self> {
         Some(match name {
             "tiny" => {
@@ -129,6 +134,10 @@ impl Spec {
             "mamba2-780m" => Self::mamba2(48, 1536, 50288),
             "mamba2-1.3b" => Self::mamba2(48, 2048, 50288),
             "mamba2-2.7b" => Self::mamba2(64, 2560, 50288),
+            "granite-4.0-h-350m" => hybrids::granite(32, 768, &[10, 13, 17, 27], (48, 32), (64, 2048)),
+            "granite-4.0-h-1b" => hybrids::granite(40, 1536, &[5, 15, 25, 35], (48, 64), (128, 4096)),
+            "falcon-h1-0.5b" => hybrids::falcon_h1(),
+            "llama-1b" => hybrids::llama(),
             "130m" => Self::new(24, 768, 50280),
             "370m" => Self::new(48, 1024, 50280),
             "790m" => Self::new(48, 1536, 50280),
@@ -136,6 +145,14 @@ impl Spec {
             "2.8b" => Self::new(64, 2560, 50280),
             _ => return None,
         })
+    }
+
+    /// Each layer's kind and dimensions.
+    pub fn shapes(&self) -> Vec<Shape> {
+        match &self.layers[..] {
+            [] => vec![self.layer; self.n_layer],
+            layers => layers.to_vec(),
+        }
     }
 
     /// Of a family whose layers are Mamba's.
@@ -252,10 +269,9 @@ impl Spec {
         let mut plans = Vec::new();
         let mut add = |name: String, shape: Vec<usize>, draw, matrix| plans.push(Plan { name, shape, draw, matrix });
         add("backbone.embeddings.weight".into(), vec![vocab_size, d_model], Draw::Normal(0.02), true);
-        for i in 0..n_layer {
-            for param in
-                self.layer.params().into_iter().filter(|param| self.layer.has(param, self.use_bias, self.use_conv_bias))
-            {
+        for (i, layer) in self.shapes().into_iter().enumerate() {
+            let has = |param: &Param| layer.has(param, self.use_bias, self.use_conv_bias);
+            for param in layer.params().into_iter().filter(has) {
                 let uniform = |inputs: usize| Draw::Uniform(1.0 / (inputs as f32).sqrt());
                 let draw = match param.init {
                     Init::Constant(x) => Draw::Constant(x),

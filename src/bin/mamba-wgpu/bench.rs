@@ -144,7 +144,7 @@ impl Args {
             shapes.batch.clone_from(&self.batch);
         }
         if !self.sizes.is_empty() {
-            let known: Vec<&str> = Shapes::MODELS.into_iter().chain(Shapes::MAMBA2).collect();
+            let known: Vec<&str> = Shapes::MODELS.into_iter().chain(Shapes::MAMBA2).chain(Shapes::HYBRIDS).collect();
             if let Some(unknown) = self.sizes.iter().find(|size| !known.contains(&size.as_str())) {
                 let known = known.join(", ");
                 return Err(misuse(format!("--sizes {unknown}: no such model; there are {known}")));

@@ -40,7 +40,7 @@ impl Spec {
                 arch: self.arch,
                 d_model: self.d_model,
                 vocab_size: self.vocab_size,
-                layers: vec![self.layer; self.n_layer],
+                layers: self.shapes(),
                 norm_eps: NORM_EPS,
                 head_scale: 1.0,
                 tie_embeddings: self.tied,

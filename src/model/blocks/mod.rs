@@ -81,6 +81,9 @@ impl Shape {
 
     /// Whether models of this shape have a parameter, where they may have biases in linear layers and on the convolution.
     pub(crate) fn has(&self, param: &Param, use_bias: bool, use_conv_bias: bool) -> bool {
+        if let Some(needs) = self.needs(param) {
+            return needs;
+        }
         match (self, param.name) {
             _ if !param.optional => true,
             (_, "mixer.conv1d.bias") => use_conv_bias,
