@@ -23,7 +23,7 @@ pub struct Spec {
     pub d_model: usize,
     /// Every layer's kind and dimensions; of a hybrid those of its state space layers.
     pub layer: Shape,
-    /// Each layer's where they are of several kinds; else empty. Such a model can be measured ([`Spec::outline`]), not written.
+    /// Each layer's where they are of several kinds; else empty. Such a model can be measured, not written.
     pub layers: Vec<Shape>,
     /// delta begins log-uniform between these (mamba-ssm's `dt_min` and `dt_max`).
     pub dt_min: f64,
