@@ -6,12 +6,14 @@
 // and what it does with the sum, besides the epilogue:
 //   ADD     y += instead of y =
 //   CONV    in_proj: some of the rows (x; of Mamba-2 x, B and C) go through the layer's convolution, whose state moves on
+//   ALONE   an MLP's activation of it
+//   PAIR    the same of a gate: the first half of the rows are gates of the second half's sums, y has half as many
 // Grid: a workgroup of WG invocations is WG / SPAN groups; the SPAN invocations of a group stride over ROWS rows of w in
 // units of 16 bytes, UNROLL of each row in flight, since what counts is how many bytes are on their way at once. Sums meet
 // in workgroup memory, eight to a row and then one.
 #include "shared/linear.wgsl"
 #include "${unit}"
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (n of the whole w)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (n of the whole w; PAIR: n / 2)
 #if PLAIN
 #include "shared/rows.wgsl"
 #endif
@@ -21,6 +23,9 @@
 #if NORM
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;    // (k / 4), the residual stream
 @group(0) @binding(5) var<storage, read> norm: array<vec4f>; // (k / 4)
+#endif
+#if ACTIVATION
+#include "shared/activation.wgsl"
 #endif
 #if CONV
 @group(0) @binding(6) var<storage, read> channels: array<f32>;         // (D_CONV + 1 or more, conv_count): taps, bias, ...
@@ -35,6 +40,13 @@ const SUMS: u32 = ROWS + 1u;
 #else
 const SUMS: u32 = ROWS;
 #endif
+// Rows for one output.
+#if PAIR
+const SIDES: u32 = 2u;
+#else
+const SIDES: u32 = 1u;
+#endif
+const OUTPUTS: u32 = ROWS / SIDES; // a group's
 
 var<workgroup> partial: array<f32, SUMS * GROUPS * (SPAN + 1u)>; // (SUMS, GROUPS, SPAN, and one that keeps banks apart)
 var<workgroup> folded: array<f32, SUMS * GROUPS * FOLD>;         // (SUMS, GROUPS, FOLD)
@@ -47,12 +59,13 @@ fn total(sum: u32) -> f32 {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
-    let j0 = (wid.y * num.x + wid.x) * GROUPS * ROWS;
+    let n = p.n / SIDES; // outputs
+    let j0 = (wid.y * num.x + wid.x) * GROUPS * OUTPUTS;
     let group = lid / SPAN;
     let lane = lid % SPAN;
-    // The row that this invocation ends, if it ends one: sum lid / GROUPS of group lid % GROUPS.
-    let mine = j0 + (lid % GROUPS) * ROWS + lid / GROUPS;
-    let ends = lid < ROWS * GROUPS && mine < p.n;
+    // The output that this invocation ends, if it ends one: that of sum lid / GROUPS (PAIR: and the next) of group lid % GROUPS.
+    let mine = j0 + (lid % GROUPS) * OUTPUTS + lid / GROUPS;
+    let ends = lid < OUTPUTS * GROUPS && mine < n;
 #if CONV
     // Read now, used at the end.
     let d = p.y_offset + mine - p.conv_first; // a large number for rows before the first
@@ -71,7 +84,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     let units = p.k4 / QUADS; // a row's
     // A row past the end reads the last one again and is not stored.
     var row: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { row[r] = min(j0 + group * ROWS + r, p.n - 1u) * units; }
+    for (var r = 0u; r < ROWS; r++) {
+        row[r] = (min(j0 + group * OUTPUTS + r / SIDES, n - 1u) + r % SIDES * n) * units;
+    }
     var sum: array<f32, SUMS>;
     for (var first = lane; first < units; first += SPAN * UNROLL) {
         var unit: array<vec4u, ROWS * UNROLL>;
@@ -114,12 +129,20 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     }
     workgroupBarrier();
     if ends {
-        var t = total(lid);
+        let at_sum = lid / GROUPS * SIDES * GROUPS + lid % GROUPS;
 #if NORM
-        t *= inverseSqrt(total(ROWS * GROUPS + lid % GROUPS) / f32(p.k) + p.eps);
+        let by = inverseSqrt(total(ROWS * GROUPS + lid % GROUPS) / f32(p.k) + p.eps);
+#else
+        let by = 1.0;
 #endif
         let at = p.y_offset + mine;
-        var v = epilogue(mine, t);
+        var v = epilogue(mine, by * total(at_sum));
+#if PAIR
+        v = p.scale * epilogue(mine + n, by * total(at_sum + GROUPS)) * f(p.gate_scale * v);
+#endif
+#if ALONE
+        v = p.scale * f(v);
+#endif
 #if CONV
         if convolves {
             var c = conv_bias;

@@ -15,10 +15,13 @@ struct Params {
     conv_count: u32, //   and how many it does
     tile: u32,       // matmul, matmul_coop: the first tile of outputs
     split: u32,      // matmul_few: quads along k that a split takes; matmul_sum: how many splits there are
+    whole_n: u32,    // SCALED: rows of the whole w
+    gate_scale: f32, // PAIR: what the gate is multiplied by before its activation
+    scale: f32,      // PAIR, ALONE: what comes of the activation is multiplied by
 }
 @group(0) @binding(0) var<uniform> p: Params;
 #if BIAS
-@group(0) @binding(4) var<storage, read> bias: array<f32>;    // (n of the whole w)
+@group(0) @binding(4) var<storage, read> bias: array<f32>;    // (n of the whole w); SCALED: and as many factors
 #endif
 
 // Quads that hold values.
@@ -31,6 +34,9 @@ fn epilogue(j: u32, sum: f32) -> f32 {
     var v = sum;
 #if BIAS
     v += bias[p.bias_offset + j];
+#endif
+#if SCALED
+    v *= bias[p.whole_n + p.bias_offset + j];
 #endif
 #if SOFTPLUS
     v = softplus(v);

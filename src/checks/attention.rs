@@ -7,7 +7,7 @@ use super::data::{
 };
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError, Tensor};
-use crate::kernels::{self, Pages, RopeBuffers, TokensOf, TEXT};
+use crate::kernels::{self, HeadNorms, Pages, RopeBuffers, TokensOf, TEXT};
 use crate::reference::{self, ActivateShape, Activation, AttentionShape, PAGE};
 
 /// Heads of queries, of keys and values, columns of a head, window.
@@ -147,11 +147,11 @@ fn named(got: Vec<f32>, want: Vec<f64>) -> (Vec<f32>, Vec<f64>) {
 /// A power of two: products with it are exact.
 const VALUE_SCALE: f32 = 0.25;
 
-/// rope_store of l tokens of one text, or of one token of each of several: where each stands.
+/// rope_store of l tokens of one text, or of one token of each of several: where each stands. `norms`: of queries, of keys.
 pub async fn rope_store(
     gpu: &Gpu,
     sizes: AttentionSizes,
-    rotary_dim: usize,
+    (rotary_dim, norms): (usize, (bool, bool)),
     (positions, l): (&[usize], usize),
     random: &mut Random,
 ) -> Result<(), CheckError> {
@@ -168,14 +168,27 @@ pub async fn rope_store(
     let (q, k, v) = (row(wide), row(narrow), row(narrow));
 
     let on = want.on(gpu, positions)?;
-    let (tq, tk, tv) = (tensor(gpu, &q)?, tensor(gpu, &k)?, tensor(gpu, &v)?);
+    let rows_of = |x: &[f32], width: usize, t: usize| x[t * width..][..width].to_vec();
+    let row = |t: usize| [rows_of(&q, wide, t), rows_of(&k, narrow, t), rows_of(&v, narrow, t)].concat();
+    let (qkv, tq) = (tensor(gpu, &(0..rows).flat_map(row).collect::<Vec<_>>())?, poisoned(gpu, q.len())?);
     let rotations = tensor(gpu, &kernels::rotations(&frequencies, factor))?;
-    let b = RopeBuffers { q: &tq, k: &tk, v: &tv, rotations: &rotations, rotary_dim };
+    let (of_queries, of_keys) = norms;
+    let weights = random.vec(2 * s.head_dim, 0.5, 2.0);
+    let normed = tensor(gpu, &weights)?;
+    let norms = (of_queries || of_keys).then_some(HeadNorms { weights: &normed, of_queries, of_keys, eps: 1e-5 });
+    let b = RopeBuffers { qkv: &qkv, q: &tq, norms, rotations: &rotations, rotary_dim };
     run(gpu, |plan| kernels::rope_store(plan, &b, &on.pages(), (rows, of), VALUE_SCALE, &s)).await?;
 
     let v: Vec<f32> = v.iter().map(|v| VALUE_SCALE * v).collect();
     // The twin's pages are of f32: a rounding, of values of up to 2.7, that the tolerance has room for.
     let (mut want_q, mut turned) = (f64s(&q), f64s(&k));
+    let (of_q, of_k) = weights.split_at(s.head_dim);
+    for (x, weight, on) in [(&mut want_q, of_q, of_queries), (&mut turned, of_k, of_keys)] {
+        if on {
+            let mut read = x.clone();
+            reference::rms_norm(x, &mut read, None, Some(&f64s(weight)), 1e-5, s.head_dim);
+        }
+    }
     for (text, &position) in positions.iter().enumerate() {
         let part = |width: usize| text * each * width..(text + 1) * each * width;
         reference::rope(&mut want_q[part(wide)], (s.heads, s.head_dim), position, &frequencies, factor);
@@ -187,10 +200,12 @@ pub async fn rope_store(
         reference::store_keys_values(&mut to, &mut to_values, &turned, &v[part(narrow)], position, &s);
         want.put(text, &keys, &values);
     }
-    let what = format!("rope_store {sizes:?} rotary_dim {rotary_dim} at {positions:?} l {l}");
-    close(&format!("{what}: q"), &tq.read(gpu).await?, &want_q, 1e-6, 1e-6)?;
+    let what = format!("rope_store {sizes:?} rotary_dim {rotary_dim} norms {norms:?} at {positions:?} l {l}");
+    // A norm sums squares, in another order.
+    let relative = if norms.is_some() { 4e-6 } else { 1e-6 };
+    close(&format!("{what}: q"), &tq.read(gpu).await?, &want_q, 1e-6, relative)?;
     let (got, wanted) = named(on.keys.read(gpu).await?, f64s(&want.keys));
-    close(&format!("{what}: keys"), &got, &wanted, 1e-6, 1e-6)?;
+    close(&format!("{what}: keys"), &got, &wanted, 1e-6, relative)?;
     let bits = |x: &[f32]| -> Vec<u32> { x.iter().map(|x| x.to_bits()).collect() };
     equal(&format!("{what}: values"), &bits(&on.values.read::<f32>(gpu).await?), &bits(&want.values))
 }

@@ -3,8 +3,8 @@
 use super::data::{close, f64s, poisoned, run, tensor, CheckError, Random};
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::Gpu;
-use crate::kernels::{self, StepBuffers, StepShape, WeightMatrix};
-use crate::reference::{self, ConvShape, Epilogue, Linear, StepWeights};
+use crate::kernels::{self, Activate, StepBuffers, StepShape, WeightMatrix};
+use crate::reference::{self, ActivateShape, Activation, ConvShape, Epilogue, Linear, StepWeights};
 
 /// matvec with the norm of its input, added to its output or not: (n, k), k a multiple of 4.
 pub async fn matvec_norm(
@@ -34,12 +34,45 @@ pub async fn matvec_norm(
     close(&what, &ty.read(gpu).await?, &want, 2e-6 * (k as f64).sqrt(), 4e-6)
 }
 
-/// matvec that adds to its output: (n, k).
+/// matvec with an MLP's activation of its output, of n outputs: with gates of 2 n rows. (n, k), k a multiple of 4.
+pub async fn matvec_norm_activate(
+    gpu: &Gpu,
+    (n, k): (usize, usize),
+    format: WeightFormat,
+    (f, gated, bias): (Activation, bool, bool),
+    random: &mut Random,
+) -> Result<(), CheckError> {
+    let rows = if gated { 2 * n } else { n };
+    let (residual, norm, w) =
+        (random.vec(k, -3.0, 3.0), random.vec(k, 0.5, 2.0), random.weights(format, (rows, k), -0.3, 0.3));
+    let b = bias.then(|| random.vec(rows, -1.0, 1.0));
+    let (mut normed, mut up, mut want) = (vec![0.0; k], vec![0.0; rows], vec![0.0; n]);
+    reference::rms_norm(&mut normed, &mut f64s(&residual), None, Some(&f64s(&norm)), 1e-5, k);
+    let b64 = b.as_deref().map(f64s);
+    reference::matvec(&mut up, &normed, &f64s(&w), b64.as_deref(), &Linear::dense(1, k, rows), Epilogue::None);
+    let (gate_scale, scale) = (0.75, 0.5);
+    let (x, gate) = ((rows, rows - n), (rows, 0));
+    let shape = ActivateShape { l: 1, width: n, x, gate, gate_scale, scale };
+    reference::activate(&mut want, &up, gated.then_some(&up), f, &shape);
+
+    let matrix = WeightMatrix::new(gpu, "w", (rows, k), format, &w)?;
+    let (tr, tn, ty) = (tensor(gpu, &residual)?, tensor(gpu, &norm)?, poisoned(gpu, n)?);
+    let tb = b.map(|b| tensor(gpu, &b)).transpose()?;
+    let act = Activate { f, gated, gate_scale, scale };
+    let (norm, w) = ((&tn, 1e-5), (&matrix, tb.as_ref()));
+    run(gpu, |plan| kernels::matvec_norm_activate(plan, &tr, norm, w, &ty, act)).await?;
+    let what = format!("matvec NORM {f:?} n {n} k {k} {format:?} gated {gated} bias {bias}");
+    // Of a product of two such sums, or a square.
+    let largest = up.iter().fold(1.0f64, |a, b| a.max(b.abs()));
+    close(&what, &ty.read(gpu).await?, &want, largest * 4e-6 * (k as f64).sqrt(), 1e-5)
+}
+
+/// matvec that adds to its output: (n, k). `scaled`: with factors of the sums.
 pub async fn matvec_add(
     gpu: &Gpu,
     (n, k): (usize, usize),
     format: WeightFormat,
-    bias: bool,
+    (bias, scaled): (bool, bool),
     random: &mut Random,
 ) -> Result<(), CheckError> {
     let (x, before, w) =
@@ -47,12 +80,21 @@ pub async fn matvec_add(
     let b = bias.then(|| random.vec(n, -1.0, 1.0));
     let mut want = f64s(&before);
     let b64 = b.as_deref().map(f64s);
-    reference::matvec(&mut want, &f64s(&x), &f64s(&w), b64.as_deref(), &Linear::dense(1, k, n), Epilogue::Add);
+    let by = scaled.then(|| random.vec(n, 0.5, 2.0));
+    let mut sums = vec![0.0; n];
+    reference::matvec(&mut sums, &f64s(&x), &f64s(&w), b64.as_deref(), &Linear::dense(1, k, n), Epilogue::None);
+    for (j, (want, sum)) in want.iter_mut().zip(sums).enumerate() {
+        *want += by.as_ref().map_or(1.0, |by| f64::from(by[j])) * sum;
+    }
+    let b = match &by {
+        Some(by) => Some(kernels::pack_scaled(b.as_deref(), by)),
+        None => b,
+    };
     let matrix = WeightMatrix::new(gpu, "w", (n, k), format, &w)?;
     let (tx, ty, tb) = (tensor(gpu, &x)?, tensor(gpu, &before)?, b.map(|b| tensor(gpu, &b)).transpose()?);
     run(gpu, |plan| kernels::matvec_add(plan, &tx, &matrix, tb.as_ref(), &ty)).await?;
-    let what = format!("matvec ADD n {n} k {k} {format:?} bias {bias}");
-    close(&what, &ty.read(gpu).await?, &want, 1e-6 * (k as f64).sqrt() + 1e-6, 2e-6)
+    let what = format!("matvec ADD n {n} k {k} {format:?} bias {bias} scaled {scaled}");
+    close(&what, &ty.read(gpu).await?, &want, 2e-6 * (k as f64).sqrt() + 1e-6, 2e-6)
 }
 
 /// A layer's step over a few tokens, to out_proj: norm, in_proj and convolution (d_inner and d_model multiples of 4), x_proj,

@@ -185,7 +185,10 @@ async fn ssd_matrices(gpu: &Gpu, random: &mut Random) -> Result<(), CheckError> 
 async fn fused_step(gpu: &Gpu, format: WeightFormat, random: &mut Random) -> Result<(), CheckError> {
     step::matvec_norm(gpu, (67, 772), format, (true, false), random).await?;
     step::matvec_norm(gpu, (67, 772), format, (true, true), random).await?;
-    step::matvec_add(gpu, (67, 772), format, true, random).await?;
+    step::matvec_add(gpu, (67, 772), format, (true, false), random).await?;
+    step::matvec_add(gpu, (67, 772), format, (true, true), random).await?;
+    step::matvec_norm_activate(gpu, (67, 772), format, (Activation::Silu, true, true), random).await?;
+    step::matvec_norm_activate(gpu, (67, 772), format, (Activation::Relu2, false, false), random).await?;
     for mixer_rms_eps in [None, Some(1e-6)] {
         let shape = StepShape { d_inner: 68, d_state: 16, d_conv: 4, dt_rank: 9, mixer_rms_eps };
         step::mixer(gpu, shape, format, (true, true), random).await?;
@@ -376,8 +379,10 @@ fn attention() -> [Check; 5] {
         check(
             &["rope_store"],
             run!(|gpu, random| {
-                attention::rope_store(gpu, (4, 2, 20, 0), 12, (&[250], 10), random).await?;
-                attention::rope_store(gpu, (2, 1, 8, 0), 8, (&[700, 3, 256], 1), random).await
+                let (none, both) = ((false, false), (true, true));
+                attention::rope_store(gpu, (4, 2, 20, 0), (12, none), (&[250], 10), random).await?;
+                attention::rope_store(gpu, (4, 2, 20, 0), (12, both), (&[250], 10), random).await?;
+                attention::rope_store(gpu, (2, 1, 8, 0), (8, none), (&[700, 3, 256], 1), random).await
             }),
         )
         .or(Variant::Attention),

@@ -18,14 +18,19 @@ struct Params {
     scale: f32,
 }
 
-fn spec(f: Activation, gate: bool, (x, act): (NumberFormat, NumberFormat)) -> ShaderSpec {
+/// With what shared/activation.wgsl makes f.
+pub(super) fn flagged(spec: ShaderSpec, f: Activation) -> ShaderSpec {
     let flag = match f {
         Activation::Silu => "SILU",
         Activation::Gelu => "GELU",
         Activation::GeluTanh => "GELU_TANH",
         Activation::Relu2 => "RELU2",
     };
-    ShaderSpec::new("activate").flag(flag, true).flag("GATE", gate).number("x_t", x).number("act", act)
+    spec.flag(flag, true)
+}
+
+fn spec(f: Activation, gate: bool, (x, act): (NumberFormat, NumberFormat)) -> ShaderSpec {
+    flagged(ShaderSpec::new("activate"), f).flag("GATE", gate).number("x_t", x).number("act", act)
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {

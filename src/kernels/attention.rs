@@ -42,19 +42,28 @@ pub struct Pages<'a> {
 /// What [`rope_store`] reads and writes besides the pages.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeBuffers<'a> {
-    /// (L, heads, head_dim), rotated in place
+    /// (L, heads + 2 kv_heads, head_dim): queries, keys, values
+    pub qkv: &'a Tensor,
+    /// (L, heads, head_dim): queries as attention takes them
     pub q: &'a Tensor,
-    /// (L, kv_heads, head_dim)
-    pub k: &'a Tensor,
-    /// (L, kv_heads, head_dim)
-    pub v: &'a Tensor,
+    pub norms: Option<HeadNorms<'a>>,
     /// [`rotations`]; where nothing rotates any tensor.
     pub rotations: &'a Tensor,
     /// Columns of a head that rotate: twice the frequencies.
     pub rotary_dim: usize,
 }
 
-/// Whose tokens the rows of q, k and v are.
+/// RMSNorm of every head of queries, of keys or of both, before they are rotated (Qwen3).
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNorms<'a> {
+    /// (2, head_dim): the queries', the keys'
+    pub weights: &'a Tensor,
+    pub of_queries: bool,
+    pub of_keys: bool,
+    pub eps: f32,
+}
+
+/// Whose tokens the rows of queries, keys and values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokensOf {
     /// The first text's of the table, one after the other from its position on.
@@ -75,6 +84,8 @@ struct RopeParams {
     table_stride: u32,
     rows: u32,
     value_scale: f32,
+    norms: u32,
+    eps: f32,
 }
 
 /// attention.wgsl: Params.
@@ -103,8 +114,8 @@ struct StepParams {
     scale: f32,
 }
 
-fn rope_spec() -> ShaderSpec {
-    ShaderSpec::new("rope_store")
+fn rope_spec(norms: bool) -> ShaderSpec {
+    ShaderSpec::new("rope_store").flag("NORMS", norms)
 }
 
 fn quads_spec(name: &'static str, head_dim: usize) -> ShaderSpec {
@@ -154,7 +165,7 @@ fn parts(gpu: &Gpu, workgroups: usize) -> usize {
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
-    let mut specs = vec![rope_spec()];
+    let mut specs = vec![rope_spec(false), rope_spec(true)];
     for (head_dim, group) in [(4, 1), (32, 1), (64, 4), (80, 8), (96, 3), (128, 8), (256, 4)] {
         specs.extend([attention_spec(head_dim), step_spec(head_dim, group), quads_spec("attention_join", head_dim)]);
     }
@@ -188,7 +199,7 @@ pub fn rotations(frequencies: &[f32], attention_factor: f32) -> Vec<f32> {
     all.collect()
 }
 
-/// Rotates q in place, and puts rotated k, and `value_scale` times v, of l tokens into the texts' pages. Positions are below [`ROTATIONS`].
+/// Queries, rotated, to `b.q`; keys, rotated, and `value_scale` times the values of l tokens into the texts' pages. Positions are below [`ROTATIONS`].
 pub fn rope_store(
     plan: &mut PlanBuilder<'_>,
     b: &RopeBuffers<'_>,
@@ -207,19 +218,20 @@ pub fn rope_store(
         table_stride: pages.table_stride as u32,
         rows: u32::from(of == TokensOf::EachText),
         value_scale,
+        norms: b.norms.map_or(0, |norms| u32::from(norms.of_queries) | u32::from(norms.of_keys) << 1),
+        eps: b.norms.map_or(0.0, |norms| norms.eps),
     };
-    let bindings = [
-        (1, b.q),
-        (2, b.k),
-        (3, b.v),
+    let mut bindings = vec![
+        (1, b.qkv),
+        (2, b.q),
         (4, b.rotations),
         (5, pages.table),
         (6, pages.texts),
         (7, pages.keys),
         (8, pages.values),
     ];
-    let items = l * (s.heads + 2 * s.kv_heads) * (s.head_dim / 2);
-    plan.dispatch_flat(rope_spec(), &params, &bindings, items, 64)
+    bindings.extend(b.norms.map(|norms| (3, norms.weights)));
+    plan.dispatch_flat(rope_spec(b.norms.is_some()), &params, &bindings, l * (s.heads + 2 * s.kv_heads), 1)
 }
 
 /// out (L, heads, head_dim) of q, l tokens of the first text of the table from its position on, whose keys and values

@@ -7,6 +7,7 @@ use crate::gpu::plan::grid;
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::Variant;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::reference::Activation;
 
 /// Where a linear layer reads and writes.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +38,9 @@ pub(super) struct Params {
     conv_count: u32,
     tile: u32,
     split: u32,
+    whole_n: u32,
+    gate_scale: f32,
+    scale: f32,
 }
 
 impl Params {
@@ -49,13 +53,16 @@ impl Params {
             k4: w.k4() as u32,
             x_stride: shape.x_stride as u32,
             y_stride: shape.y_stride as u32,
-            y_offset: part.row_start as u32,
-            bias_offset: part.row_start as u32,
+            y_offset: (w.first() + part.row_start) as u32,
+            bias_offset: (w.first() + part.row_start) as u32,
             eps: 0.0,
             conv_first: 0,
             conv_count: 0,
             tile: 0,
             split: 0,
+            whole_n: w.n() as u32,
+            gate_scale: 1.0,
+            scale: 1.0,
         }
     }
 
@@ -90,6 +97,17 @@ pub(super) enum Output<'a> {
         first: usize,
         count: usize,
     },
+    /// An MLP's up_proj: its activation.
+    Activated(Activate),
+}
+
+/// f and what it is for: `scale f(x)`, or of rows whose first half are gates `scale f(gate_scale gate) x`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Activate {
+    pub f: Activation,
+    pub gated: bool,
+    pub gate_scale: f32,
+    pub scale: f32,
 }
 
 fn tiled_spec(
@@ -197,6 +215,11 @@ impl Layout {
         Self { wg: wg as u32, span: span as u32, rows, unroll: unroll as u32 }
     }
 
+    /// For rows that go together in twos.
+    pub(super) fn of_pairs(self) -> Self {
+        Self { rows: self.rows.max(2), ..self }
+    }
+
     fn group_rows(&self) -> usize {
         (self.rows * self.wg / self.span) as usize
     }
@@ -218,12 +241,11 @@ fn record(
     plan: &mut PlanBuilder<'_>,
     spec: ShaderSpec,
     (bindings, w, y): (Vec<(u32, &Tensor)>, &WeightMatrix, &Tensor),
-    (shape, eps, conv): (Linear, f32, (usize, usize)),
+    (shape, set): (Linear, impl Fn(Params) -> Params),
     groups: impl Fn(&Part) -> [u64; 2],
 ) -> Result<(), GpuError> {
     for part in w.parts() {
-        let (conv_first, conv_count) = (conv.0 as u32, conv.1 as u32);
-        let params = Params { eps, conv_first, conv_count, ..Params::new(w, part, shape) };
+        let params = set(Params::new(w, part, shape));
         let bindings: Vec<_> = bindings.iter().copied().chain(part.bindings()).chain([(3, y)]).collect();
         plan.dispatch(spec.clone(), &params, &bindings, groups(part))?;
     }
@@ -239,26 +261,50 @@ pub(super) fn any_matvec(
     (y, output): (&Tensor, Output<'_>),
     shape: Linear,
 ) -> Result<(), GpuError> {
-    let layout = Layout::new(plan.gpu().software(), w.format(), w.n(), w.k());
+    let mut layout = Layout::new(plan.gpu().software(), w.format(), w.n(), w.k());
     let (flag, mut bindings, eps) = match input {
         Input::Plain(x) if w.k().is_multiple_of(4) => ("WHOLE", vec![(2, x)], 0.0),
         Input::Plain(x) => ("PLAIN", vec![(2, x)], 0.0),
         Input::Norm { residual, weight, eps } => ("NORM", vec![(2, residual), (5, weight)], eps),
     };
+    let (mut conv, mut scales, mut sides) = ((0, 0), (1.0, 1.0), 1);
+    if let Output::Activated(Activate { gated: true, .. }) = output {
+        sides = 2;
+        layout = layout.of_pairs();
+        let [Part { .. }] = w.parts() else {
+            let (what, value, limit) = ("parts of gates and what they are for", w.parts().len(), 1);
+            return Err(GpuError::Unsupported { kernel: "matvec", what, value, limit });
+        };
+    }
     let mut spec = matvec_spec(w.format(), flag, (bias.is_some(), shape.softplus), layout);
+    spec = spec.flag("SCALED", bias.is_some_and(|bias| bias.elements() == 2 * w.n()));
     bindings.extend(bias.map(|b| (4, b)));
-    let mut conv = (0, 0);
     match output {
         Output::Set => {}
         Output::Add => spec = spec.flag("ADD", true),
         Output::Conv { conv_state, channels, d_conv, first, count } => {
-            conv = (first, count);
+            conv = (first as u32, count as u32);
             spec = spec.flag("CONV", true).constant("D_CONV", d_conv as u32);
             bindings.extend([(6, channels), (8, conv_state)]);
         }
+        Output::Activated(act) => {
+            spec = activated(spec, act);
+            scales = (act.gate_scale, act.scale);
+        }
     }
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
-    record(plan, spec, (bindings, w, y), (shape, eps, conv), |part| grid(part.rows, layout.group_rows(), limit))
+    let set = |params: Params| {
+        let ((conv_first, conv_count), (gate_scale, scale)) = (conv, scales);
+        Params { eps, conv_first, conv_count, gate_scale, scale, ..params }
+    };
+    record(plan, spec, (bindings, w, y), (shape, set), |part| {
+        grid(part.rows / sides, layout.group_rows() / sides, limit)
+    })
+}
+
+pub(super) fn activated(spec: ShaderSpec, act: Activate) -> ShaderSpec {
+    let spec = super::activate::flagged(spec, act.f).flag("ACTIVATION", true);
+    spec.flag(if act.gated { "PAIR" } else { "ALONE" }, true)
 }
 
 /// matmul_coop.wgsl: tokens and outputs of a tile. Where y has rows for whole tiles, what is past the last token is overwritten.

@@ -27,7 +27,8 @@ mod weights;
 
 pub use activate::activate;
 pub use attention::{
-    attention, attention_step, longest_text, rope_store, rotations, Pages, RopeBuffers, TokensOf, MAX_HEAD_DIM,
+    attention, attention_step, longest_text, rope_store, rotations, HeadNorms, Pages, RopeBuffers, TokensOf,
+    MAX_HEAD_DIM,
 };
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
@@ -35,7 +36,7 @@ pub use embedding::embedding;
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use fill::{fill, fill_matrix, filled, Values};
 pub use gated_norm::gated_rms_norm;
-pub use linear::{linear, matmul, matvec, Linear, COOP_TILE};
+pub use linear::{linear, matmul, matvec, Activate, Linear, COOP_TILE};
 pub use norm::{rms_norm, x_dbl_norm, RmsNorm};
 pub use optimiser::{adamw, gradient_clip, gradient_norm, partial_sums, AdamBuffers, AdamW, Step, StepTensors};
 pub use sampling::{argmax, sample, sample_batch, token_nll, Draw, SampleBuffers, SampleSlots};
@@ -49,8 +50,8 @@ pub use ssd::{
     ssd_state_update, ssd_state_update_rows, Ssd, SsdBuffers, SsdInProj, SsdWorkspace, SSD_CHUNK,
 };
 pub use step::{
-    matvec_add, matvec_norm, matvec_norm_add, matvec_norm_conv, matvec_x_proj, pack_channels, pack_taps, step_mixer,
-    StepBuffers, StepShape,
+    matvec_add, matvec_norm, matvec_norm_activate, matvec_norm_add, matvec_norm_conv, matvec_x_proj, pack_channels,
+    pack_scaled, pack_taps, step_mixer, StepBuffers, StepShape,
 };
 pub use weights::{Part as WeightPart, WeightMatrix};
 
@@ -207,6 +208,14 @@ pub fn all_specs() -> Vec<ShaderSpec> {
                 spec("NORM"),
                 spec("NORM").flag("ADD", true),
             ]);
+            if bias {
+                specs.push(spec("WHOLE").flag("ADD", true).flag("SCALED", true));
+            }
+            for gated in [false, true] {
+                let layout = if gated { layout.of_pairs() } else { layout };
+                let act = Activate { f: Activation::Silu, gated, gate_scale: 1.0, scale: 1.0 };
+                specs.push(linear::activated(linear::matvec_spec(format, "NORM", (bias, false), layout), act));
+            }
             specs.push(spec("NORM").flag("CONV", true).constant("D_CONV", 4));
         }
         if plain {

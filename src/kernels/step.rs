@@ -1,7 +1,7 @@
 //! The decode step in four dispatches a layer: matvec with the norm before it and the convolution after it (in_proj),
 //! matvec (x_proj), step_mixer.wgsl, matvec that adds (out_proj). For models whose d_model and d_inner are multiples of four (all that are published).
 
-use super::linear::{any_matvec, Input, Linear, Output};
+use super::linear::{any_matvec, Activate, Input, Linear, Output};
 use super::WeightMatrix;
 use crate::gpu::shader::{ShaderSpec, WeightFormat};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
@@ -43,6 +43,28 @@ pub fn matvec_add(
     y: &Tensor,
 ) -> Result<(), GpuError> {
     any_matvec(plan, Input::Plain(x), w, bias, (y, Output::Add), one_token(w))
+}
+
+/// y (n / 2 with gates, else n) = scale f(gate_scale gate) x, or scale f(x), of w RMSNorm(residual) * norm + bias, whose first half
+/// are the gates: an MLP's norm, up_proj and activation. A w with gates has one part.
+pub fn matvec_norm_activate(
+    plan: &mut PlanBuilder<'_>,
+    residual: &Tensor,
+    (norm, eps): (&Tensor, f32),
+    (w, bias): (&WeightMatrix, Option<&Tensor>),
+    y: &Tensor,
+    act: Activate,
+) -> Result<(), GpuError> {
+    let input = Input::Norm { residual, weight: norm, eps };
+    any_matvec(plan, input, w, bias, (y, Output::Activated(act)), one_token(w))
+}
+
+/// A bias (n; without, zeros) and what the sums with it are multiplied by, (2, n): the kernels of this module take it as a bias.
+pub fn pack_scaled(bias: Option<&[f32]>, factors: &[f32]) -> Vec<f32> {
+    let zeros = || vec![0.0; factors.len()];
+    let mut out = bias.map_or_else(zeros, <[f32]>::to_vec);
+    out.extend(factors);
+    out
 }
 
 /// What a layer's convolution and mixer read and keep.

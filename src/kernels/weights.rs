@@ -33,6 +33,8 @@ pub struct WeightMatrix {
     n: usize,
     k: usize,
     format: WeightFormat,
+    /// The column of y, and element of a bias, that its first row is for: of those that are stacked.
+    first: usize,
 }
 
 /// What matvec reads at once.
@@ -76,7 +78,7 @@ impl WeightMatrix {
     pub fn vector(tensor: Tensor) -> Self {
         let k = tensor.elements();
         let part = Part { tensor, scales: None, row_start: 0, rows: 1 };
-        Self { parts: vec![part], n: 1, k, format: WeightFormat::F32 }
+        Self { parts: vec![part], n: 1, k, format: WeightFormat::F32, first: 0 }
     }
 
     /// What lies in the first binding, which is all of it for a vector.
@@ -157,7 +159,7 @@ impl WeightMatrix {
             };
             parts.push(Part { tensor, scales, row_start, rows: in_part });
         }
-        Ok(Self { parts, n, k, format })
+        Ok(Self { parts, n, k, format, first: 0 })
     }
 
     /// A matrix that is in memory already.
@@ -174,7 +176,62 @@ impl WeightMatrix {
     /// A matrix (n, k) that is on the device already, its rows laid out as above, each part starting where one may be bound.
     pub fn from_parts(parts: Vec<Part>, (n, k): (usize, usize), format: WeightFormat) -> Self {
         debug_assert_eq!(parts.iter().map(|part| part.rows).sum::<usize>(), n);
-        Self { parts, n, k, format }
+        Self { parts, n, k, format, first: 0 }
+    }
+
+    /// Matrices of the same inputs, whose outputs are to lie one behind the other in the rows of y: as one, if their formats
+    /// are one and a binding can show all, else as they are, each with its place in y and in a bias.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn stack(gpu: &Gpu, label: &str, matrices: Vec<Self>) -> Result<Vec<Self>, GpuError> {
+        match Self::joined(gpu, label, &matrices)? {
+            Some(joined) => Ok(vec![joined]),
+            None => {
+                let mut first = 0;
+                let place = |matrix: Self| {
+                    let placed = Self { first, ..matrix };
+                    first += placed.n;
+                    placed
+                };
+                Ok(matrices.into_iter().map(place).collect())
+            }
+        }
+    }
+
+    fn joined(gpu: &Gpu, label: &str, matrices: &[Self]) -> Result<Option<Self>, GpuError> {
+        let [Self { k, format, .. }, ..] = *matrices else { return Ok(None) };
+        let n = matrices.iter().map(|matrix| matrix.n).sum();
+        let row = row_bytes(format, k);
+        let whole = |matrix: &Self| matrix.parts.len() == 1 && matrix.k == k && matrix.format == format;
+        // Of scales, two a word, each matrix has to begin with a word.
+        let blocks = |matrix: &Self| matrix.n * k.div_ceil(BLOCK);
+        let words = format.quant().is_none() || matrices.iter().all(|matrix| blocks(matrix).is_multiple_of(2));
+        if !matrices.iter().all(whole) || !words || (n * row) as u64 > gpu.max_binding() {
+            return Ok(None);
+        }
+        let tensor = Tensor::zeros(gpu, label, n * row / 4)?;
+        let all_blocks = matrices.iter().map(blocks).sum::<usize>();
+        let scales = match format.quant() {
+            Some(_) => Some(Tensor::zeros(gpu, &format!("{label}.scales"), all_blocks / 2)?),
+            None => None,
+        };
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let mut copy = |from: &Tensor, to: &Tensor, words: usize, at: &mut usize| {
+            let (size, offset) = (Some(4 * words as u64), to.offset() + 4 * *at as u64);
+            encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), offset, size);
+            *at += words;
+        };
+        let (mut at, mut at_scale) = (0, 0);
+        for matrix in matrices {
+            let part = &matrix.parts[0];
+            copy(&part.tensor, &tensor, matrix.n * row / 4, &mut at);
+            if let (Some(from), Some(to)) = (&part.scales, &scales) {
+                copy(from, to, blocks(matrix) / 2, &mut at_scale);
+            }
+        }
+        gpu.submit([encoder.finish()]);
+        Ok(Some(Self::from_parts(vec![Part { tensor, scales, row_start: 0, rows: n }], (n, k), format)))
     }
 
     pub fn parts(&self) -> &[Part] {
@@ -194,6 +251,10 @@ impl WeightMatrix {
     }
     pub fn format(&self) -> WeightFormat {
         self.format
+    }
+    /// The column of y that its first row is for.
+    pub(super) fn first(&self) -> usize {
+        self.first
     }
 }
 

@@ -62,19 +62,25 @@ fn long_texts_and_many_of_them() {
     }
 }
 
+/// No norms of queries and keys.
+const NONE: (bool, bool) = (false, false);
+
 #[test]
 fn heads_turn_and_are_kept() {
     let mut random = Random(54);
     for (device, gpu) in devices() {
         for (sizes, rotary_dim) in [((1, 1, 4, 0), 4), ((4, 2, 20, 0), 12), ((3, 1, 64, 0), 0), ((2, 2, 80, 0), 80)] {
             for (position, l) in [(0, 1), (0, 257), (255, 1), (254, 5), (256, 256), (500, 20)] {
-                pass(device, rope_store(gpu, sizes, rotary_dim, (&[position], l), &mut random));
+                pass(device, rope_store(gpu, sizes, (rotary_dim, NONE), (&[position], l), &mut random));
             }
-            pass(device, rope_store(gpu, sizes, rotary_dim, (&[255, 0, 256, 511], 1), &mut random));
+            for norms in [NONE, (true, false), (false, true), (true, true)] {
+                pass(device, rope_store(gpu, sizes, (rotary_dim, norms), (&[255], 3), &mut random));
+                pass(device, rope_store(gpu, sizes, (rotary_dim, norms), (&[255, 0, 256, 511], 1), &mut random));
+            }
         }
         // Where f32 would know no angle.
-        pass(device, rope_store(gpu, (2, 1, 4, 0), 4, (&[1_048_570], 6), &mut random));
-        pass(device, rope_store(gpu, (2, 1, 4, 0), 4, (&[131_071, 5, 300_000], 1), &mut random));
+        pass(device, rope_store(gpu, (2, 1, 4, 0), (4, NONE), (&[1_048_570], 6), &mut random));
+        pass(device, rope_store(gpu, (2, 1, 4, 0), (4, NONE), (&[131_071, 5, 300_000], 1), &mut random));
     }
 }
 

@@ -2,9 +2,9 @@
 
 use crate::harness::{devices, pass};
 use mamba_wgpu::checks::data::Random;
-use mamba_wgpu::checks::step::{matvec_add, matvec_norm, mixer};
+use mamba_wgpu::checks::step::{matvec_add, matvec_norm, matvec_norm_activate, mixer};
 use mamba_wgpu::gpu::shader::WeightFormat;
-use mamba_wgpu::kernels::StepShape;
+use mamba_wgpu::kernels::{Activation, StepShape};
 
 #[test]
 fn matvec_norm_and_add_equal_their_twins() {
@@ -16,9 +16,26 @@ fn matvec_norm_and_add_equal_their_twins() {
                 {
                     pass(device, matvec_norm(gpu, size, format, (bias, false), &mut random));
                     pass(device, matvec_norm(gpu, size, format, (bias, true), &mut random));
-                    pass(device, matvec_add(gpu, size, format, bias, &mut random));
+                    pass(device, matvec_add(gpu, size, format, (bias, false), &mut random));
+                    pass(device, matvec_add(gpu, size, format, (bias, true), &mut random));
                 }
-                pass(device, matvec_add(gpu, (9, 1027), format, bias, &mut random));
+                pass(device, matvec_add(gpu, (9, 1027), format, (bias, false), &mut random));
+            }
+        }
+    }
+}
+
+#[test]
+fn matvec_with_an_activation_equals_its_twins() {
+    let mut random = Random(16);
+    for (device, gpu) in devices() {
+        for format in WeightFormat::ALL {
+            for f in Activation::ALL {
+                for (gated, bias) in [(false, false), (true, false), (true, true)] {
+                    for size in [(1, 4), (7, 8), (33, 256), (31, 260), (300, 64)] {
+                        pass(device, matvec_norm_activate(gpu, size, format, (f, gated, bias), &mut random));
+                    }
+                }
             }
         }
     }

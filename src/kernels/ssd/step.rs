@@ -19,7 +19,7 @@ pub struct SsdInProj<'a> {
     pub eps: f32,
     /// (zxbcdt_stride, d_model)
     pub in_proj: &'a WeightMatrix,
-    /// (zxbcdt_stride)
+    /// (zxbcdt_stride), or [`super::super::pack_scaled`]'s
     pub bias: Option<&'a Tensor>,
     /// (d_conv + 1, channels): `pack_taps`
     pub taps: &'a Tensor,

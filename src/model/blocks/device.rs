@@ -2,10 +2,41 @@
 
 use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::kernels::{self, RmsNorm, WeightMatrix, COOP_TILE};
+use crate::kernels::{self, Linear, RmsNorm, WeightMatrix, COOP_TILE};
 
 /// Gives a parameter's values as they are stored, by its name; `None` of one that is not there.
 pub(crate) type Host<'a, E> = dyn FnMut(&str) -> Result<Option<Vec<f32>>, E> + 'a;
+
+/// Biases of matrices whose outputs lie one behind the other, (name, outputs, factor), as one; `None` where none has any.
+pub(crate) fn stacked_bias<E: From<GpuError>>(
+    gpu: &Gpu,
+    of: &[(&str, usize, f32)],
+    host: &mut Host<'_, E>,
+) -> Result<Option<Tensor>, E> {
+    let (mut all, mut any) = (Vec::new(), false);
+    for &(name, n, factor) in of {
+        let bias = host(name)?;
+        any |= bias.is_some();
+        all.extend(bias.unwrap_or_else(|| vec![0.0; n]).iter().map(|b| factor * b));
+    }
+    Ok(any.then(|| Tensor::new(gpu, "bias", &all)).transpose()?)
+}
+
+/// A linear layer over l tokens, from rows of its inputs to rows of `width`, of which it may fill a part; a matrix or several that are
+/// stacked.
+pub(crate) fn dense(
+    plan: &mut PlanBuilder<'_>,
+    x: &Tensor,
+    matrices: &[WeightMatrix],
+    bias: Option<&Tensor>,
+    (y, width): (&Tensor, usize),
+    l: usize,
+) -> Result<(), GpuError> {
+    matrices.iter().try_for_each(|w| {
+        let shape = Linear { l, x_stride: w.k(), y_stride: width, softplus: false };
+        kernels::linear(plan, x, w, bias, y, shape)
+    })
+}
 
 /// What runs through all layers.
 pub(crate) struct Stream<'a> {

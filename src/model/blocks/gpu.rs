@@ -54,7 +54,7 @@ impl Workspaces {
                     all.attention = Some(attention::gpu::Workspace::new(gpu, layer, l, numbers)?);
                 }
                 Layer::Mlp(layer) if all.mlp.is_none() => {
-                    all.mlp = Some(mlp::gpu::Workspace::new(gpu, &layer.shape, l, numbers)?);
+                    all.mlp = Some(mlp::gpu::Workspace::new(gpu, layer, l, numbers)?);
                 }
                 _ => {}
             }
@@ -86,8 +86,10 @@ impl Layer {
         Ok(match (shape, weights) {
             (Shape::Mamba1(s), Weights::Mamba1(w)) => Layer::Mamba1(mamba1::gpu::Layer::new(gpu, *s, w, host)?),
             (Shape::Mamba2(s), Weights::Mamba2(w)) => Layer::Mamba2(mamba2::gpu::Layer::new(gpu, *s, w, host)?),
-            (Shape::Attention(s), Weights::Attention(w)) => Layer::Attention(attention::gpu::Layer { shape: *s, w }),
-            (Shape::Mlp(s), Weights::Mlp(w)) => Layer::Mlp(mlp::gpu::Layer { shape: *s, w }),
+            (Shape::Attention(s), Weights::Attention(w)) => {
+                Layer::Attention(attention::gpu::Layer::new(gpu, *s, w, host)?)
+            }
+            (Shape::Mlp(s), Weights::Mlp(w)) => Layer::Mlp(mlp::gpu::Layer::new(gpu, *s, w, host)?),
             _ => return Err(other_kind("shapes and weights").into()),
         })
     }
@@ -117,7 +119,33 @@ impl Layer {
         match self {
             Layer::Mamba1(layer) => layer.fuses_the_step(),
             Layer::Mamba2(layer) => layer.fuses_the_step() && gpu.allows(Variant::SsdStep),
-            Layer::Attention(_) | Layer::Mlp(_) => false,
+            Layer::Attention(layer) => layer.fuses_the_step(),
+            Layer::Mlp(layer) => layer.fuses_the_step(),
+        }
+    }
+
+    /// The fused step's part that comes before the step of the layer before it, of one that stands beside that one.
+    pub fn fused_read_beside(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        work: &Workspaces,
+        stream: &Stream<'_>,
+        before: &Layer,
+    ) -> Result<(), GpuError> {
+        match (self, work) {
+            (Layer::Attention(layer), Workspaces { attention: Some(w), .. }) if layer.shape.beside => {
+                layer.fused_read(plan, w, stream, before.norm())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Of its input.
+    fn norm(&self) -> Option<&WeightMatrix> {
+        match self {
+            Layer::Mamba1(layer) => Some(&layer.w.norm),
+            Layer::Mamba2(layer) => Some(&layer.w.norm),
+            Layer::Attention(_) | Layer::Mlp(_) => None,
         }
     }
 
@@ -132,6 +160,10 @@ impl Layer {
         match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.fused_step(plan, w, stream, state),
             (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.fused_step(plan, w, stream, state),
+            (Layer::Attention(layer), Workspaces { attention: Some(w), .. }) => {
+                layer.fused_step(plan, w, stream, state)
+            }
+            (Layer::Mlp(layer), Workspaces { mlp: Some(w), .. }) => layer.fused_step(plan, w, stream),
             _ => Err(other_kind("a layer and the workspaces")),
         }
     }
@@ -160,8 +192,8 @@ impl Layer {
         match self {
             Layer::Mamba1(layer) => layer.w.in_proj.format(),
             Layer::Mamba2(layer) => layer.w.in_proj.format(),
-            Layer::Attention(layer) => layer.w.q_proj.format(),
-            Layer::Mlp(layer) => layer.w.up_proj.format(),
+            Layer::Attention(layer) => layer.o_proj.format(),
+            Layer::Mlp(layer) => layer.down_proj.format(),
         }
     }
 

@@ -63,6 +63,9 @@ impl GpuModel {
         let c = &self.config;
         kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, 1)?;
         for (i, layer) in self.layers.iter().enumerate() {
+            if let Some(next) = self.layers.get(i + 1) {
+                next.fused_read_beside(plan, &w.inside, &w.stream(c), layer)?;
+            }
             layer.fused_step(plan, &w.inside, &w.stream(c), &states(i))?;
         }
         let head = self.lm_head.as_ref().unwrap_or(&self.embedding);

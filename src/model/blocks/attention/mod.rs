@@ -72,6 +72,11 @@ impl Shape {
         self.kv_heads * self.head_dim
     }
 
+    /// Width of queries, keys and values side by side.
+    pub(super) fn d_qkv(&self) -> usize {
+        self.d_q() + 2 * self.d_kv()
+    }
+
     pub(crate) fn attention(&self) -> AttentionShape {
         let &Shape { heads, kv_heads, head_dim, window, .. } = self;
         // Queries and keys are without `in_scale`, values have it (`value_scale`).
@@ -80,7 +85,7 @@ impl Shape {
     }
 
     pub(super) fn widest(&self) -> usize {
-        self.d_q().max(self.d_kv())
+        self.d_qkv()
     }
 
     pub(super) fn dimensions(&self) -> Vec<(&'static str, usize)> {

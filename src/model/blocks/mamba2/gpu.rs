@@ -17,6 +17,9 @@ pub(crate) struct Layer {
     taps: Tensor,                // (d_conv + 1, channels), see kernels::pack_taps
     columns: Option<Tensor>,     // (row): `Shape::columns`
     gate_weight: Option<Tensor>, // (d_ssm): `Shape::gate_weight`
+    /// The fused step's: what in_proj's and out_proj's outputs are multiplied by, with their biases (`kernels::pack_scaled`).
+    in_scaled: Option<Tensor>, // (2, row)
+    out_scaled: Option<Tensor>,  // (2, d_model)
 }
 
 /// The activations of a chunk of up to L tokens; all layers share them. Those marked act are in the format that the chunk's are.
@@ -65,7 +68,17 @@ impl Layer {
         let tensor = |label: &str, values: Option<Vec<f32>>| values.map(|v| Tensor::new(gpu, label, &v)).transpose();
         let columns = tensor("multipliers", shape.columns())?;
         let gate_weight = tensor("scale of the output", shape.gate_weight())?;
-        Ok(Self { shape, w, taps: Tensor::new(gpu, "taps", &taps)?, columns, gate_weight })
+        let mut scaled = |bias: &str, factor: f32, by: Option<Vec<f32>>| -> Result<Option<Tensor>, E> {
+            let Some(by) = by else { return Ok(None) };
+            let bias: Option<Vec<f32>> = host(bias)?.map(|bias| bias.iter().map(|b| factor * b).collect());
+            Ok(tensor("bias and factors", Some(kernels::pack_scaled(bias.as_deref(), &by)))?)
+        };
+        let in_bias = "mixer.in_proj.bias";
+        let in_scaled = scaled(in_bias, shape.factor(in_bias), shape.columns())?;
+        let out_by = (shape.out_scale != 1.0).then(|| vec![shape.out_scale; shape.d_model]);
+        let out_scaled = scaled("mixer.out_proj.bias", 1.0, out_by.filter(|_| gate_weight.is_some()))?;
+        let taps = Tensor::new(gpu, "taps", &taps)?;
+        Ok(Self { shape, w, taps, columns, gate_weight, in_scaled, out_scaled })
     }
 
     fn buffers<'a>(&'a self, w: &'a Workspace, state: &'a LayerState) -> SsdBuffers<'a> {
@@ -152,8 +165,7 @@ impl Layer {
 
     /// Whether the fused step can run, which reads rows in whole quads.
     pub fn fuses_the_step(&self) -> bool {
-        let quads = self.shape.d_model.is_multiple_of(4) && self.shape.d_inner().is_multiple_of(4);
-        quads && self.columns.is_none()
+        self.shape.d_model.is_multiple_of(4) && self.shape.d_inner().is_multiple_of(4)
     }
 
     /// The weight of a norm that out_proj's matvec can make as it reads: over all that it reads, and after the gate, which
@@ -164,7 +176,7 @@ impl Layer {
         self.w.mixer_norm.as_ref().filter(|_| whole).map(WeightMatrix::tensor)
     }
 
-    /// One token in three dispatches, four where the norm is one of its own, the residual stream added to in place.
+    /// One token in three dispatches, four where the norm is over groups or before the gate, the residual stream added to in place.
     pub fn fused_step(
         &self,
         plan: &mut PlanBuilder<'_>,
@@ -179,7 +191,7 @@ impl Layer {
             norm: p.norm.tensor(),
             eps: stream.norm_eps,
             in_proj: &p.in_proj,
-            bias: p.in_proj_bias.as_ref().map(WeightMatrix::tensor),
+            bias: self.in_scaled.as_ref().or(p.in_proj_bias.as_ref().map(WeightMatrix::tensor)),
             taps: &self.taps,
             conv_state: &state.conv,
             zxbcdt: &w.zxbcdt,
@@ -187,10 +199,14 @@ impl Layer {
         kernels::ssd_in_proj(plan, &in_proj, (s.conv_offset(), s.d_conv), &shape)?;
         let buffers = SsdBuffers { xbc: &w.zxbcdt, ..self.buffers(w, state) };
         let norm = self.norm_of_out_proj();
-        kernels::ssd_state_update(plan, &buffers, norm.is_some(), &shape.in_row(s.conv_offset()))?;
+        let gate_only = s.d_mlp == 0 && s.norm == GatedNorm::GateOnly;
+        kernels::ssd_state_update(plan, &buffers, norm.is_some() || gate_only, &shape.in_row(s.conv_offset()))?;
         let bias = p.out_proj_bias.as_ref().map(WeightMatrix::tensor);
         if let Some(weight) = norm {
             return kernels::matvec_norm_add(plan, &w.y, (weight, s.norm_eps), &p.out_proj, bias, stream.residual);
+        }
+        if gate_only {
+            return kernels::matvec_add(plan, &w.y, &p.out_proj, self.out_scaled.as_ref().or(bias), stream.residual);
         }
         self.gate(plan, w, 1)?;
         kernels::matvec_add(plan, &w.gated, &p.out_proj, bias, stream.residual)

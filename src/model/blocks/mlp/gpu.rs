@@ -2,33 +2,65 @@
 
 use super::{Shape, Weights};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::kernels::{self, WeightMatrix};
-use crate::model::blocks::device::{Chunk, Numbers, Stream};
+use crate::kernels::{self, Activate, WeightMatrix};
+use crate::model::blocks::device::{dense, stacked_bias, Chunk, Host, Numbers, Stream};
+use std::slice::from_ref;
 
 /// A layer's weights on a device.
 pub(crate) struct Layer {
-    pub shape: Shape,
-    pub w: Weights<WeightMatrix>,
+    /// Gate and up lie in one matrix here, whatever a file has.
+    shape: Shape,
+    norm: WeightMatrix,
+    up: Vec<WeightMatrix>, // (d_up, d_model)
+    up_bias: Option<Tensor>,
+    pub down_proj: WeightMatrix,
+    down_bias: Option<WeightMatrix>,
 }
 
 /// The activations of a chunk of up to L tokens; all layers share them.
 pub(crate) struct Workspace {
-    gate: Option<Tensor>, // (L, d_ff), L up to whole COOP_TILEs where cooperative matrices write it
-    up: Tensor,           // (L, d_up), likewise
-    y: Tensor,            // (L, d_ff), act
+    up: Tensor, // (L, d_up), L up to whole COOP_TILEs where cooperative matrices write it
+    y: Tensor,  // (L, d_ff), act
 }
 
 impl Workspace {
-    pub fn new(gpu: &Gpu, s: &Shape, l: usize, numbers: &mut Numbers) -> Result<Self, GpuError> {
+    pub fn new(gpu: &Gpu, layer: &Layer, l: usize, numbers: &mut Numbers) -> Result<Self, GpuError> {
         numbers.end(gpu)?;
-        let tall = numbers.tall(gpu, l);
-        let gate = s.has_gate_proj().then(|| Tensor::zeros(gpu, "gate", tall * s.d_ff)).transpose()?;
+        let (s, tall) = (&layer.shape, numbers.tall(gpu, l));
         let y = Tensor::activations(gpu, "activated", l * s.d_ff, numbers.format)?;
-        Ok(Self { gate, up: Tensor::zeros(gpu, "up", tall * s.d_up())?, y: numbers.factor(y) })
+        Ok(Self { up: Tensor::zeros(gpu, "up", tall * s.d_up())?, y: numbers.factor(y) })
     }
 }
 
 impl Layer {
+    /// `host`: a parameter's values as they are stored.
+    pub fn new<E: From<GpuError>>(
+        gpu: &Gpu,
+        s: Shape,
+        w: Weights<WeightMatrix>,
+        host: &mut Host<'_, E>,
+    ) -> Result<Self, E> {
+        let gate = s.has_gate_proj().then_some(("mixer.gate_proj.bias", s.d_ff, 1.0));
+        let biases: Vec<_> = gate.into_iter().chain([("mixer.up_proj.bias", s.d_up(), 1.0)]).collect();
+        Ok(Self {
+            shape: Shape { fused: s.gated, ..s },
+            norm: w.norm,
+            up: WeightMatrix::stack(gpu, "gate and up", w.gate_proj.into_iter().chain([w.up_proj]).collect())?,
+            up_bias: stacked_bias(gpu, &biases, host)?,
+            down_proj: w.down_proj,
+            down_bias: w.down_proj_bias,
+        })
+    }
+
+    fn down_bias(&self) -> Option<&Tensor> {
+        self.down_bias.as_ref().map(WeightMatrix::tensor)
+    }
+
+    fn activate(&self, plan: &mut PlanBuilder<'_>, w: &Workspace, l: usize) -> Result<(), GpuError> {
+        let s = &self.shape;
+        kernels::activate(plan, (&w.up, s.gated.then_some(&w.up)), &w.y, s.activation, &s.activate(l))
+    }
+
     /// A chunk of l tokens, or a step of l texts, from the stream's `residual` and `hidden` to `hidden`.
     pub fn forward(
         &self,
@@ -37,19 +69,34 @@ impl Layer {
         stream: &Stream<'_>,
         chunk: Chunk<'_>,
     ) -> Result<(), GpuError> {
-        let (s, p, l) = (&self.shape, &self.w, chunk.l);
-        stream.norm(plan, &p.norm, chunk)?;
-        let linear = |x_stride, y_stride| kernels::Linear { l, x_stride, y_stride, softplus: false };
-        let bias = |bias: &'_ Option<WeightMatrix>| bias.as_ref().map(|bias| bias.tensor().clone());
-        let up_bias = bias(&p.up_proj_bias);
-        kernels::linear(plan, stream.normed, &p.up_proj, up_bias.as_ref(), &w.up, linear(s.d_model, s.d_up()))?;
-        if let (Some(gate_proj), Some(gate)) = (&p.gate_proj, &w.gate) {
-            let gate_bias = bias(&p.gate_proj_bias);
-            kernels::linear(plan, stream.normed, gate_proj, gate_bias.as_ref(), gate, linear(s.d_model, s.d_ff))?;
+        let (s, l) = (&self.shape, chunk.l);
+        stream.norm(plan, &self.norm, chunk)?;
+        dense(plan, stream.normed, &self.up, self.up_bias.as_ref(), (&w.up, s.d_up()), l)?;
+        self.activate(plan, w, l)?;
+        dense(plan, &w.y, from_ref(&self.down_proj), self.down_bias(), (stream.hidden, s.d_model), l)
+    }
+
+    /// Whether the fused step can run, which reads rows in whole quads.
+    pub fn fuses_the_step(&self) -> bool {
+        self.shape.d_model.is_multiple_of(4)
+    }
+
+    /// One token in two dispatches, the residual stream added to in place; in more where gate and up are no one matrix.
+    pub fn fused_step(&self, plan: &mut PlanBuilder<'_>, w: &Workspace, stream: &Stream<'_>) -> Result<(), GpuError> {
+        let (s, norm) = (&self.shape, (self.norm.tensor(), stream.norm_eps));
+        match &self.up[..] {
+            [up] if up.parts().len() == 1 => {
+                let act = Activate { f: s.activation, gated: s.gated, gate_scale: s.gate_scale, scale: s.out_scale };
+                let up = (up, self.up_bias.as_ref());
+                kernels::matvec_norm_activate(plan, stream.residual, norm, up, &w.y, act)?;
+            }
+            several => {
+                for up in several {
+                    kernels::matvec_norm(plan, stream.residual, norm, up, self.up_bias.as_ref(), &w.up)?;
+                }
+                self.activate(plan, w, 1)?;
+            }
         }
-        let gate = s.gated.then_some(w.gate.as_ref().unwrap_or(&w.up));
-        kernels::activate(plan, (&w.up, gate), &w.y, s.activation, &s.activate(l))?;
-        let down_bias = bias(&p.down_proj_bias);
-        kernels::linear(plan, &w.y, &p.down_proj, down_bias.as_ref(), stream.hidden, linear(s.d_ff, s.d_model))
+        kernels::matvec_add(plan, &w.y, &self.down_proj, self.down_bias(), stream.residual)
     }
 }

@@ -66,7 +66,7 @@ impl Shape {
     }
 
     pub(super) fn widest(&self) -> usize {
-        self.d_up()
+        Self { fused: self.gated, ..*self }.d_up()
     }
 
     pub(super) fn dimensions(&self) -> Vec<(&'static str, usize)> {
