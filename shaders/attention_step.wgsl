@@ -1,5 +1,6 @@
 // Attention of one token of each of some texts, in parts: a part has of a text's pages every p.parts-th, and leaves the
 // largest score, the sum of weights by it and, by these weights, the sum of values (attention_join.wgsl adds parts up).
+// Parts without a page leave nothing.
 // Grid: x over parts, y over texts, heads of keys and values, and blocks of HEADS of the queries' heads that share one.
 // A workgroup takes a page at a time: an invocation a key, of which neighbours lie side by side; then an invocation a
 // quad of columns and every SLICES-th value.
@@ -29,8 +30,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     let kv_head = wid.y / p.blocks % p.kv_heads;
     let row = wid.y / p.blocks / p.kv_heads;
     let text = texts[row];
-    let window = select(p.window, 0xffffffffu, p.window == 0u);
-    let first = text.position + 1u - min(window, text.position + 1u);
+    if wid.x >= pages_seen(text.position) { return; }
+    let first = first_seen(text.position);
     let in_page = lid % HEAD_QUADS;
     let slice = lid / HEAD_QUADS;
 #repeat h HEADS
@@ -49,11 +50,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #end
         if seen {
             let k_at = page * 4u * HEAD_QUADS * PAGE + lid;
-            for (var d = 0u; d < HEAD_QUADS; d++) {
-                let at = k_at + 4u * d * PAGE;
-                let k = vec4f(keys[at], keys[at + PAGE], keys[at + 2u * PAGE], keys[at + 3u * PAGE]);
+            for (var d0 = 0u; d0 < HEAD_QUADS; d0 += UNROLL) {
+#repeat u UNROLL
+                let at_${u} = k_at + 4u * (d0 + ${u}u) * PAGE;
+                let k_${u} = vec4f(keys[at_${u}], keys[at_${u} + PAGE], keys[at_${u} + 2u * PAGE], keys[at_${u} + 3u * PAGE]);
+#end
+#repeat u UNROLL
 #repeat h HEADS
-                s_${h} += dot(q[head_${h} * HEAD_QUADS + d], k);
+                s_${h} += dot(q[head_${h} * HEAD_QUADS + d0 + ${u}u], k_${u});
+#end
 #end
             }
         }

@@ -29,8 +29,13 @@ pub(super) fn flagged(spec: ShaderSpec, f: Activation) -> ShaderSpec {
     spec.flag(flag, true)
 }
 
+/// activate.wgsl: invocations a workgroup, and values an invocation.
+const WG: usize = 256;
+const EACH: usize = 4;
+
 fn spec(f: Activation, gate: bool, (x, act): (NumberFormat, NumberFormat)) -> ShaderSpec {
-    flagged(ShaderSpec::new("activate"), f).flag("GATE", gate).number("x_t", x).number("act", act)
+    let spec = flagged(ShaderSpec::new("activate"), f).constant("EACH", EACH as u32);
+    spec.flag("GATE", gate).number("x_t", x).number("act", act)
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
@@ -66,5 +71,5 @@ pub fn activate(
     bindings.extend(gate.map(|gate| (3, gate)));
     bindings.extend(out.watch().map(|flag| (WATCH, flag)));
     let spec = spec(f, gate.is_some(), (x.format(), out.format())).flag("WATCH", out.watch().is_some());
-    plan.dispatch_flat(spec, &params, &bindings, shape.l * shape.width, 64)
+    plan.dispatch_flat(spec, &params, &bindings, shape.l * shape.width, WG * EACH)
 }

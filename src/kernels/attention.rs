@@ -146,7 +146,9 @@ pub fn longest_text(gpu: &Gpu, s: &AttentionShape) -> usize {
 
 /// `group`: heads of queries that share one of keys and values.
 fn step_spec(head_dim: usize, group: usize) -> ShaderSpec {
-    quads_spec("attention_step", head_dim).constant("HEADS", blocks(head_dim, group).1 as u32)
+    let unroll = [4, 2, 1].into_iter().find(|unroll| (head_dim / 4).is_multiple_of(*unroll)).unwrap_or(1);
+    let spec = quads_spec("attention_step", head_dim).constant("HEADS", blocks(head_dim, group).1 as u32);
+    spec.constant("UNROLL", unroll as u32)
 }
 
 /// Blocks that a group of heads is cut into, and heads a block (the last may have fewer).
@@ -285,6 +287,7 @@ pub fn attention_step(
     let scratch = plan.scratch(rows * s.heads * parts * (4 + s.head_dim))?;
     let bindings = [(1, q), (2, pages.keys), (3, pages.values), (4, pages.table), (5, pages.texts), (6, &scratch)];
     plan.dispatch(step_spec(s.head_dim, group), &params, &bindings, [parts as u64, workgroups as u64])?;
+    let bindings = [(1, &scratch), (2, out), (3, pages.texts)];
     let items = rows * s.heads * (s.head_dim / 4);
-    plan.dispatch_flat(quads_spec("attention_join", s.head_dim), &params, &[(1, &scratch), (2, out)], items, 64)
+    plan.dispatch_flat(quads_spec("attention_join", s.head_dim), &params, &bindings, items, 64)
 }

@@ -10,8 +10,12 @@ struct Params {
     width: u32,
 }
 
+/// scale_add.wgsl: invocations a workgroup, and values an invocation.
+const WG: usize = 256;
+const EACH: usize = 4;
+
 fn spec(scale: bool, add: bool) -> ShaderSpec {
-    ShaderSpec::new("scale_add").flag("SCALE", scale).flag("ADD", add)
+    ShaderSpec::new("scale_add").constant("EACH", EACH as u32).flag("SCALE", scale).flag("ADD", add)
 }
 
 pub(super) fn specs() -> Vec<ShaderSpec> {
@@ -29,5 +33,5 @@ pub fn scale_add(
     let mut bindings = vec![(1, x)];
     bindings.extend(scale.map(|scale| (2, scale)));
     bindings.extend(added.map(|added| (3, added)));
-    plan.dispatch_flat(spec(scale.is_some(), added.is_some()), &params, &bindings, l * width, 64)
+    plan.dispatch_flat(spec(scale.is_some(), added.is_some()), &params, &bindings, l * width, WG * EACH)
 }

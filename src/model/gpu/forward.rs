@@ -72,3 +72,30 @@ impl GpuModel {
         kernels::matvec_norm(plan, &w.residual, (&self.norm_f, c.norm_eps), head, None, logits)
     }
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use crate::gpu::{Gpu, GpuOptions};
+    use crate::model::{Backend, Checkpoint, LanguageModel, ModelOptions};
+
+    /// Of a token's step.
+    async fn dispatches(gpu: &Gpu, golden: &str) -> usize {
+        let folder = format!("{}/tests/golden/hybrids/{golden}", env!("CARGO_MANIFEST_DIR"));
+        let checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
+        let backend = Backend::Gpu(gpu.clone());
+        let model = LanguageModel::load(&checkpoint, &backend, ModelOptions::default(), &mut |_, _| {}).await.unwrap();
+        model.session().unwrap().plan_of(1).unwrap().unwrap().labels().len()
+    }
+
+    /// Three for Mamba-2 (four where its norm is over groups), five for attention, two for an MLP; the embedding and the head.
+    #[test]
+    fn hybrids_step_in_few_dispatches() {
+        pollster::block_on(async {
+            let gpu = Gpu::new(&GpuOptions::default()).await.unwrap();
+            let all = [("granite", 28), ("falcon-h1", 24), ("nemotron-h", 22), ("llama", 23), ("qwen3", 16)];
+            for (golden, want) in all {
+                assert_eq!(dispatches(&gpu, golden).await, want, "{golden}");
+            }
+        });
+    }
+}
