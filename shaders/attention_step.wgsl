@@ -14,14 +14,14 @@
 @group(0) @binding(5) var<storage, read> texts: array<Text>;        // (rows)
 @group(0) @binding(6) var<storage, read_write> parts: array<vec4f>; // (rows, heads, parts, 1 + HEAD_QUADS)
 
-const SLICES: u32 = PAGE / HEAD_QUADS;
-const LANES: u32 = 32u; // invocations that look for the largest score of a head
+// Invocations that add up the PAGE values of a head, 16 each: spelt out, so that all are read at once.
+const LANES: u32 = 16u;
 
 var<workgroup> weights: array<f32, HEADS * PAGE>;
 var<workgroup> lanes: array<f32, HEADS * LANES>;
 var<workgroup> best: array<f32, HEADS>;
 var<workgroup> kept: array<f32, HEADS>;
-var<workgroup> slices: array<vec4f, PAGE>;
+var<workgroup> slices: array<vec4f, PAGE>; // first the queries, (HEADS, HEAD_QUADS), at the end (SLICES, HEAD_QUADS) sums
 
 @compute @workgroup_size(PAGE)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid: u32) {
@@ -41,6 +41,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
     var o_${h} = vec4f();
 #end
     if lid < HEADS { best[lid] = LEAST; }
+    if lid < HEADS * HEAD_QUADS {
+        let head = row * p.heads + kv_head * group + min(block * HEADS + slice, group - 1u);
+        slices[lid] = q[head * HEAD_QUADS + in_page];
+    }
+    workgroupBarrier();
     for (var n = first / PAGE + wid.x; n * PAGE <= text.position; n += p.parts) {
         let page = table[text.slot * p.table_stride + n] * p.kv_heads + kv_head;
         let key = n * PAGE + lid;
@@ -57,7 +62,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #end
 #repeat u UNROLL
 #repeat h HEADS
-                s_${h} += dot(q[head_${h} * HEAD_QUADS + d0 + ${u}u], k_${u});
+                s_${h} += dot(slices[${h}u * HEAD_QUADS + d0 + ${u}u], k_${u});
 #end
 #end
             }
@@ -68,14 +73,19 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #end
         workgroupBarrier();
         if lid < HEADS * LANES {
+            let at = lid / LANES * PAGE + lid % LANES;
             var top = LEAST;
-            for (var i = lid % LANES; i < PAGE; i += LANES) { top = max(top, weights[lid / LANES * PAGE + i]); }
+#repeat i 16
+            top = max(top, weights[at + ${i}u * LANES]);
+#end
             lanes[lid] = top;
         }
         workgroupBarrier();
         if lid < HEADS {
             var top = best[lid];
-            for (var i = 0u; i < LANES; i++) { top = max(top, lanes[lid * LANES + i]); }
+#repeat i 16
+            top = max(top, lanes[lid * LANES + ${i}u]);
+#end
             kept[lid] = exp(best[lid] - top);
             best[lid] = top;
         }
@@ -109,8 +119,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
 #end
     workgroupBarrier();
     if lid < HEADS * LANES {
+        let at = lid / LANES * PAGE + lid % LANES;
         var sum = 0.0;
-        for (var i = lid % LANES; i < PAGE; i += LANES) { sum += weights[lid / LANES * PAGE + i]; }
+#repeat i 16
+        sum += weights[at + ${i}u * LANES];
+#end
         lanes[lid] = sum;
     }
     workgroupBarrier();
@@ -121,12 +134,16 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lid:
         let to = (head_${h} * p.parts + wid.x) * (1u + HEAD_QUADS);
         if lid < HEAD_QUADS {
             var sum = vec4f();
-            for (var i = lid; i < SLICES * HEAD_QUADS; i += HEAD_QUADS) { sum += slices[i]; }
+#repeat i SLICES
+            sum += slices[lid + ${i}u * HEAD_QUADS];
+#end
             parts[to + 1u + lid] = sum;
         }
         if lid == 0u {
             var sum = 0.0;
-            for (var i = 0u; i < LANES; i++) { sum += lanes[${h}u * LANES + i]; }
+#repeat i 16
+            sum += lanes[${h}u * LANES + ${i}u];
+#end
             parts[to] = vec4f(best[${h}], sum, 0.0, 0.0);
         }
     }

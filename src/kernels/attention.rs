@@ -148,7 +148,7 @@ pub fn longest_text(gpu: &Gpu, s: &AttentionShape) -> usize {
 fn step_spec(head_dim: usize, group: usize) -> ShaderSpec {
     let unroll = [4, 2, 1].into_iter().find(|unroll| (head_dim / 4).is_multiple_of(*unroll)).unwrap_or(1);
     let spec = quads_spec("attention_step", head_dim).constant("HEADS", blocks(head_dim, group).1 as u32);
-    spec.constant("UNROLL", unroll as u32)
+    spec.constant("UNROLL", unroll as u32).constant("SLICES", (PAGE / (head_dim / 4)) as u32)
 }
 
 /// Blocks that a group of heads is cut into, and heads a block (the last may have fewer).
