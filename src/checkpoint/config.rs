@@ -31,7 +31,7 @@ pub struct ModelConfig {
     pub d_model: usize,
     /// Rows of the embedding, padding included: the number of logits.
     pub vocab_size: usize,
-    /// From the first to the last.
+    /// The blocks from the first to the last, of which a layer of config.json may be several ([`Arch::blocks_per_layer`]).
     pub layers: Vec<Shape>,
     /// Epsilon of the layers' RMSNorms and of the final one.
     pub norm_eps: f32,
@@ -45,9 +45,9 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Number of layers, or of blocks in a family whose layers have two: a mixer and an MLP.
+    /// Number of layers, as config.json counts them.
     pub fn n_layer(&self) -> usize {
-        self.layers.len()
+        self.layers.len().div_ceil(self.arch.blocks_per_layer())
     }
 
     /// The first layer's kind and dimensions, as all layers' where there is one kind; `None` without layers.
@@ -60,7 +60,7 @@ impl ModelConfig {
         self.first()?.dimensions().into_iter().find(|(n, _)| *n == name).map(|(_, size)| size)
     }
 
-    /// How many layers there are of each kind, and the first of them, in the order in which they come.
+    /// How many blocks there are of each kind, and the first of them, in the order in which they come.
     pub fn kinds(&self) -> Vec<(usize, &Shape)> {
         let mut kinds: Vec<(usize, &Shape)> = Vec::new();
         for layer in &self.layers {

@@ -124,6 +124,15 @@ impl Arch {
         }
     }
 
+    /// How many blocks there are to what config.json counts as a layer: mixers, and an MLP where a layer has one too.
+    pub fn blocks_per_layer(self) -> usize {
+        match self {
+            Arch::Mamba1 | Arch::FalconMamba | Arch::Mamba2 | Arch::NemotronH => 1,
+            Arch::Llama | Arch::Granite | Arch::Bamba => 2,
+            Arch::FalconH1 => 3,
+        }
+    }
+
     /// What stands before all names but the head's in published files, where it is taken off as what a wrapper may have added.
     pub(in crate::checkpoint) fn prefix(self) -> &'static str {
         match self {
