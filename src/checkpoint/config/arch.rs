@@ -117,11 +117,11 @@ impl Arch {
         first: &impl FirstLayer,
         raw: Option<&RawConfig>,
     ) -> Result<(Shape, Vec<Check>), LoadError> {
-        match self {
-            _ if self.is_mamba1() => mamba1::layer(self, d_model, first, raw),
-            // The others have a plan.
-            _ => mamba2::layer(d_model, first, raw),
+        if self.is_mamba1() {
+            return mamba1::layer(self, d_model, first, raw);
         }
+        // The others have a plan.
+        mamba2::layer(d_model, first, raw)
     }
 
     /// How many blocks there are to what config.json counts as a layer: mixers, and an MLP where a layer has one too.
