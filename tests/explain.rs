@@ -4,6 +4,8 @@
 #[path = "common/browser.rs"]
 mod browser;
 mod common;
+#[path = "common/make.rs"]
+mod make;
 
 use common::{assert_close, compare, load, Golden, On, SCANS, WHOLE};
 use mamba_wgpu::error::{Error, InputError};
@@ -334,6 +336,95 @@ fn a_mamba2_is_explained_by_its_heads() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(message.contains("--channel 2 is out of range: the model has 2"), "{message}");
+}
+
+/// Of hybrids, layers are counted as config.json does, and those without a recurrence are left out.
+#[test]
+fn of_hybrids_the_state_space_layers_are_explained() {
+    pollster::block_on(async {
+        // Attention in layers 1 and 3 of bamba-hub, in 0 and 3 of nemotron-h, whose 2 and 5 are MLPs; everywhere in falcon-h1.
+        for (name, n_layer, want) in
+            [("bamba-hub", 4, &[0, 2][..]), ("nemotron-h", 6, &[1, 4]), ("falcon-h1", 2, &[0, 1]), ("llama", 3, &[])]
+        {
+            let golden = Golden::hybrid_named(name);
+            for on in [On::Cpu, On::Gpu] {
+                let model = load(&golden.checkpoint(), &on.open().await, Scan::Fused, 16).await;
+                let tokens = &golden.expected.sequences[1].tokens;
+                let of = async |layers: Option<Vec<usize>>| {
+                    let options = ExplainOptions { layers, channels: vec![1], ..Default::default() };
+                    explain(&model, tokens, &options, &mut |done, all| assert!(done <= all && all <= n_layer)).await
+                };
+                let nothing = |result: Result<Explanation, Error>| match result {
+                    Err(Error::Input(error @ InputError::NothingToExplain { .. })) => error.to_string(),
+                    other => panic!("{name}: {other:?}"),
+                };
+                if want.is_empty() {
+                    assert!(nothing(of(None).await).starts_with("the model's layers are of attention and MLPs alone"));
+                    continue;
+                }
+                let explanation = of(None).await.unwrap();
+                let layers: Vec<usize> = explanation.layers.iter().map(|layer| layer.layer).collect();
+                assert_eq!((explanation.n_layer, &layers[..]), (n_layer, want), "{name}");
+                assert!(worst(&explanation) < 1e-4, "{name} {on:?}: {}", worst(&explanation));
+                let last = *want.last().unwrap();
+                assert_eq!(of(Some(vec![last])).await.unwrap().layers[..], explanation.layers[want.len() - 1..]);
+                assert!(matches!(of(Some(vec![n_layer])).await, Err(Error::Input(InputError::OutOfRange { .. }))));
+                if let Some(other) = (0..n_layer).find(|layer| !want.contains(layer)) {
+                    let words = format!("layer {other} is of attention and MLPs alone");
+                    assert!(nothing(of(Some(vec![other])).await).starts_with(&words), "{name}");
+                }
+            }
+        }
+    });
+}
+
+/// The program says so, and fails where there is nothing to show.
+#[test]
+fn layers_without_a_matrix_are_named() {
+    // Goldens with as many tokens as the embedded model's tokenizer has.
+    for (name, n_layer, blocks) in [("granite-hub", 5, 10), ("llama-bias", 2, 4)] {
+        let folder = tempfile::tempdir().unwrap();
+        let from = Golden::hybrid_named(name).folder;
+        let read = |file: &str| std::fs::read(from.join(file)).unwrap();
+        let model = make::Model::read(&read("config.json"), &read("model.safetensors"));
+        let model = model.reshape("embed_tokens.weight", &[4096, 32]).config("vocab_size", 4096.into());
+        model.save(folder.path());
+        let tokenizer = common::repository("models/austen-4m/tokenizer.json");
+        std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+        let path = folder.path().to_str().unwrap();
+        let run = |more: &[&str]| {
+            let output = program(&[&["--model", path, "--text", "Emma"], more].concat());
+            let words = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            (output.status.code(), words)
+        };
+        let page = folder.path().join("page.html");
+        let (code, words) = run(&["--html", page.to_str().unwrap()]);
+        let (no_layer, of_layer) = (run(&["--layer", "9"]), run(&["--layer", "1"]));
+        assert!(
+            no_layer.0 == Some(2) && no_layer.1.contains(&format!("has {n_layer}, counted from 0")),
+            "{}",
+            no_layer.1
+        );
+        if name == "granite-hub" {
+            assert_eq!((code, page.exists(), of_layer.0), (Some(0), true, Some(0)), "{words}");
+            assert!(words.contains("layers 2, 4 are not shown: attention and MLPs have no matrix"), "{words}");
+            let (code, words) = run(&["--layer", "2", "--channel", "0"]);
+            assert_eq!(code, Some(2), "{words}");
+            assert!(words.contains("--layer: layer 2 is of attention and MLPs alone, which have no matrix"), "{words}");
+        } else {
+            assert_eq!((code, page.exists(), of_layer.0), (Some(1), false, Some(2)), "{words}");
+            assert!(
+                words.contains("the model's layers are of attention and MLPs alone, which have no matrix"),
+                "{words}"
+            );
+        }
+        let inspect = std::process::Command::new(assert_cmd::cargo::cargo_bin!("mamba-wgpu"))
+            .args(["inspect-model", "--model", path, "--json"])
+            .output()
+            .unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&inspect.stdout).unwrap();
+        assert_eq!((&json["config"]["n_layer"], &json["config"]["blocks"]), (&n_layer.into(), &blocks.into()));
+    }
 }
 
 #[test]

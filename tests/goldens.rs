@@ -119,8 +119,8 @@ every_golden! {
     mamba2_cpu_chunked: On::Cpu, Scan::Fused, Golden::mamba2();
     mamba2_gpu_sequential: On::Gpu, Scan::Sequential, Golden::mamba2();
     mamba2_gpu_chunked: On::Gpu, Scan::Fused, Golden::mamba2();
-    hybrids_cpu: On::Cpu, Scan::Fused, Golden::hybrids();
-    hybrids_gpu: On::Gpu, Scan::Fused, Golden::hybrids();
+    hybrids_cpu: On::Cpu, Scan::Fused, Golden::hybrids(On::Cpu);
+    hybrids_gpu: On::Gpu, Scan::Fused, Golden::hybrids(On::Gpu);
 }
 
 /// Feeds `tokens` in random pieces; pieces of one token go through the step or the prefill, as the numbers have it.
@@ -163,7 +163,7 @@ fn prefill_is_decode(on: On) {
     block_on(async {
         let backend = on.open().await;
         let mut rng = Rng(20_231_201); // the paper's date
-        for golden in Golden::all().into_iter().chain(Golden::mamba2()).chain(Golden::hybrids()) {
+        for golden in Golden::all().into_iter().chain(Golden::mamba2()).chain(Golden::hybrids(on)) {
             let checkpoint = golden.checkpoint();
             let tokens = &golden.expected.sequences[2].tokens;
             let unrolled = load(&checkpoint, &backend, Scan::Sequential, WHOLE).await;

@@ -2,11 +2,15 @@
 //! are refused. Their numbers are compared in tests/goldens.rs.
 
 mod common;
+#[path = "common/make.rs"]
+mod make;
 
-use common::{assert_close, load, Golden, On, REFUSED, WHOLE};
+use common::{assert_close, load, Golden, On, CPU_ONLY, REFUSED, WHOLE};
 use mamba_wgpu::generate::Text;
-use mamba_wgpu::model::{Checkpoint, LanguageModel, ModelId, SavedState, Scan};
+use mamba_wgpu::model::blocks::Shape;
+use mamba_wgpu::model::{Checkpoint, LanguageModel, ModelId, ModelOptions, SavedState, Scan};
 use pollster::block_on;
+use serde_json::{json, Value};
 
 fn quiet(_: usize, _: usize) {}
 
@@ -168,48 +172,282 @@ fn other_families_are_refused() {
     assert!(refused >= 8, "{refused}");
 }
 
-/// A golden with its config changed: what is said of it.
-fn changed(name: &str, change: &dyn Fn(&mut serde_json::Value)) -> String {
-    let golden = Golden::hybrid_named(name);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(golden.folder.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-    let text = std::fs::read_to_string(golden.folder.join("config.json")).unwrap();
-    let mut config =
-        serde_json::from_str(&text.replace(": Infinity", ": 1e30").replace("    Infinity", "    1e30")).unwrap();
-    change(&mut config);
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Checkpoint::open(folder.path()).map_or_else(|error| error.to_string(), |_| "opened".into())
+/// A golden, to be changed.
+fn golden(name: &str) -> make::Model {
+    let folder = Golden::hybrid_named(name).folder;
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config = text.replace(": Infinity", ": 1e30").replace("    Infinity", "    1e30");
+    make::Model::read(config.as_bytes(), &std::fs::read(folder.join("model.safetensors")).unwrap())
+}
+
+/// What is said of it.
+fn said(model: &make::Model) -> String {
+    model.open().map_or_else(|error| error.to_string(), |_| "opened".into())
+}
+
+/// With a key set, be it to null.
+fn with(mut model: make::Model, key: &str, value: Value) -> make::Model {
+    model.config[key] = value;
+    model
+}
+
+fn without_keys(model: make::Model, keys: &[&str]) -> make::Model {
+    keys.iter().fold(model, |model, key| model.config(key, Value::Null))
+}
+
+/// Whether it gives the logits that transformers gives of the golden, on the CPU.
+async fn is_still(name: &str, model: &make::Model) {
+    let expected = Golden::hybrid_named(name).expected;
+    let text = expected.sequences.iter().max_by_key(|s| s.tokens.len()).unwrap();
+    let model = load(&model.open().unwrap(), &On::Cpu.open().await, Scan::default(), WHOLE).await;
+    assert_close(name, &after(&model, &text.tokens).await, &text.last_logits, CLOSE, 0.0);
 }
 
 /// What a config says and the tensors do not is found, and named by its key.
 #[test]
 fn configs_that_the_tensors_contradict_are_refused() {
-    let null = serde_json::Value::Null;
+    let null = Value::Null;
     for (name, key, value, words) in [
-        ("llama", "num_hidden_layers", 2.into(), "`num_hidden_layers` is 2, but there is a tensor `layers.2."),
-        ("llama", "num_hidden_layers", 9.into(), "`layers.3.input_layernorm.weight` is missing"),
-        ("llama", "num_hidden_layers", 1_000_000_000u64.into(), "`num_hidden_layers` is 1000000000"),
+        ("llama", "num_hidden_layers", 2.into(), "is 2, but there is a tensor `model.layers.2.input_layernorm.weight`"),
+        ("llama", "num_hidden_layers", 9.into(), "`model.layers.3.input_layernorm.weight` is missing"),
+        (
+            "llama",
+            "num_hidden_layers",
+            1_000_000_000u64.into(),
+            "is 1000000000: it must be a whole number from 1 to 4,096",
+        ),
+        ("llama", "num_hidden_layers", 5000.into(), "is 5000: it must be a whole number from 1 to 4,096"),
+        ("llama", "num_hidden_layers", 0.into(), "`num_hidden_layers` is 0: it must be above 0"),
         ("llama", "num_attention_heads", 0.into(), "`num_attention_heads` is 0: it must be above 0"),
         ("llama", "num_attention_heads", null.clone(), "`num_attention_heads` is absent"),
         ("llama", "num_key_value_heads", 3.into(), "`num_key_value_heads` is 3, but there are 4 heads"),
         ("llama", "head_dim", 3.into(), "`head_dim` is 3"),
-        ("llama", "attention_bias", true.into(), "`attention_bias` is true, but the layers do not have"),
+        (
+            "llama",
+            "attention_bias",
+            true.into(),
+            "the layers do not have a tensor `model.layers.0.self_attn.q_proj.bias`",
+        ),
         ("llama-bias", "mlp_bias", false.into(), "`mlp_bias` is false, but the layers have"),
         ("llama", "hidden_act", "quick_gelu".into(), "`hidden_act` is \"quick_gelu\""),
-        ("granite", "layer_types", serde_json::json!(["mamba"]), "`layer_types` names 1"),
-        ("granite", "layer_types", serde_json::json!(["mamba", "x", "x", "x"]), "`layer_types`"),
+        ("qwen2", "layer_types", json!(["full_attention", "sliding_attention"]), "no window is in use"),
+        ("granite", "layer_types", json!(["mamba"]), "`layer_types` names 1"),
+        ("granite", "layer_types", json!(["mamba", "x", "x", "x"]), "`layer_types`"),
+        (
+            "granite",
+            "layer_types",
+            null.clone(),
+            "by the config's `layer_types`, which is absent, this layer's mixer is mamba2",
+        ),
         ("granite", "residual_multiplier", 0.into(), "`residual_multiplier` is 0"),
+        ("granite", "residual_multiplier", 2e-38.into(), "it must be nearer to 1: f32 does not hold its products"),
+        ("granite", "embedding_multiplier", 1e-25.into(), "it must be nearer to 1: f32 does not hold its products"),
+        ("granite", "embedding_multiplier", 1e30.into(), "it must be nearer to 1: f32 does not hold its products"),
         ("granite", "mamba_expand", 5.into(), "`mamba_expand` is 5"),
         ("granite", "mamba_d_state", 8.into(), "in_proj.weight"),
-        ("nemotron-h", "layers_block_type", serde_json::json!(["full_attention"]), "there is a tensor"),
-        ("nemotron-h", "layers_block_type", null, "absent"),
-        ("falcon-h1", "ssm_multipliers", serde_json::json!([1, 2]), "`ssm_multipliers` is [1,2]"),
+        ("nemotron-h", "layers_block_type", json!(["full_attention"]), "a tensor `backbone.layers.1."),
+        ("nemotron-h", "layers_block_type", json!([]), "`layers_block_type` is []: it must name at least one layer"),
+        ("nemotron-h", "layers_block_type", null, "`hybrid_override_pattern` is absent"),
+        ("nemotron-h-hub", "hybrid_override_pattern", "".into(), "`hybrid_override_pattern` is \"\": it must name"),
+        ("nemotron-h-hub", "hybrid_override_pattern", "M".repeat(5000).into(), "is \"MMMM"),
+        (
+            "nemotron-h-hub",
+            "hybrid_override_pattern",
+            "MMM*-M*".into(),
+            "by the config's `hybrid_override_pattern` this",
+        ),
+        ("bamba", "attn_layer_indices", json!([0, 99]), "`attn_layer_indices` is [0,99]: it must be a list of layers"),
+        ("bamba", "attn_layer_indices", json!([-1]), "`attn_layer_indices` is [-1]"),
+        ("bamba", "attn_layer_indices", "x".into(), "`attn_layer_indices` is \"x\""),
+        ("bamba", "attn_layer_indices", json!([]), "by the config's `attn_layer_indices` this layer's mixer is mamba2"),
+        ("falcon-h1", "ssm_multipliers", json!([1, 2]), "`ssm_multipliers` is [1,2]"),
+        (
+            "falcon-h1",
+            "attention_in_multiplier",
+            1e-25.into(),
+            "it must be nearer to 1: f32 does not hold its products",
+        ),
         ("falcon-h1", "mamba_rms_norm", false.into(), "mamba.norm.weight"),
-        ("falcon-h1-hub", "mamba_rms_norm", true.into(), "mamba.norm.weight` is missing"),
+        ("falcon-h1-hub", "mamba_rms_norm", true.into(), "`model.layers.0.mamba.norm.weight` is missing"),
+        ("falcon-h1-hub", "projectors_bias", true.into(), "do not have a tensor `model.layers.0.mamba.out_proj.bias`"),
         ("falcon-h1", "mamba_d_ssm", 10.into(), "`mamba_d_ssm` is 10, but there are 6 heads of 12"),
     ] {
-        let said = changed(name, &|config| config[key] = value.clone());
+        let said = said(&with(golden(name), key, value.clone()));
         assert!(said.contains(words), "{name}, {key} {value}: {said}");
+        assert!(said.contains(key) || said.contains("tensor") || value.is_null(), "{name}, {key} {value}: {said}");
     }
-    assert_eq!(changed("llama", &|_| ()), "opened");
+    assert_eq!(said(&golden("llama")), "opened");
+}
+
+/// In Mamba's layers there is SiLU, whatever MLPs have.
+#[test]
+fn activations_of_mamba_other_than_silu_are_refused() {
+    for (name, key) in [
+        ("granite", "hidden_act"),
+        ("bamba", "hidden_act"),
+        ("falcon-h1", "hidden_act"),
+        ("nemotron-h", "mamba_hidden_act"),
+    ] {
+        let said = |value: &str| said(&with(golden(name), key, value.into()));
+        assert!(
+            said("gelu").contains(&format!("`{key}` is \"gelu\": not supported (the activation of Mamba")),
+            "{name}"
+        );
+        assert_eq!(said("swish"), "opened", "{name}");
+    }
+    // Without such layers it is the MLPs' alone, and Nemotron-H's have a key of their own.
+    assert_eq!(said(&with(golden("llama"), "hidden_act", "gelu".into())), "opened");
+    assert_eq!(said(&with(golden("nemotron-h"), "hidden_act", "gelu".into())), "opened");
+}
+
+/// transformers' classes but Bamba's turn whole heads, and with a scaling fail on a part.
+#[test]
+fn only_bamba_turns_parts_of_heads() {
+    block_on(async {
+        for name in ["llama", "mistral-window", "qwen2", "qwen3", "granite-rope", "falcon-h1"] {
+            let plain = golden(name);
+            let mut inside = golden(name);
+            inside.config["rope_parameters"]["partial_rotary_factor"] = 0.5.into();
+            is_still(name, &inside).await;
+            is_still(name, &with(plain, "partial_rotary_factor", 0.5.into())).await;
+            inside.config["rope_parameters"]["rope_type"] = "linear".into();
+            inside.config["rope_parameters"]["factor"] = 2.into();
+            let said = said(&inside);
+            assert!(said.contains("`rope_parameters.partial_rotary_factor` is 0.5"), "{name}: {said}");
+        }
+        // Of Bamba's, what is said outside is overwritten by its class.
+        is_still("bamba", &with(golden("bamba"), "partial_rotary_factor", 0.25.into())).await;
+        let mut bamba = golden("bamba");
+        bamba.config["rope_parameters"]["partial_rotary_factor"] = 0.25.into();
+        let dims = |m: &make::Model| match m.open().unwrap().config().layers[0] {
+            Shape::Attention(s) => s.rope.unwrap().dims,
+            _ => 0,
+        };
+        assert_eq!((dims(&golden("bamba")), dims(&bamba)), (4, 2));
+    });
+}
+
+/// Words about rotations name the key that says it.
+#[test]
+fn rotations_that_are_not_known_are_named() {
+    let mut scaled = without_keys(golden("llama"), &["rope_parameters"]);
+    for (scaling, words) in [
+        (json!({ "type": "dynamic", "factor": 2 }), "`rope_scaling.type` is \"dynamic\": not supported"),
+        (json!({ "type": "su" }), "`rope_scaling.type` is \"su\": not supported"),
+        (json!({ "rope_type": "longrope" }), "`rope_scaling.rope_type` is \"longrope\": not supported"),
+        (json!({ "type": "linear" }), "`rope_scaling.factor` is absent"),
+        (json!({ "type": "yarn" }), "`rope_scaling.factor` is absent"),
+        (json!({ "type": "yarn", "factor": null, "original_max_position_embeddings": 256 }), "opened"),
+        (json!({ "type": "linear", "factor": 1e-300 }), "`rope_scaling` is {\"factor\":1e-300"),
+    ] {
+        scaled.config["rope_scaling"] = scaling.clone();
+        assert!(said(&scaled).contains(words), "{scaling}: {}", said(&scaled));
+    }
+    // Only null means the quotient of the two lengths.
+    scaled.config["rope_scaling"] = json!({ "type": "yarn", "factor": null, "original_max_position_embeddings": 256 });
+    let null = scaled.open().unwrap().config().clone();
+    scaled.config["rope_scaling"]["factor"] = 4.into();
+    assert_eq!(null, *scaled.open().unwrap().config());
+}
+
+/// Where a config does not say whether there are biases, its class does, and a file that differs is refused.
+#[test]
+fn biases_and_norms_of_heads_are_those_of_the_class() {
+    let llama_bias = || without_keys(golden("llama-bias"), &["attention_bias"]);
+    for (model, words) in [
+        (
+            llama_bias(),
+            "`attention_bias` is absent, which makes it false, but the layers have a tensor \
+            `model.layers.0.self_attn.q_proj.bias`",
+        ),
+        (without_keys(golden("llama-bias"), &["mlp_bias"]), "`mlp_bias` is absent, which makes it false"),
+        (without_keys(golden("falcon-h1"), &["projectors_bias"]), "a tensor `model.layers.0.mamba.out_proj.bias`"),
+        (without_keys(golden("bamba"), &["mamba_proj_bias"]), "a tensor `model.layers.1.mamba.in_proj.bias`"),
+        (without_keys(golden("nemotron-h"), &["use_bias"]), "a tensor `backbone.layers.1.mixer.in_proj.bias`"),
+        (without_keys(golden("granite"), &["mamba_conv_bias"]).without("conv1d.bias"), "which makes it true, but"),
+        (
+            golden("qwen3").without("q_norm"),
+            "`model.layers.0.self_attn.q_norm.weight` is missing: by the config's `model_type`",
+        ),
+        (golden("qwen3").without("_norm."), "`model.layers.0.self_attn.q_norm.weight` is missing"),
+        (golden("qwen2").without("bias"), "`model.layers.0.self_attn.q_proj.bias` is missing"),
+        (golden("qwen2").without("v_proj.bias"), "`model.layers.0.self_attn.v_proj.bias` is missing"),
+        (with(golden("qwen2"), "model_type", "llama".into()), "q_proj.bias`"),
+        (with(golden("qwen2"), "model_type", "mistral".into()), "`model_type` is \"mistral\", but the layers have"),
+        (with(golden("qwen3"), "model_type", "llama".into()), "a tensor `model.layers.0.self_attn.q_norm.weight`"),
+        (with(golden("qwen3"), "model_type", "qwen2".into()), "a tensor `model.layers.0.self_attn.q_norm.weight`"),
+        // Nemotron-H's class does not read what its config says of these.
+        (with(golden("nemotron-h"), "attention_bias", true.into()), "opened"),
+        // One layer that lacks what the others have.
+        (golden("qwen3").without("layers.0.self_attn.q_norm"), "layer of the same kind has one, `model.layers.1."),
+    ] {
+        assert!(said(&model).contains(words), "{words}: {}", said(&model));
+    }
+}
+
+/// Of Qwen, as transformers has it.
+#[test]
+fn windows_are_those_of_the_class() {
+    let windows = |model: &make::Model| -> Vec<usize> {
+        let checkpoint = model.open().unwrap();
+        let window = |layer: &Shape| if let Shape::Attention(s) = layer { Some(s.window) } else { None };
+        checkpoint.config().layers.iter().filter_map(window).collect()
+    };
+    let qwen = |window: Option<Value>| {
+        let model = without_keys(golden("qwen2"), &["layer_types", "sliding_window"]);
+        let model = with(with(model, "use_sliding_window", true.into()), "max_window_layers", 1.into());
+        window.into_iter().fold(model, |model, window| with(model, "sliding_window", window))
+    };
+    assert_eq!(windows(&qwen(Some(7.into()))), [0, 7]);
+    assert_eq!(windows(&qwen(Some(Value::Null))), [0, 0], "null is none");
+    assert_eq!(windows(&qwen(None)), [0, 4096]);
+    assert_eq!(windows(&with(qwen(Some(7.into())), "use_sliding_window", false.into())), [0, 0]);
+    assert_eq!(windows(&golden("mistral-window")), [24; 3]);
+    assert_eq!(windows(&without_keys(golden("mistral-window"), &["sliding_window"])), [4096; 3]);
+    assert_eq!(windows(&with(golden("mistral-window"), "sliding_window", Value::Null)), [0; 3]);
+}
+
+/// `architectures` tells the family as well as `model_type` does, with all that a class has of its own.
+#[test]
+fn classes_tell_the_family() {
+    block_on(async {
+        for name in
+            ["llama", "mistral-window", "qwen2", "qwen3", "granite", "bamba", "falcon-h1-gate-first", "nemotron-h"]
+        {
+            let model = golden(name);
+            let class = without_keys(golden(name), &["model_type"]);
+            assert_eq!(class.open().unwrap().config(), model.open().unwrap().config(), "{name}");
+            is_still(name, &class).await;
+        }
+    });
+    // Defaults of the class, not Llama's.
+    let said_of = |name: &str, keys: &[&str]| said(&without_keys(without_keys(golden(name), &["model_type"]), keys));
+    assert!(said_of("qwen3", &["head_dim"]).contains("= [512, 32]"), "heads of 128");
+    assert!(said_of("mistral-window", &["num_key_value_heads"]).contains("absent, which makes it 8, but"));
+    assert!(said_of("nemotron-h", &["num_key_value_heads"]).contains("absent, which makes it 8, but"));
+    assert!(said_of("qwen2", &["num_key_value_heads"]).contains("absent, which makes it 32, but"));
+    assert!(said_of("falcon-h1", &["mamba_d_ssm"]).contains("`mamba_d_ssm` is 1024, but"));
+    let class =
+        |class: &str| said(&with(without_keys(golden("llama"), &["model_type"]), "architectures", json!([class])));
+    assert_eq!(class("LlamaModel"), "opened");
+    for other in ["Llama4ForCausalLM", "Qwen2MoeForCausalLM", "MistralCommonForCausalLM"] {
+        assert!(class(other).contains("`architectures` is"), "{other}: {}", class(other));
+    }
+}
+
+/// The CPU runs heads of any size; the kernels read four channels at a time.
+#[test]
+fn heads_of_other_than_fours_are_for_the_cpu() {
+    block_on(async {
+        for name in CPU_ONLY {
+            let golden = Golden::hybrid_named(name);
+            let loaded = async |on: On| {
+                let backend = on.open().await;
+                LanguageModel::load(&golden.checkpoint(), &backend, ModelOptions::default(), &mut |_, _| {}).await
+            };
+            assert!(loaded(On::Cpu).await.is_ok());
+            let error = loaded(On::Gpu).await.err().unwrap().to_string();
+            assert!(error.contains("heads of 10 channels") && error.contains("choose the CPU"), "{error}");
+        }
+    });
 }

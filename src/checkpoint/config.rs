@@ -16,10 +16,11 @@ mod mamba1;
 mod mamba2;
 mod raw;
 
-use arch::{FAMILIES, KNOWN};
+use arch::KNOWN;
 
 pub use arch::Arch;
-pub(super) use hybrid::{Block, Plan};
+pub(super) use arch::Family;
+pub(super) use hybrid::{Block, Found, Plan};
 pub(super) use raw::{shown, RawConfig};
 
 /// A model's layers, dimensions and constants. Which biases there are is told by the weights.
@@ -30,7 +31,7 @@ pub struct ModelConfig {
     pub d_model: usize,
     /// Rows of the embedding, padding included: the number of logits.
     pub vocab_size: usize,
-    /// From the first to the last.
+    /// The blocks from the first to the last, of which a layer of config.json may be several ([`Arch::blocks_per_layer`]).
     pub layers: Vec<Shape>,
     /// Epsilon of the layers' RMSNorms and of the final one.
     pub norm_eps: f32,
@@ -44,9 +45,9 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Number of layers, or of blocks in a family whose layers have two: a mixer and an MLP.
+    /// Number of layers, as config.json counts them.
     pub fn n_layer(&self) -> usize {
-        self.layers.len()
+        self.layers.len().div_ceil(self.arch.blocks_per_layer())
     }
 
     /// The first layer's kind and dimensions, as all layers' where there is one kind; `None` without layers.
@@ -59,7 +60,7 @@ impl ModelConfig {
         self.first()?.dimensions().into_iter().find(|(n, _)| *n == name).map(|(_, size)| size)
     }
 
-    /// How many layers there are of each kind, and the first of them, in the order in which they come.
+    /// How many blocks there are of each kind, and the first of them, in the order in which they come.
     pub fn kinds(&self) -> Vec<(usize, &Shape)> {
         let mut kinds: Vec<(usize, &Shape)> = Vec::new();
         for layer in &self.layers {
@@ -175,13 +176,13 @@ const SSM_CFG: [&str; 29] = [
 
 impl RawConfig {
     /// The blocks that the config says a model has, of a family whose configs do.
-    pub fn plan(&self, arch: Arch) -> Result<Option<Plan>, LoadError> {
-        hybrid::plan(arch, self)
+    pub fn plan(&self, family: Family) -> Result<Option<Plan>, LoadError> {
+        hybrid::plan(family, self)
     }
 
     /// The family, from `ssm_cfg.layer`, `model_type` or `architectures`, or (mamba-ssm's first config, which has none of them) the
     /// other keys; and the key that said so, if one did.
-    pub fn arch(&self, warnings: &mut Vec<String>) -> Result<(Arch, Option<&'static str>), LoadError> {
+    pub fn family(&self, warnings: &mut Vec<String>) -> Result<(Family, Option<&'static str>), LoadError> {
         let unknown = |key, value: &str| LoadError::UnknownArchitecture {
             file: self.file.clone(),
             key,
@@ -192,52 +193,40 @@ impl RawConfig {
             },
         };
         if let Some(layer) = self.string("ssm_cfg.layer")? {
-            let arch = match layer {
-                "Mamba1" => Arch::Mamba1,
-                "Mamba2" => Arch::Mamba2,
+            let family = match layer {
+                "Mamba1" => Family::Mamba,
+                "Mamba2" => Family::Mamba2,
                 other => return Err(unknown("ssm_cfg.layer", other)),
             };
-            return Ok((arch, Some("ssm_cfg.layer")));
+            return Ok((family, Some("ssm_cfg.layer")));
         }
         if let Some(model_type) = self.string("model_type")? {
-            let known = FAMILIES.iter().find(|(name, _)| *name == model_type);
-            let (_, arch) = known.ok_or_else(|| unknown("model_type", model_type))?;
-            return Ok((*arch, Some("model_type")));
+            let family = Family::of_model_type(model_type).ok_or_else(|| unknown("model_type", model_type))?;
+            return Ok((family, Some("model_type")));
         }
         if let Some(class) = self.get("architectures").and_then(|list| list.get(0)) {
             let class = class.as_str().unwrap_or_default();
-            let arch = match class {
-                "LlamaForCausalLM" | "MistralForCausalLM" | "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => Arch::Llama,
-                _ if class.starts_with("GraniteMoeHybrid") => Arch::Granite,
-                _ if class.starts_with("Bamba") => Arch::Bamba,
-                _ if class.starts_with("NemotronH") => Arch::NemotronH,
-                _ if class.starts_with("FalconH1") => Arch::FalconH1,
-                _ if class.starts_with("Mamba2") => Arch::Mamba2,
-                _ if class.starts_with("FalconMamba") => Arch::FalconMamba,
-                _ if class.starts_with("Mamba") => Arch::Mamba1,
-                _ => return Err(unknown("architectures", class)),
-            };
-            return Ok((arch, Some("architectures")));
+            let family = Family::of_class(class).ok_or_else(|| unknown("architectures", class))?;
+            return Ok((family, Some("architectures")));
         }
         if !(self.map.contains_key("d_model") || self.map.contains_key("ssm_cfg")) {
             warnings.push(format!("{}: no `model_type`: taken as a Mamba-1 model", self.file));
         }
-        Ok((Arch::Mamba1, None))
+        Ok((Family::Mamba, None))
     }
 
     /// The family that a key says, or that is taken where none does, is not that of the tensors.
     pub fn contradicts(&self, said_by: Option<&str>, found: String) -> LoadError {
         let value = said_by.and_then(|key| self.get(key)).map(shown);
         // mamba-ssm's first config is of Mamba-1, and had no key for it.
-        let key = said_by.unwrap_or(if self.is_mamba_ssm() { "ssm_cfg.layer" } else { "model_type" }).into();
-        let value = value.unwrap_or_else(|| "absent, which makes it a Mamba-1".into());
-        LoadError::Contradiction { file: self.file.clone(), key, value, found }
+        let key = said_by.unwrap_or(if self.is_mamba_ssm() { "ssm_cfg.layer" } else { "model_type" });
+        self.contradiction(key, value.unwrap_or_else(|| "absent, which makes it a Mamba-1".into()), found)
     }
 
     /// Refuses options that change the result and are not implemented.
     pub fn check_supported(&self, arch: Arch) -> Result<(), LoadError> {
         // The readers of other families ask for what they know.
-        if !matches!(arch, Arch::Mamba1 | Arch::FalconMamba | Arch::Mamba2) {
+        if !(arch.is_mamba1() || arch == Arch::Mamba2) {
             return Ok(());
         }
         let unsupported = |key: &str, value: &Value, reason| LoadError::UnsupportedOption {
@@ -299,10 +288,7 @@ impl RawConfig {
     pub fn ties(&self, arch: Arch) -> Result<bool, LoadError> {
         Ok(match self.flag("tie_word_embeddings")? {
             Some(tied) => tied,
-            None => {
-                let mamba1 = matches!(arch, Arch::Mamba1 | Arch::FalconMamba);
-                self.flag("tie_embeddings")?.unwrap_or(mamba1 || self.is_mamba_ssm())
-            }
+            None => self.flag("tie_embeddings")?.unwrap_or(arch.is_mamba1() || self.is_mamba_ssm()),
         })
     }
 
@@ -311,48 +297,35 @@ impl RawConfig {
         let keys = ["num_hidden_layers", "layers_block_type", "hybrid_override_pattern"];
         let key = keys.into_iter().find(|key| self.get(key).is_some()).unwrap_or(keys[0]);
         let value = self.get(key).map_or_else(|| "absent".into(), shown);
-        let found = format!("there is a tensor `{tensor}`");
-        LoadError::Contradiction { file: self.file.clone(), key: key.into(), value, found }
+        self.contradiction(key, value, format!("there is a tensor `{tensor}`"))
     }
 
-    /// Where the config says whether linear layers and convolutions have biases, the tensors must agree. `has`: whether layers of a kind
-    /// have a tensor; `None` where there are no such layers.
-    pub fn check_biases(&self, arch: Arch, has: &dyn Fn(&str, &str) -> Option<bool>) -> Result<(), LoadError> {
-        let (in_proj, out_proj, conv) = ("in_proj.bias", "out_proj.bias", "conv1d.bias");
-        let [q, k, v, o] = ["q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias"];
-        let mixer = if matches!(arch, Arch::Mamba1 | Arch::FalconMamba) { "mamba" } else { "mamba2" };
-        for (key, kind, tensor) in [
-            ("use_bias", mixer, in_proj),
-            ("use_bias", mixer, out_proj),
-            ("ssm_cfg.bias", mixer, in_proj),
-            ("ssm_cfg.bias", mixer, out_proj),
-            ("use_conv_bias", mixer, conv),
-            ("ssm_cfg.conv_bias", mixer, conv),
-            ("mamba_proj_bias", mixer, in_proj),
-            ("mamba_proj_bias", mixer, out_proj),
-            ("projectors_bias", mixer, out_proj),
-            ("mamba_conv_bias", mixer, conv),
-            ("attention_bias", "attention", q),
-            ("attention_bias", "attention", k),
-            ("attention_bias", "attention", v),
-            ("attention_bias", "attention", o),
-            ("mlp_bias", "mlp", "up_proj.bias"),
-            ("mlp_bias", "mlp", "down_proj.bias"),
+    /// What layers of a family with a plan have or have not beyond what all have, against the tensors.
+    pub fn check_optional(
+        &self,
+        (family, said_by): (Family, Option<&'static str>),
+        find: &dyn Fn(&str, &str) -> Option<Found>,
+    ) -> Result<(), LoadError> {
+        hybrid::check(family, self, said_by, find)
+    }
+
+    /// Where the config of a family without a plan says whether linear layers and convolutions have biases, the tensors must agree.
+    /// `has`: whether the layers have a tensor.
+    pub fn check_biases(&self, has: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {
+        let (in_proj, out_proj, conv) = ("mixer.in_proj.bias", "mixer.out_proj.bias", "mixer.conv1d.bias");
+        for (key, tensor) in [
+            ("use_bias", in_proj),
+            ("use_bias", out_proj),
+            ("ssm_cfg.bias", in_proj),
+            ("ssm_cfg.bias", out_proj),
+            ("use_conv_bias", conv),
+            ("ssm_cfg.conv_bias", conv),
         ] {
-            let read = match (arch, key) {
-                // It has a key of its own.
-                (Arch::FalconH1, "mamba_proj_bias") => tensor != out_proj,
-                // transformers does not read what such configs say of these.
-                (Arch::NemotronH, "mamba_proj_bias" | "attention_bias") => false,
-                _ => true,
-            };
-            let Some(stored) = has(kind, &format!("mixer.{tensor}")).filter(|_| read) else { continue };
+            let stored = has(tensor);
             if self.flag(key)?.is_some_and(|expected| expected != stored) {
-                let mixer = if self.plan(arch)?.is_some() { "" } else { "mixer." };
                 let have = if stored { "have" } else { "do not have" };
-                let found = format!("the layers {have} a tensor `{mixer}{tensor}`");
-                let (file, key, value) = (self.file.clone(), key.into(), (!stored).to_string());
-                return Err(LoadError::Contradiction { file, key, value, found });
+                let found = format!("the layers {have} a tensor `{tensor}`");
+                return Err(self.contradiction(key, (!stored).to_string(), found));
             }
         }
         Ok(())
@@ -361,7 +334,7 @@ impl RawConfig {
     /// Checks the config against the tensors' dimensions.
     pub fn model(
         &self,
-        arch: Arch,
+        family: Family,
         dims: &Dims,
         tied: bool,
         warnings: &mut Vec<String>,
@@ -374,9 +347,9 @@ impl RawConfig {
                 None => self.epsilon("layer_norm_epsilon", NORM_EPS)?,
             },
             head_scale: dims.plan.as_ref().map_or(1.0, |plan| plan.head_scale),
-            eos_token_id: self.tokens("eos_token_id", arch.eos())?,
-            bos_token_id: self.tokens("bos_token_id", arch.bos())?.first().copied(),
-            ..dims.model(arch, tied)
+            eos_token_id: self.tokens("eos_token_id", family.eos())?,
+            bos_token_id: self.tokens("bos_token_id", family.bos())?.first().copied(),
+            ..dims.model(family.arch(), tied)
         })
     }
 
@@ -411,8 +384,7 @@ impl RawConfig {
                         return Err(self.bad_value(key, value, expected));
                     }
                     Some(false) if strict => {
-                        let (file, key, value) = (self.file.clone(), key.to_string(), shown(value));
-                        return Err(LoadError::Contradiction { file, key, value, found: found.clone() });
+                        return Err(self.contradiction(key, shown(value), found.clone()));
                     }
                     _ => warnings.push(format!("{}: `{key}` is {}, but {found}: ignored", self.file, shown(value))),
                 }
@@ -430,8 +402,7 @@ impl RawConfig {
         let rows = dims.vocab_size as u64;
         let found = format!("the embedding has {rows} rows (`{}`)", dims.embedding);
         if vocab > rows {
-            let (file, key) = (self.file.clone(), "vocab_size".into());
-            return Err(LoadError::Contradiction { file, key, value: shown(value), found });
+            return Err(self.contradiction("vocab_size", shown(value), found));
         }
         let multiple = self.get("pad_vocab_size_multiple").and_then(Value::as_u64).filter(|&m| m > 0).unwrap_or(8);
         let padded = |m: u64| vocab.checked_next_multiple_of(m) == Some(rows);
@@ -469,7 +440,7 @@ mod tests {
 
     #[test]
     fn families() {
-        let arch = |json| parse(json).arch(&mut Vec::new()).map(|(arch, _)| arch);
+        let arch = |json| parse(json).family(&mut Vec::new()).map(|(family, _)| family.arch());
         assert_eq!(arch(r#"{"model_type": "mamba"}"#).unwrap(), Arch::Mamba1);
         assert_eq!(arch(r#"{"model_type": "falcon_mamba"}"#).unwrap(), Arch::FalconMamba);
         assert_eq!(arch(r#"{"architectures": ["FalconMambaForCausalLM"]}"#).unwrap(), Arch::FalconMamba);
@@ -491,7 +462,7 @@ mod tests {
 
     #[test]
     fn tokens_and_ties() {
-        let eos = |json| parse(json).tokens("eos_token_id", 0);
+        let eos = |json| parse(json).tokens("eos_token_id", Some(0));
         assert_eq!(eos(r#"{"eos_token_id": [1, 2]}"#).unwrap(), [1, 2]);
         assert_eq!(eos(r#"{"model_type": "mamba"}"#).unwrap(), [0]);
         assert!(eos(r#"{"model_type": "mamba", "eos_token_id": null}"#).unwrap().is_empty());

@@ -1,7 +1,7 @@
 //! Which stored tensor is which weight: finds every tensor, takes the dimensions from shapes, and checks all the others.
 
 use super::{
-    config::{Arch, Dims, FirstLayer, Plan, RawConfig},
+    config::{Arch, Dims, FirstLayer, Found, Plan, RawConfig},
     names::{self, Names},
     quantised,
     shard::{Shard, Stored},
@@ -18,6 +18,8 @@ pub(super) struct Table {
     pub tensors: Vec<(Stored, usize)>,
     /// By canonical names ([`names::canonical`]).
     by_name: HashMap<String, usize>,
+    /// What stands before the canonical names as they are published.
+    pub prefix: &'static str,
 }
 
 /// Names that a message lists.
@@ -33,7 +35,7 @@ pub(super) struct Layout {
 
 impl Table {
     pub fn new(shards: Vec<(Shard, Vec<Stored>)>) -> Result<Self, LoadError> {
-        let mut table = Table { shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        let mut table = Table { shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new(), prefix: "" };
         quantised::same_in_all(shards.iter().map(|(shard, _)| shard))?;
         for (i, (shard, tensors)) in shards.into_iter().enumerate() {
             let tensors = quantised::gather(&shard, tensors)?;
@@ -78,6 +80,14 @@ impl Table {
         match self.tensors.len() {
             0 => "; the file holds no tensors".into(),
             n => format!("; the {n} tensors there are called {list}{more}"),
+        }
+    }
+
+    /// A canonical name for a message: as it is stored or, where it is not, as it is published.
+    pub fn called(&self, name: &str) -> String {
+        match self.find(name) {
+            Some(tensor) => self.tensors[tensor].0.name.clone(),
+            None => names::published(name, self.prefix).into_owned(),
         }
     }
 
@@ -130,7 +140,8 @@ impl Table {
 
     /// A tensor that must be there, of a type that can be read and with elements.
     pub fn required(&self, name: &str) -> Result<usize, LoadError> {
-        let missing = || LoadError::MissingTensor { file: self.place(), tensor: name.into(), hint: String::new() };
+        let missing =
+            || LoadError::MissingTensor { file: self.place(), tensor: self.called(name), hint: String::new() };
         self.usable(self.find(name).ok_or_else(missing)?)
     }
 
@@ -236,7 +247,7 @@ impl Layout {
         let (layers, checks) = match &plan {
             Some(plan) => {
                 if let (Some(raw), Some(tensor)) = (raw, names.beyond(table.names())) {
-                    return Err(raw.too_few_layers(tensor));
+                    return Err(raw.too_few_layers(&table.called(tensor)));
                 }
                 table.check(embedding, "(vocab_size, d_model)", &[vocab_size, plan.d_model])?;
                 (plan.blocks.iter().map(|block| block.shape).collect(), Vec::new())
@@ -294,8 +305,11 @@ impl Layout {
                 if let (Some(with), Some(without)) = (of_kind().find(has), of_kind().find(|i| !has(i))) {
                     return Err(LoadError::MissingTensor {
                         file: table.place(),
-                        tensor: names.layer(without, param.name),
-                        hint: format!(": a layer of the same kind has one, `{}`", names.layer(with, param.name)),
+                        tensor: table.called(&names.layer(without, param.name)),
+                        hint: format!(
+                            ": a layer of the same kind has one, `{}`",
+                            table.called(&names.layer(with, param.name))
+                        ),
                     });
                 }
             }
@@ -303,10 +317,18 @@ impl Layout {
         Ok(())
     }
 
-    /// Whether layers of a kind have a parameter that a model may lack, such as `mixer.in_proj.bias`; `None` without such layers.
-    pub fn has(&self, shapes: &[Shape], kind: &str, name: &str) -> Option<bool> {
+    /// What there is of a parameter that a model may lack, such as `mixer.in_proj.bias`, in the layers of a kind; `None` without such
+    /// layers.
+    pub fn optional(&self, table: &Table, names: &Names, shapes: &[Shape], kind: &str, name: &str) -> Option<Found> {
         let first = shapes.iter().position(|shape| shape.kind() == kind)?;
-        Some(self.layers.get(first)?.get(name).is_some())
+        let canonical = names.layer(first, name);
+        let stored = self.has(first, name);
+        Some(Found { stored, tensor: table.called(&canonical), file: table.place() })
+    }
+
+    /// Whether a layer has a parameter.
+    pub fn has(&self, layer: usize, name: &str) -> bool {
+        self.layers.get(layer).is_some_and(|layer| layer.get(name).is_some())
     }
 
     /// Positions of all tensors in use.
@@ -342,6 +364,12 @@ impl Layout {
 fn places(table: &Table, names: &Names, layer: usize, shape: &Shape) -> Result<Weights<usize>, LoadError> {
     let there = |param: &Param| table.find(&names.layer(layer, param.name)).is_some();
     shape.build(&mut |param| shape.needs(param).unwrap_or_else(|| there(param)), &mut |param| {
-        table.check(table.required(&names.layer(layer, param.name))?, param.symbols, &param.shape)
+        let found = table.required(&names.layer(layer, param.name)).map_err(|error| match error {
+            LoadError::MissingTensor { file, tensor, .. } => {
+                LoadError::MissingTensor { file, tensor, hint: names.why(layer).into() }
+            }
+            other => other,
+        });
+        table.check(found?, param.symbols, &param.shape)
     })
 }

@@ -40,6 +40,7 @@ pub use crate::error::LoadError;
 use adapter::Adapters;
 #[cfg(not(target_arch = "wasm32"))]
 pub use adapter::{Adapter, AdapterInfo};
+use config::Family;
 use config::RawConfig;
 pub use config::{Arch, ModelConfig};
 #[cfg(not(target_arch = "wasm32"))]
@@ -263,12 +264,13 @@ impl Checkpoint {
         let mut notes = Vec::new();
         // What kind of model it is comes first: nothing that follows makes sense for another.
         let mamba2 = table.mamba2_tensor();
-        let (arch, said_by) = match &raw {
-            Some(raw) => raw.arch(&mut warnings)?,
-            None if mamba2.is_some() => (Arch::Mamba2, None),
-            None => (Arch::Mamba1, None),
+        let (family, said_by) = match &raw {
+            Some(raw) => raw.family(&mut warnings)?,
+            None if mamba2.is_some() => (Family::Mamba2, None),
+            None => (Family::Mamba, None),
         };
-        if let (Some(raw), Some(tensor), false) = (&raw, mamba2, !matches!(arch, Arch::Mamba1 | Arch::FalconMamba)) {
+        let arch = family.arch();
+        if let (Some(raw), Some(tensor), true) = (&raw, mamba2, arch.is_mamba1()) {
             let found = format!("there is a tensor `{tensor}`, which only Mamba-2 has");
             return Err(raw.contradicts(said_by, found));
         }
@@ -277,7 +279,8 @@ impl Checkpoint {
             raw.check_quantisation(table.is_plain(), &mut warnings)?;
         }
 
-        let plan = raw.as_ref().map(|raw| raw.plan(arch)).transpose()?.flatten();
+        let plan = raw.as_ref().map(|raw| raw.plan(family)).transpose()?.flatten();
+        table.prefix = arch.prefix();
         let names = match &plan {
             Some(plan) => Names::planned(plan),
             None => Names::recognise(&source, table.names())?,
@@ -292,7 +295,7 @@ impl Checkpoint {
             (None, Some(head)) if ties => table.usable(head)?,
             (Some(_), _) => table.required(&names.embedding)?,
             (None, _) => {
-                let (file, tensor) = (table.place(), names.embedding.clone());
+                let (file, tensor) = (table.place(), table.called(&names.embedding));
                 return Err(LoadError::MissingTensor { file, tensor, hint: table.summary() });
             }
         };
@@ -319,8 +322,14 @@ impl Checkpoint {
         }
         let mut config = match &raw {
             Some(raw) => {
-                raw.check_biases(arch, &|kind, name| layout.has(&dims.layers, kind, name))?;
-                raw.model(arch, &dims, layout.is_tied(), &mut warnings)?
+                match &dims.plan {
+                    None => raw.check_biases(&|name| layout.has(0, name))?,
+                    Some(_) => {
+                        let find = |kind: &str, name: &str| layout.optional(&table, &names, &dims.layers, kind, name);
+                        raw.check_optional((family, said_by), &find)?;
+                    }
+                }
+                raw.model(family, &dims, layout.is_tied(), &mut warnings)?
             }
             None => {
                 warnings.push(format!(

@@ -140,11 +140,18 @@ impl Names {
         Ok(Self { prefix, embedding, layers, planned: None })
     }
 
-    /// A tensor of a layer that the config's plan does not have.
-    pub fn beyond<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// The first tensor of a layer that the config's plan does not have.
+    pub fn beyond<'a>(&self, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let (blocks, _) = self.planned.as_ref()?;
         let planned = |name: &str| blocks.iter().any(|block| block.is_of(name));
-        names.find(|name| name.contains("layers.") && !name.contains("mtp.") && !planned(name))
+        let beyond = names.filter(|name| name.contains("layers.") && !name.contains("mtp.") && !planned(name));
+        let number = |name: &str| name.split('.').find_map(|part| part.parse::<u64>().ok());
+        beyond.min_by_key(|name| (number(name), *name))
+    }
+
+    /// Why a layer has what it has, as a message goes on; empty where there is nothing to say.
+    pub fn why(&self, layer: usize) -> &str {
+        self.planned.as_ref().and_then(|(blocks, _)| blocks.get(layer)).map_or("", |block| &block.why)
     }
 
     /// The number of layers: they must be numbered 0, 1, 2, ... without a gap. `there`: what is said where there are none.

@@ -66,6 +66,9 @@ pub enum InputError {
     /// A layer, channel or head that the model does not have.
     #[error("{what} {value} is out of range: the model has {count}, counted from 0")]
     OutOfRange { what: &'static str, value: usize, count: usize },
+    /// Layers of which `explain` shows nothing.
+    #[error("{layers} of attention and MLPs alone, which have no matrix of this kind to show yet")]
+    NothingToExplain { layers: String },
     /// A slot that the batch does not have.
     #[error("slot {slot} is out of range: the batch has {slots}, counted from 0")]
     NoSlot { slot: usize, slots: usize },

@@ -39,10 +39,11 @@ pub struct Explanation {
     pub layers: Vec<LayerExplanation>,
 }
 
-/// Explains a text; `progress` gets layers done and all that must be read.
+/// Explains a text; `progress` gets layers done and all that must be read. Of layers of attention and MLPs alone nothing is shown.
 ///
 /// # Errors
-/// No tokens, more than [`ExplainOptions::max_tokens`], a token, layer, channel or head out of range; the device's.
+/// No tokens, more than [`ExplainOptions::max_tokens`], a token, layer, channel or head out of range; only layers of which nothing is
+/// shown; the device's.
 pub async fn explain(
     model: &LanguageModel,
     tokens: &[u32],
@@ -51,19 +52,40 @@ pub async fn explain(
 ) -> Result<Explanation> {
     let c = model.config();
     check_tokens(tokens, c.vocab_size)?;
-    let limit = options.max_tokens.min(room(options, c.n_layer()));
-    if tokens.len() > limit {
-        return Err(InputError::TooManyTokens { tokens: tokens.len(), limit }.into());
-    }
     let below = |what, wanted: &[usize], count: usize| match wanted.iter().find(|&&value| value >= count) {
         Some(&value) => Err(InputError::OutOfRange { what, value, count }),
         None => Ok(()),
     };
     below("layer", options.layers.as_deref().unwrap_or_default(), c.n_layer())?;
-    let wanted = c.layers.iter().enumerate().filter(|(i, _)| options.wants(*i));
-    below("channel", &options.channels, wanted.filter_map(|(_, layer)| Some(layer.units()?.count)).min().unwrap_or(0))?;
-    let layers = model.session()?.explain(tokens, options, progress).await?;
+    // A session counts blocks, of which at most one a layer is shown.
+    let per_layer = c.arch.blocks_per_layer();
+    let units = |block: usize| c.layers.get(block).and_then(|block| block.units());
+    let wanted = (0..c.layers.len()).filter(|block| options.wants(block / per_layer));
+    let blocks: Vec<usize> = wanted.filter(|block| units(*block).is_some()).collect();
+    if blocks.is_empty() && options.layers.as_ref().is_none_or(|layers| !layers.is_empty()) {
+        return Err(InputError::NothingToExplain { layers: nothing_in(options.layers.as_deref()) }.into());
+    }
+    let of_blocks = ExplainOptions { layers: Some(blocks), ..options.clone() };
+    let limit = options.max_tokens.min(room(&of_blocks, c.n_layer()));
+    if tokens.len() > limit {
+        return Err(InputError::TooManyTokens { tokens: tokens.len(), limit }.into());
+    }
+    let counts = of_blocks.layers.iter().flatten().filter_map(|block| Some(units(*block)?.count));
+    below("channel", &options.channels, counts.min().unwrap_or(0))?;
+    let progress = &mut |done: usize, all: usize| progress(done.div_ceil(per_layer), all.div_ceil(per_layer));
+    let mut layers = model.session()?.explain(tokens, &of_blocks, progress).await?;
+    layers.iter_mut().for_each(|layer| layer.layer /= per_layer);
     Ok(Explanation { tokens: tokens.to_vec(), n_layer: c.n_layer(), layers })
+}
+
+/// The layers of which nothing is shown, at the begin of a sentence that says so: all of a model's, or those asked for.
+fn nothing_in(layers: Option<&[usize]>) -> String {
+    let names = layers.unwrap_or_default().iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    match layers {
+        None => "the model's layers are".into(),
+        Some([_]) => format!("layer {names} is"),
+        Some(_) => format!("layers {names} are"),
+    }
 }
 
 /// The longest text whose maps the memory is asked for, whatever [`ExplainOptions::max_tokens`] says.

@@ -161,7 +161,8 @@ impl Session {
         }
     }
 
-    /// What of `tokens` the layers see: [`crate::explain::explain`], which has checked the arguments. The session must be at the
+    /// What of `tokens` the layers see: [`crate::explain::explain`], which has checked the arguments and names blocks in
+    /// `options.layers`. The session must be at the
     /// begin of a text; it is of no use afterwards.
     pub(crate) async fn explain(
         &mut self,

@@ -55,6 +55,10 @@ def llamas():
         "llama-bias": dict(seed=203, cfg=llama(
             rms_norm_eps=EPS,
             layers=2, heads=(4, 4), head_dim=12, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+        # The kernels read heads four channels at a time: the CPU alone runs it. Llama's class turns whole heads whatever this says.
+        "llama-heads-of-10": dict(seed=211, cfg=llama(
+            layers=2, heads=(4, 2), head_dim=10, rms_norm_eps=1e-5, tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.4))),
         "llama31-hub": dict(seed=204, hub=old("llama", "LlamaForCausalLM", **without_kind(llama(
             d_model=64, head_dim=16, layers=2, ff=40, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=scaling,
             tie_word_embeddings=True, attention_bias=False, mlp_bias=False)))),

@@ -102,9 +102,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             misuse(format!("{name}: {error} ({way})"))
         }
         Error::Input(error @ InputError::OutOfRange { .. }) => misuse(format!("--{error}")),
+        Error::Input(error @ InputError::NothingToExplain { .. }) => match options.layers {
+            Some(_) => misuse(format!("--layer: {error}")),
+            None => anyhow!("{}: {error}", checkpoint.source()),
+        },
         other => other.into(),
     })?;
 
+    if let Some(words) = left_out(&explanation, options.layers.as_deref()) {
+        eprintln!("{words}");
+    }
     let pieces = tokenizer.pieces(&tokens)?;
     // What is being written is brought to its end.
     let ended = Arc::new(AtomicBool::new(false));
@@ -122,6 +129,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     written.map_err(lost("html", "the page"))?;
     printed?;
     Ok(if ended.load(Ordering::Relaxed) { signals::exit_code() } else { ExitCode::SUCCESS })
+}
+
+/// What there is to say of layers that were asked for and are not shown.
+fn left_out(explanation: &Explanation, asked: Option<&[usize]>) -> Option<String> {
+    let shown = |layer: &usize| explanation.layers.iter().any(|of| of.layer == *layer);
+    let all: Vec<usize> = (0..explanation.n_layer).collect();
+    let missing: Vec<_> = asked.unwrap_or(&all).iter().filter(|layer| !shown(layer)).map(usize::to_string).collect();
+    let names = missing.join(", ");
+    let are = if missing.len() == 1 { format!("layer {names} is") } else { format!("layers {names} are") };
+    let words = || format!("{are} not shown: attention and MLPs have no matrix of this kind to show yet");
+    (!missing.is_empty()).then(words)
 }
 
 fn print_words(tokens: &[u32], backend: &str, explanation: &Explanation, page: Option<&Path>) -> std::io::Result<()> {

@@ -66,6 +66,9 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
         "norm_eps": short(config.norm_eps), "tie_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
     });
+    if config.layers.len() != config.n_layer() {
+        dimensions["blocks"] = json!(config.layers.len());
+    }
     let kinds = config.kinds();
     for (count, layer) in &kinds {
         let mut of_kind = json!({});

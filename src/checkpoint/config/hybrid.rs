@@ -6,14 +6,18 @@
 //! residual stream: it is left out, what is added to the stream is divided by m, and epsilon by m squared, which gives the same
 //! normed values. The head's is in the final norm's weight ([`super::ModelConfig::head_scale`]).
 
-use super::{Arch, RawConfig};
+use super::{Family, RawConfig};
 use crate::checkpoint::LoadError;
 use crate::model::blocks::{attention, mamba2, mlp, Shape};
-use crate::reference::{Activation, GatedNorm};
-use reader::{Reader, MOST_LAYERS};
-use serde_json::Value;
+use crate::reference::GatedNorm;
+use reader::Reader;
 
+mod optional;
 mod reader;
+mod rotation;
+
+pub(super) use optional::check;
+pub(in crate::checkpoint) use optional::Found;
 
 /// A block and the names of its tensors.
 #[derive(Debug, Clone)]
@@ -25,9 +29,17 @@ pub(in crate::checkpoint) struct Block {
     mixer: String,
     /// What they are called otherwise than here.
     renamed: &'static [(&'static str, &'static str)],
+    /// Why there is this mixer in this layer, for the message where it is missing: empty where all layers have one.
+    pub why: String,
 }
 
 impl Block {
+    /// `layer` is what all names of its tensors begin with, `norm` and `mixer` what they go on with.
+    fn new(shape: Shape, layer: &str, norm: &str, mixer: &str) -> Self {
+        let (norm, mixer) = (format!("{layer}{norm}.weight"), format!("{layer}{mixer}."));
+        Self { shape, norm, mixer, renamed: &[], why: String::new() }
+    }
+
     /// Whether a tensor is of this block's layer.
     pub fn is_of(&self, name: &str) -> bool {
         // "layers.3." of "layers.3.mamba."
@@ -62,144 +74,127 @@ pub(in crate::checkpoint) struct Plan {
 const GRANITE_MLP: [(&str, &str); 2] =
     [("up_proj.weight", "input_linear.weight"), ("down_proj.weight", "output_linear.weight")];
 
-pub(super) fn plan(arch: Arch, raw: &RawConfig) -> Result<Option<Plan>, LoadError> {
-    Ok(Some(match arch {
-        Arch::Mamba1 | Arch::FalconMamba | Arch::Mamba2 => return Ok(None),
-        Arch::Llama => llama(raw)?,
-        Arch::Granite => granite(raw)?,
-        Arch::Bamba => bamba(raw)?,
-        Arch::NemotronH => nemotron_h(raw)?,
-        Arch::FalconH1 => falcon_h1(raw)?,
+pub(super) fn plan(family: Family, raw: &RawConfig) -> Result<Option<Plan>, LoadError> {
+    let c = Reader { raw, family };
+    Ok(Some(match family {
+        Family::Mamba | Family::FalconMamba | Family::Mamba2 => return Ok(None),
+        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama(&c)?,
+        Family::Granite => granite(&c)?,
+        Family::Bamba => bamba(&c)?,
+        Family::NemotronH => nemotron_h(&c)?,
+        Family::FalconH1 => falcon_h1(&c)?,
     }))
 }
 
 /// Llama and what differs from it in biases, norms of heads or a window: Mistral, Qwen 2 and 3.
-fn llama(raw: &RawConfig) -> Result<Plan, LoadError> {
-    let c = Reader(raw);
+fn llama(c: &Reader) -> Result<Plan, LoadError> {
     let n_layer = c.layers()?;
-    let model_type = raw.string("model_type")?.unwrap_or("llama");
-    let qwen = matches!(model_type, "qwen2" | "qwen3");
-    let window = match model_type {
+    let qwen = matches!(c.family, Family::Qwen2 | Family::Qwen3);
+    let window = match c.family {
         // Qwen's configs name a window that is not used.
-        "qwen2" | "qwen3" if raw.flag("use_sliding_window")? != Some(true) => 0,
-        "qwen2" | "qwen3" => c.size_or("sliding_window", 4096)?,
+        _ if qwen && c.raw.flag("use_sliding_window")? != Some(true) => 0,
         // Only null says that there is none.
-        "mistral" => c.size_or("sliding_window", if raw.says("sliding_window") { 0 } else { 4096 })?,
+        Family::Mistral | Family::Qwen2 | Family::Qwen3 if !c.raw.says("sliding_window") => 4096,
+        Family::Mistral | Family::Qwen2 | Family::Qwen3 => c.size_or("sliding_window", 0)?,
         _ => 0,
     };
     // The first layers of Qwen that see all, where layer_types does not say which do.
     let full = if qwen { c.size_or("max_window_layers", 28)? } else { 0 };
     let kinds = c.kinds(n_layer)?;
-    let attention = c.attention(Some(1.0), None, if model_type == "qwen3" { 128 } else { 0 })?;
+    let attention = c.attention(Some(1.0), None)?;
     let mlp = c.mlp("intermediate_size", false)?;
     let mut blocks = Vec::new();
     for i in 0..n_layer {
         let window = match kinds.as_ref().and_then(|kinds| kinds.get(i)).map(String::as_str) {
             None if i < full => 0,
+            Some("sliding_attention") if qwen && window == 0 => {
+                return Err(c.unsupported("layer_types", "it names sliding_attention, but no window is in use"));
+            }
             None | Some("sliding_attention") => window,
             Some("full_attention" | "attention") => 0,
             Some(_) => return Err(c.unsupported("layer_types", "layers of a kind that such models have not")),
         };
         let layer = format!("layers.{i}.");
-        blocks.push(Block {
-            shape: Shape::Attention(attention::Shape { window, ..attention }),
-            norm: format!("{layer}input_layernorm.weight"),
-            mixer: format!("{layer}self_attn."),
-            renamed: &[],
-        });
-        blocks.push(Block {
-            shape: Shape::Mlp(mlp),
-            norm: format!("{layer}post_attention_layernorm.weight"),
-            mixer: format!("{layer}mlp."),
-            renamed: &[],
-        });
+        let attention = Shape::Attention(attention::Shape { window, ..attention });
+        blocks.push(Block::new(attention, &layer, "input_layernorm", "self_attn"));
+        blocks.push(Block::new(Shape::Mlp(mlp), &layer, "post_attention_layernorm", "mlp"));
     }
     c.plan(blocks, "norm.weight", c.number_or("rms_norm_eps", 1e-6)?)
 }
 
 /// Granite 4.0-H without experts (transformers' `granitemoehybrid`).
-fn granite(raw: &RawConfig) -> Result<Plan, LoadError> {
-    let c = Reader(raw);
+fn granite(c: &Reader) -> Result<Plan, LoadError> {
     if c.size_or("num_local_experts", 8)? > 0 {
         return Err(c.unsupported("num_local_experts", "experts: only dense models are run so far"));
     }
     let n_layer = c.layers()?;
     let kinds = c.kinds(n_layer)?.unwrap_or_else(|| vec!["mamba".into(); n_layer]);
     let eps = c.number_or("rms_norm_eps", 1e-6)?;
-    let multiplier = c.multiplier("embedding_multiplier")?;
-    let out_scale = c.multiplier("residual_multiplier")? / multiplier;
-    let rotated = match raw.string("position_embedding_type")? {
+    let (multiplier, norm_eps) = c.embedding_multiplier(eps)?;
+    let out_scale = c.folded("residual_multiplier", c.multiplier("residual_multiplier")? / multiplier)?;
+    let rotated = match c.raw.string("position_embedding_type")? {
         Some("rope") => Some(1.0),
         _ => None,
     };
     let scale = c.multiplier("attention_multiplier")?;
-    let attention = attention::Shape { out_scale, ..c.attention(rotated, Some(scale), 0)? };
+    let attention = attention::Shape { out_scale, ..c.attention(rotated, Some(scale))? };
     let mamba = mamba2::Shape { out_scale, ..c.mamba2(eps)? };
     let mlp = mlp::Shape { out_scale, ..c.mlp("shared_intermediate_size", true)? };
     let mut blocks = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         let layer = format!("layers.{i}.");
-        let norm = format!("{layer}input_layernorm.weight");
-        blocks.push(c.mixer(kind, mamba, attention, norm, &layer)?);
-        blocks.push(Block {
-            shape: Shape::Mlp(mlp),
-            norm: format!("{layer}post_attention_layernorm.weight"),
-            mixer: format!("{layer}shared_mlp."),
-            renamed: &GRANITE_MLP,
-        });
+        blocks.push(c.mixer(kind, mamba, attention, &layer)?);
+        let mlp = Block::new(Shape::Mlp(mlp), &layer, "post_attention_layernorm", "shared_mlp");
+        blocks.push(Block { renamed: &GRANITE_MLP, ..mlp });
     }
-    let head_scale = 1.0 / c.multiplier("logits_scaling")?;
-    Ok(Plan { head_scale, norm_eps: eps / (multiplier * multiplier), ..c.plan(blocks, "norm.weight", eps)? })
+    let head_scale = c.folded("logits_scaling", 1.0 / c.multiplier("logits_scaling")?)?;
+    Ok(Plan { head_scale, norm_eps, ..c.plan(blocks, "norm.weight", eps)? })
 }
 
 /// Bamba (IBM, Princeton, CMU, UIUC).
-fn bamba(raw: &RawConfig) -> Result<Plan, LoadError> {
-    let c = Reader(raw);
+fn bamba(c: &Reader) -> Result<Plan, LoadError> {
     let n_layer = c.layers()?;
     let eps = c.number_or("rms_norm_eps", 1e-5)?;
     let kinds = match c.kinds(n_layer)? {
         Some(kinds) => kinds,
         None => {
-            let indices = raw.get("attn_layer_indices").and_then(Value::as_array);
-            let attends = |i: usize| indices.is_some_and(|list| list.iter().any(|at| at.as_u64() == Some(i as u64)));
-            let kind = |i: usize| if attends(i) { "attention" } else { "mamba" };
+            let attending = c.indices("attn_layer_indices", n_layer)?;
+            let kind = |i: usize| if attending.contains(&i) { "attention" } else { "mamba" };
             (0..n_layer).map(|i| kind(i).to_owned()).collect()
         }
     };
-    let attention = c.attention(Some(0.5), None, 0)?;
+    let attention = c.attention(Some(0.5), None)?;
     let mamba = c.mamba2(eps)?;
     let mlp = c.mlp("intermediate_size", false)?;
     let mut blocks = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         let layer = format!("layers.{i}.");
-        blocks.push(c.mixer(kind, mamba, attention, format!("{layer}input_layernorm.weight"), &layer)?);
-        blocks.push(Block {
-            shape: Shape::Mlp(mlp),
-            norm: format!("{layer}pre_ff_layernorm.weight"),
-            mixer: format!("{layer}feed_forward."),
-            renamed: &[],
-        });
+        blocks.push(c.mixer(kind, mamba, attention, &layer)?);
+        blocks.push(Block::new(Shape::Mlp(mlp), &layer, "pre_ff_layernorm", "feed_forward"));
     }
     c.plan(blocks, "final_layernorm.weight", eps)
 }
 
 /// Falcon-H1: in every layer Mamba-2 and attention side by side, and an MLP.
-fn falcon_h1(raw: &RawConfig) -> Result<Plan, LoadError> {
-    let c = Reader(raw);
+fn falcon_h1(c: &Reader) -> Result<Plan, LoadError> {
     let n_layer = c.layers()?;
     let eps = c.number_or("rms_norm_eps", 1e-5)?;
-    let multiplier = c.multiplier("embedding_multiplier")?;
-    let scaled = |key| Ok::<_, LoadError>(c.multiplier(key)? / multiplier);
-    let heads = c.attention(Some(1.0), None, 0)?;
+    let (multiplier, norm_eps) = c.embedding_multiplier(eps)?;
+    let scaled = |key| c.folded(key, c.multiplier(key)? / multiplier);
+    let heads = c.attention(Some(1.0), None)?;
     let attention = attention::Shape {
-        scale: heads.scale * c.multiplier("key_multiplier")?,
+        scale: c.folded("key_multiplier", heads.scale * c.multiplier("key_multiplier")?)?,
         in_scale: c.multiplier("attention_in_multiplier")?,
         out_scale: scaled("attention_out_multiplier")?,
         beside: true,
         ..heads
     };
-    let normed = raw.flag("mamba_rms_norm")?.unwrap_or(false);
-    let first = raw.flag("mamba_norm_before_gate")?.unwrap_or(true);
+    // As the block multiplies with it: scores, values, and biases by its inverse.
+    for product in [attention.attention().scale, attention.value_scale(), 1.0 / attention.in_scale] {
+        c.folded("attention_in_multiplier", product)?;
+    }
+    let normed = c.flag_or("mamba_rms_norm", false)?;
+    let first = c.flag_or("mamba_norm_before_gate", true)?;
     let mamba = mamba2::Shape {
         norm: match (normed, first) {
             (false, _) => GatedNorm::GateOnly,
@@ -208,67 +203,44 @@ fn falcon_h1(raw: &RawConfig) -> Result<Plan, LoadError> {
         },
         in_scale: c.multiplier("ssm_in_multiplier")?,
         out_scale: scaled("ssm_out_multiplier")?,
-        multipliers: raw.get("ssm_multipliers").map(|_| c.multipliers("ssm_multipliers")).transpose()?,
+        multipliers: c.raw.get("ssm_multipliers").map(|_| c.multipliers("ssm_multipliers")).transpose()?,
         ..c.mamba2(eps)?
     };
+    c.folded("ssm_in_multiplier", 1.0 / mamba.in_scale)?;
     let [gate_scale, down] = c.multipliers("mlp_multipliers")?;
-    let mlp = mlp::Shape { gate_scale, out_scale: down / multiplier, ..c.mlp("intermediate_size", false)? };
+    let out_scale = c.folded("mlp_multipliers", down / multiplier)?;
+    let mlp = mlp::Shape { gate_scale, out_scale, ..c.mlp("intermediate_size", false)? };
     let mut blocks = Vec::new();
     for i in 0..n_layer {
         let layer = format!("layers.{i}.");
-        let block = |shape, norm: &str, mixer: &str| Block {
-            shape,
-            norm: format!("{layer}{norm}.weight"),
-            mixer: format!("{layer}{mixer}."),
-            renamed: &[],
-        };
-        blocks.push(block(Shape::Mamba2(mamba), "input_layernorm", "mamba"));
-        blocks.push(block(Shape::Attention(attention), "input_layernorm", "self_attn"));
-        blocks.push(block(Shape::Mlp(mlp), "pre_ff_layernorm", "feed_forward"));
+        blocks.push(Block::new(Shape::Mamba2(mamba), &layer, "input_layernorm", "mamba"));
+        blocks.push(Block::new(Shape::Attention(attention), &layer, "input_layernorm", "self_attn"));
+        blocks.push(Block::new(Shape::Mlp(mlp), &layer, "pre_ff_layernorm", "feed_forward"));
     }
     let head_scale = c.multiplier("lm_head_multiplier")?;
-    let plan = c.plan(blocks, "final_layernorm.weight", eps)?;
-    Ok(Plan { head_scale, norm_eps: eps / (multiplier * multiplier), ..plan })
+    Ok(Plan { head_scale, norm_eps, ..c.plan(blocks, "final_layernorm.weight", eps)? })
 }
 
 /// Nemotron-H without experts: every layer is one block.
-fn nemotron_h(raw: &RawConfig) -> Result<Plan, LoadError> {
-    let c = Reader(raw);
+fn nemotron_h(c: &Reader) -> Result<Plan, LoadError> {
     let eps = c.number_or("layer_norm_epsilon", 1e-5)?;
-    let list = c.strings("layers_block_type")?.or(c.strings("layer_types")?);
-    let kinds: Vec<String> = match (list, raw.string("hybrid_override_pattern")?) {
-        (Some(kinds), _) => kinds,
-        (None, Some(pattern)) => pattern.chars().filter(|c| *c != '|').map(|c| c.to_string()).collect(),
-        (None, None) => return Err(c.missing("hybrid_override_pattern", "it must say of which kinds the layers are")),
-    };
-    if kinds.is_empty() || kinds.len() > MOST_LAYERS {
-        return Err(c.missing("hybrid_override_pattern", "it must name at least one layer and at most 4,096"));
-    }
-    let attention = c.attention(None, None, 128)?;
+    let (key, kinds) = c.pattern()?;
+    let attention = c.attention(None, None)?;
     // Whatever time_step_limit says, transformers has delta from time_step_min on, without an upper bound.
-    let key = if raw.get("mamba_dt_min").is_some() { "mamba_dt_min" } else { "time_step_min" };
-    let dt_limit = (c.number_or(key, 1e-3)?, f32::INFINITY);
+    let least = if c.raw.get("mamba_dt_min").is_some() { "mamba_dt_min" } else { "time_step_min" };
+    let dt_limit = (c.number_or(least, 1e-3)?, f32::INFINITY);
     let mamba = mamba2::Shape { dt_limit, ..c.mamba2(eps)? };
-    // transformers' class has squared ReLU where a config does not say.
     let mlp = mlp::Shape { gated: false, ..c.mlp("intermediate_size", false)? };
-    let mlp = match raw.string("mlp_hidden_act")? {
-        None => mlp::Shape { activation: Activation::Relu2, ..mlp },
-        Some(_) => mlp,
-    };
     let mut blocks = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         let shape = match kind.as_str() {
             "M" | "mamba" | "mamba2" | "linear_attention" => Shape::Mamba2(mamba),
             "*" | "attention" | "full_attention" => Shape::Attention(attention),
             "-" | "mlp" => Shape::Mlp(mlp),
-            _ => {
-                let keys = ["layers_block_type", "layer_types", "hybrid_override_pattern"];
-                let key = keys.into_iter().find(|key| raw.get(key).is_some()).unwrap_or(keys[2]);
-                return Err(c.unsupported(key, "layers of experts, or of a kind that is not known here"));
-            }
+            _ => return Err(c.unsupported(key, "layers of experts, or of a kind that is not known here")),
         };
-        let (norm, mixer) = (format!("backbone.layers.{i}.norm.weight"), format!("backbone.layers.{i}.mixer."));
-        blocks.push(Block { shape, norm, mixer, renamed: &[] });
+        let block = Block::new(shape, &format!("backbone.layers.{i}."), "norm", "mixer");
+        blocks.push(Block { why: c.why(key, &shape), ..block });
     }
     let plan = c.plan(blocks, "backbone.norm_f.weight", eps)?;
     Ok(Plan { embedding: "backbone.embeddings.weight", ..plan })

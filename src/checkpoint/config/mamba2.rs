@@ -87,11 +87,9 @@ fn groups(raw: &RawConfig, first: &impl FirstLayer, grouped: usize, n_heads: usi
     let stated = raw.get(key);
     let whole = |value: &Value| value.as_u64().ok_or_else(|| raw.bad_value(key, value, "it must be a whole number"));
     let n_groups = stated.map_or(Ok(default), whole)? as usize;
-    let contradiction = |found| LoadError::Contradiction {
-        file: raw.file.clone(),
-        key: key.into(),
-        value: stated.map_or_else(|| format!("absent, which {by} takes as {default}"), shown),
-        found,
+    let contradiction = |found: String| {
+        let value = stated.map_or_else(|| format!("absent, which {by} takes as {default}"), shown);
+        raw.contradiction(key, value, found)
     };
     let rows = format!("B and C have {grouped} rows each (`{}`)", first.described(CONV));
     if n_groups == 0 || !grouped.is_multiple_of(n_groups) || !n_heads.is_multiple_of(n_groups) {
@@ -125,9 +123,8 @@ fn norm(raw: &RawConfig, first: &impl FirstLayer) -> Result<GatedNorm, LoadError
     let normed = flag("ssm_cfg.rmsnorm")?.unwrap_or(true);
     if normed != first.has(NORM) {
         if !normed {
-            let (file, key) = (raw.file.clone(), "ssm_cfg.rmsnorm".into());
             let found = format!("there is a tensor `{}`", first.described(NORM));
-            return Err(LoadError::Contradiction { file, key, value: "false".into(), found });
+            return Err(raw.contradiction("ssm_cfg.rmsnorm", "false", found));
         }
         return Err(LoadError::MissingTensor { file: first.file(), tensor: first.name(NORM), hint: String::new() });
     }

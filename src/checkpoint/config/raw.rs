@@ -56,6 +56,11 @@ impl RawConfig {
         LoadError::ConfigValue { file: self.file.clone(), key: key.into(), value: shown(value), expected }
     }
 
+    /// The config and the tensors, or two of its keys, disagree.
+    pub fn contradiction(&self, key: &str, value: impl Into<String>, found: impl Into<String>) -> LoadError {
+        LoadError::Contradiction { file: self.file.clone(), key: key.into(), value: value.into(), found: found.into() }
+    }
+
     pub fn string(&self, key: &str) -> Result<Option<&str>, LoadError> {
         let text = |v: &'_ Value| self.bad_value(key, v, "it must be a string");
         self.get(key).map(|v| v.as_str().ok_or_else(|| text(v))).transpose()
@@ -82,7 +87,7 @@ impl RawConfig {
     }
 
     /// Token ids of a key that holds none, one or a list. Negative ones mean "none" in some configs.
-    pub fn tokens(&self, key: &str, default: u32) -> Result<Vec<u32>, LoadError> {
+    pub fn tokens(&self, key: &str, default: Option<u32>) -> Result<Vec<u32>, LoadError> {
         let one = |v: &Value| match v.as_i64() {
             Some(id) if id < 0 => Ok(None),
             Some(id) => u32::try_from(id).map(Some).map_err(|_| self.bad_value(key, v, "too large for a token id")),
@@ -90,7 +95,9 @@ impl RawConfig {
         };
         match self.map.get(key) {
             // Hugging Face's configuration classes have a default; mamba-ssm's config has no such key.
-            None if self.is_hugging_face() => Ok(vec![default]),
+            None if self.is_hugging_face() || (self.says("architectures") && !self.says("ssm_cfg")) => {
+                Ok(default.into_iter().collect())
+            }
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(list)) => list.iter().filter_map(|v| one(v).transpose()).collect(),
             Some(value) => Ok(one(value)?.into_iter().collect()),

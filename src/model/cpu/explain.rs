@@ -21,7 +21,7 @@ impl CpuSession {
         let (mode, scan) = (Mode::Prefill, model.options.scan);
         let mut stream = Stream { residual, hidden, l, norm_eps: c.norm_eps, mode, scan };
         let mut explained = Vec::new();
-        let depth = options.depth(c.n_layer());
+        let depth = options.depth(c.layers.len());
         let states = parts(&mut self.state, &weights.layers);
         for (i, (layer, state)) in weights.layers.iter().zip(states).enumerate().take(depth) {
             layer.forward(inside, &mut stream, &mut [state]);

@@ -1,93 +1,164 @@
 //! A config's keys as the families of hybrids have them.
 
 use super::{Block, Plan};
-use crate::checkpoint::config::{mamba2::dt_limit, shown, RawConfig};
+use crate::checkpoint::config::{mamba2::dt_limit, shown, Family, RawConfig};
 use crate::checkpoint::LoadError;
-use crate::model::blocks::attention::{self, Rope, RopeScaling};
+use crate::model::blocks::attention;
 use crate::model::blocks::{mamba2, mlp, Shape};
 use crate::reference::Activation;
 use serde_json::Value;
 
 /// Beyond, a config is damaged rather than of a model.
 const MOST: u64 = 1 << 24;
-pub(super) const MOST_LAYERS: usize = 4096;
+const MOST_LAYERS: usize = 4096;
 
 /// What several families say in the same words.
-pub(super) struct Reader<'a>(pub &'a RawConfig);
+pub(super) struct Reader<'a> {
+    pub raw: &'a RawConfig,
+    /// By which it is known what is meant where a key is absent.
+    pub family: Family,
+}
 
 impl Reader<'_> {
     pub fn missing(&self, key: &str, expected: &'static str) -> LoadError {
-        let (file, key) = (self.0.file.clone(), key.into());
+        let (file, key) = (self.raw.file.clone(), key.into());
         LoadError::ConfigValue { file, key, value: "absent".into(), expected }
     }
 
     pub fn unsupported(&self, key: &str, reason: &'static str) -> LoadError {
-        let value = self.0.get(key).map_or_else(|| "absent".into(), shown);
-        LoadError::UnsupportedOption { file: self.0.file.clone(), key: key.into(), value, reason }
+        let value = self.raw.get(key).map_or_else(|| "absent".into(), shown);
+        LoadError::UnsupportedOption { file: self.raw.file.clone(), key: key.into(), value, reason }
     }
 
     /// A number of things that there is at least one of.
     pub fn size(&self, key: &'static str) -> Result<usize, LoadError> {
         match self.size_or(key, 0)? {
-            0 if self.0.get(key).is_none() => Err(self.missing(key, "it must be a whole number above 0")),
-            0 => Err(self.0.bad_value(key, &Value::from(0), "it must be above 0")),
+            0 if self.raw.get(key).is_none() => Err(self.missing(key, "it must be a whole number above 0")),
+            0 => Err(self.raw.bad_value(key, &Value::from(0), "it must be above 0")),
             size => Ok(size),
         }
     }
 
     pub fn size_or(&self, key: &str, default: usize) -> Result<usize, LoadError> {
-        let Some(value) = self.0.get(key) else { return Ok(default) };
+        let Some(value) = self.raw.get(key) else { return Ok(default) };
         match value.as_u64().filter(|n| *n <= MOST) {
             Some(n) => Ok(n as usize),
-            None => Err(self.0.bad_value(key, value, "it must be a whole number below 16,777,217")),
+            None => Err(self.raw.bad_value(key, value, "it must be a whole number below 16,777,217")),
         }
     }
 
     pub fn number_or(&self, key: &str, default: f32) -> Result<f32, LoadError> {
-        self.0.epsilon(key, default)
+        self.raw.epsilon(key, default)
     }
 
     /// A factor, 1 where none is said.
     pub fn multiplier(&self, key: &str) -> Result<f32, LoadError> {
-        let Some(value) = self.0.get(key) else { return Ok(1.0) };
+        let Some(value) = self.raw.get(key) else { return Ok(1.0) };
         match value.as_f64().map(|x| x as f32) {
             Some(x) if x.is_normal() => Ok(x),
-            _ => Err(self.0.bad_value(key, value, "it must be a finite number other than 0")),
+            _ => Err(self.raw.bad_value(key, value, "it must be a finite number other than 0")),
         }
     }
 
     /// So many factors, 1 where none are said.
     pub fn multipliers<const N: usize>(&self, key: &str) -> Result<[f32; N], LoadError> {
-        let Some(value) = self.0.get(key) else { return Ok([1.0; N]) };
+        let Some(value) = self.raw.get(key) else { return Ok([1.0; N]) };
         let number = |v: &Value| v.as_f64().map(|x| x as f32).filter(|x| x.is_normal());
         let list: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
         let wrong =
-            || self.0.bad_value(key, value, "it must be a list of finite numbers other than 0, one for each piece");
+            || self.raw.bad_value(key, value, "it must be a list of finite numbers other than 0, one for each piece");
         list.and_then(|list| list.try_into().ok()).ok_or_else(wrong)
     }
 
     pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>, LoadError> {
-        let Some(value) = self.0.get(key) else { return Ok(None) };
+        let Some(value) = self.raw.get(key) else { return Ok(None) };
         let list = value.as_array().and_then(|list| list.iter().map(|v| v.as_str().map(str::to_owned)).collect());
-        list.map(Some).ok_or_else(|| self.0.bad_value(key, value, "it must be a list of strings"))
+        list.map(Some).ok_or_else(|| self.raw.bad_value(key, value, "it must be a list of strings"))
+    }
+
+    /// Null is false, as in Python's.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, LoadError> {
+        Ok(self.raw.flag(key)?.unwrap_or(default && !self.raw.says(key)))
+    }
+
+    /// A product that a backend multiplies by, of a key's number and others: f32 must be able to hold it.
+    pub fn folded(&self, key: &str, product: f32) -> Result<f32, LoadError> {
+        let expected = "it must be nearer to 1: f32 does not hold its products";
+        let value = self.raw.get(key).cloned().unwrap_or_else(|| 1.into());
+        if product.is_normal() {
+            Ok(product)
+        } else {
+            Err(self.raw.bad_value(key, &value, expected))
+        }
+    }
+
+    /// What all else is divided by instead, and what becomes of the norms' epsilon.
+    pub fn embedding_multiplier(&self, eps: f32) -> Result<(f32, f32), LoadError> {
+        let key = "embedding_multiplier";
+        let multiplier = self.multiplier(key)?;
+        self.folded(key, 1.0 / multiplier)?;
+        Ok((multiplier, self.folded(key, eps / (multiplier * multiplier))?))
     }
 
     pub fn layers(&self) -> Result<usize, LoadError> {
-        match self.size("num_hidden_layers")? {
-            n if n > MOST_LAYERS => Err(self.0.bad_value("num_hidden_layers", &n.into(), "it must be at most 4,096")),
-            n => Ok(n),
+        let key = "num_hidden_layers";
+        match self.raw.get(key) {
+            Some(value) if value.as_u64().is_none_or(|n| n > MOST_LAYERS as u64) => {
+                Err(self.raw.bad_value(key, value, "it must be a whole number from 1 to 4,096"))
+            }
+            _ => self.size(key),
         }
+    }
+
+    /// Numbers of layers.
+    pub fn indices(&self, key: &str, n_layer: usize) -> Result<Vec<usize>, LoadError> {
+        let Some(value) = self.raw.get(key) else { return Ok(Vec::new()) };
+        let index = |v: &Value| v.as_u64().map(|i| i as usize).filter(|i| *i < n_layer);
+        let list = value.as_array().and_then(|list| list.iter().map(index).collect());
+        list.ok_or_else(|| self.raw.bad_value(key, value, "it must be a list of layers, from 0 to the last one"))
+    }
+
+    /// The kinds of Nemotron-H's layers, and the key that says them.
+    pub fn pattern(&self) -> Result<(&'static str, Vec<String>), LoadError> {
+        const KEYS: [&str; 3] = ["layers_block_type", "layer_types", "hybrid_override_pattern"];
+        let Some(key) = KEYS.into_iter().find(|key| self.raw.get(key).is_some()) else {
+            return Err(self.missing(KEYS[2], "it must say of which kinds the layers are"));
+        };
+        let kinds = match key {
+            "hybrid_override_pattern" => {
+                let pattern = self.raw.string(key)?.unwrap_or_default();
+                pattern.chars().filter(|c| *c != '|').map(|c| c.to_string()).collect()
+            }
+            key => self.strings(key)?.unwrap_or_default(),
+        };
+        if kinds.is_empty() || kinds.len() > MOST_LAYERS {
+            let value = self.raw.get(key).cloned().unwrap_or_default();
+            return Err(self.raw.bad_value(key, &value, "it must name at least one layer and at most 4,096"));
+        }
+        Ok((key, kinds))
     }
 
     /// Of which kind each layer is, by the old names of the hub or by those of transformers 5.
     pub fn kinds(&self, n_layer: usize) -> Result<Option<Vec<String>>, LoadError> {
         let Some(kinds) = self.strings("layer_types")?.or(self.strings("layers_block_type")?) else { return Ok(None) };
         if kinds.len() != n_layer {
-            let found = format!("`layer_types` names {}", kinds.len());
-            let (file, key) = (self.0.file.clone(), "num_hidden_layers".into());
-            return Err(LoadError::Contradiction { file, key, value: n_layer.to_string(), found });
+            let found = format!("`{}` names {}", self.kinds_key(), kinds.len());
+            return Err(self.raw.contradiction("num_hidden_layers", n_layer.to_string(), found));
         }
         Ok(Some(kinds))
+    }
+
+    /// The key that says it, or that would.
+    fn kinds_key(&self) -> &'static str {
+        let keys = ["layer_types", "layers_block_type"];
+        let default = if self.family == Family::Bamba { "attn_layer_indices" } else { keys[0] };
+        keys.into_iter().find(|key| self.raw.get(key).is_some()).unwrap_or(default)
+    }
+
+    /// Why a layer has this mixer: by what a key says or, where it is absent, by what that means.
+    pub fn why(&self, key: &str, shape: &Shape) -> String {
+        let absent = if self.raw.get(key).is_some() { "" } else { ", which is absent," };
+        format!(": by the config's `{key}`{absent} this layer's mixer is {}", shape.kind())
     }
 
     /// Mamba-2 or attention, whichever a layer's kind is.
@@ -96,47 +167,47 @@ impl Reader<'_> {
         kind: &str,
         mamba: mamba2::Shape,
         attention: attention::Shape,
-        norm: String,
         layer: &str,
     ) -> Result<Block, LoadError> {
-        Ok(match kind {
-            "mamba" | "linear_attention" => {
-                Block { shape: Shape::Mamba2(mamba), norm, mixer: format!("{layer}mamba."), renamed: &[] }
-            }
-            "attention" | "full_attention" => {
-                Block { shape: Shape::Attention(attention), norm, mixer: format!("{layer}self_attn."), renamed: &[] }
-            }
-            _ => return Err(self.unsupported("layer_types", "layers of a kind that such models have not")),
-        })
+        let (shape, mixer) = match kind {
+            "mamba" | "linear_attention" => (Shape::Mamba2(mamba), "mamba"),
+            "attention" | "full_attention" => (Shape::Attention(attention), "self_attn"),
+            _ => return Err(self.unsupported(self.kinds_key(), "layers of a kind that such models have not")),
+        };
+        let why = self.why(self.kinds_key(), &shape);
+        Ok(Block { why, ..Block::new(shape, layer, "input_layernorm", mixer) })
     }
 
     /// `rotated`: which part of a head is, where the config does not say; `None`: positions are not told at all. `scale`: the softmax's,
     /// where it is not 1 / sqrt(head_dim).
-    /// `head_dim`: where the config does not say; 0: d_model / heads.
-    pub fn attention(
-        &self,
-        rotated: Option<f64>,
-        scale: Option<f32>,
-        head_dim: usize,
-    ) -> Result<attention::Shape, LoadError> {
+    pub fn attention(&self, rotated: Option<f64>, scale: Option<f32>) -> Result<attention::Shape, LoadError> {
+        use Family::{Bamba, FalconH1, Mistral, NemotronH, Qwen2, Qwen3};
         let (d_model, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
         // Only null says that there are as many as of queries, in the classes of these families.
-        let eight = matches!(self.0.string("model_type")?, Some("bamba" | "nemotron_h" | "falcon_h1"));
-        let absent = if eight && !self.0.says("num_key_value_heads") { 8 } else { heads };
+        let absent = match self.family {
+            _ if self.raw.says("num_key_value_heads") => heads,
+            Mistral | Bamba | NemotronH | FalconH1 => 8,
+            Qwen2 | Qwen3 => 32,
+            _ => heads,
+        };
         let kv_heads = self.size_or("num_key_value_heads", absent)?;
-        let head_dim = match self.size_or("head_dim", if self.0.says("head_dim") { 0 } else { head_dim })? {
+        let absent = match self.family {
+            Qwen3 | NemotronH if !self.raw.says("head_dim") => 128,
+            _ => 0,
+        };
+        let head_dim = match self.size_or("head_dim", absent)? {
             0 => d_model / heads,
             head_dim => head_dim,
         };
-        let file = || self.0.file.clone();
         if kv_heads == 0 || heads % kv_heads != 0 {
+            let key = "num_key_value_heads";
+            let absent = if self.raw.says(key) { "" } else { "absent, which makes it " };
             let found = format!("there are {heads} heads of queries, which is no multiple of it");
-            let (key, value) = ("num_key_value_heads".into(), kv_heads.to_string());
-            return Err(LoadError::Contradiction { file: file(), key, value, found });
+            return Err(self.raw.contradiction(key, format!("{absent}{kv_heads}"), found));
         }
         if head_dim == 0 || head_dim > 256 {
             let (key, value, reason) = ("head_dim".into(), head_dim.to_string(), "heads have 256 channels at most");
-            return Err(LoadError::UnsupportedOption { file: file(), key, value, reason });
+            return Err(LoadError::UnsupportedOption { file: self.raw.file.clone(), key, value, reason });
         }
         Ok(attention::Shape {
             d_model,
@@ -153,82 +224,15 @@ impl Reader<'_> {
         })
     }
 
-    /// transformers 5 has all of it in `rope_parameters`, configs before it in `rope_theta` and `rope_scaling`.
-    fn rope(&self, part: f64, head_dim: usize) -> Result<Rope, LoadError> {
-        let object = if self.0.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
-        if self.0.object(object)?.is_some_and(|o| o.values().any(Value::is_object)) {
-            return Err(self.unsupported(object, "rotations that differ from layer to layer"));
-        }
-        let number = |key: &str| -> Result<Option<f64>, LoadError> {
-            let full = format!("{object}.{key}");
-            let Some((key, value)) = [full.as_str(), key].iter().find_map(|k| Some((*k, self.0.get(k)?))) else {
-                return Ok(None);
-            };
-            let valid = value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
-            valid.map(Some).ok_or_else(|| self.0.bad_value(key, value, "it must be a finite number above 0"))
-        };
-        let needed = |key: &str| {
-            let missing = || self.missing(&format!("{object}.{key}"), "it must be a finite number above 0");
-            number(key)?.ok_or_else(missing)
-        };
-        let bamba = self.0.string("model_type")? == Some("bamba");
-        let part = match number("partial_rotary_factor")? {
-            // transformers sets it whatever the config says outside that object.
-            Some(_) if bamba && self.0.get(&format!("{object}.partial_rotary_factor")).is_none() => part,
-            stated => stated.unwrap_or(part),
-        };
-        let dims = (head_dim as f64 * part) as usize;
-        if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
-            let reason = "an even number of a head's channels is rotated, and not more than it has";
-            let (file, value) = (self.0.file.clone(), format!("{head_dim}, of which {part} is rotated"));
-            return Err(LoadError::UnsupportedOption { file, key: "head_dim".into(), value, reason });
-        }
-        let key = format!("{object}.rope_type");
-        let old = format!("{object}.type");
-        let kind = match self.0.string(&key)? {
-            Some(kind) => kind,
-            None => self.0.string(&old)?.unwrap_or("default"),
-        };
-        let original = || match number("original_max_position_embeddings")? {
-            Some(original) => Ok(original),
-            None => needed("max_position_embeddings"),
-        };
-        let scaling = match kind {
-            "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: needed("factor")? },
-            "llama3" => RopeScaling::Llama3 {
-                factor: needed("factor")?,
-                low: needed("low_freq_factor")?,
-                high: needed("high_freq_factor")?,
-                original: original()?,
-            },
-            "yarn" => {
-                let factor = needed("factor")?;
-                let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-                let attention = match (number("attention_factor")?, number("mscale")?, number("mscale_all_dim")?) {
-                    (Some(attention), ..) => attention,
-                    (None, Some(some), Some(all)) => mscale(some) / mscale(all),
-                    _ => mscale(1.0),
-                };
-                RopeScaling::Yarn {
-                    factor,
-                    fast: number("beta_fast")?.unwrap_or(32.0),
-                    slow: number("beta_slow")?.unwrap_or(1.0),
-                    original: original()?,
-                    attention,
-                    truncate: self.0.flag(&format!("{object}.truncate"))?.unwrap_or(true),
-                }
-            }
-            _ => return Err(self.unsupported(&key, "rotations of a kind that is not known here")),
-        };
-        Ok(Rope { theta: number("rope_theta")?.unwrap_or(10000.0), dims, scaling })
-    }
-
-    /// SwiGLU, or what `hidden_act` (Nemotron-H's `mlp_hidden_act`) names.
+    /// SwiGLU, or what `hidden_act` names: of Nemotron-H `mlp_hidden_act`, whose class has squared ReLU where a config does not say.
     pub fn mlp(&self, width: &'static str, fused: bool) -> Result<mlp::Shape, LoadError> {
-        let key = if self.0.get("mlp_hidden_act").is_some() { "mlp_hidden_act" } else { "hidden_act" };
-        let activation = match self.0.string(key)? {
-            None | Some("silu" | "swish") => Activation::Silu,
+        let (key, absent) = match self.family {
+            Family::NemotronH => ("mlp_hidden_act", Activation::Relu2),
+            _ => ("hidden_act", Activation::Silu),
+        };
+        let activation = match self.raw.string(key)? {
+            None => absent,
+            Some("silu" | "swish") => Activation::Silu,
             Some("relu2") => Activation::Relu2,
             Some("gelu") => Activation::Gelu,
             Some("gelu_pytorch_tanh" | "gelu_new") => Activation::GeluTanh,
@@ -240,20 +244,19 @@ impl Reader<'_> {
 
     /// A Mamba-2 mixer; its keys begin with `mamba_` in most families, and Nemotron-H has names of its own.
     pub fn mamba2(&self, norm_eps: f32) -> Result<mamba2::Shape, LoadError> {
-        let of = |keys: &[&'static str]| keys.iter().find(|key| self.0.get(key).is_some()).copied();
+        let of = |keys: &[&'static str]| keys.iter().find(|key| self.raw.get(key).is_some()).copied();
         let size = |keys: &[&'static str]| self.size(of(keys).unwrap_or(keys[0]));
         let size_or = |keys: &[&'static str], default: usize| of(keys).map_or(Ok(default), |key| self.size(key));
-        let nemotron = self.0.string("model_type")? == Some("nemotron_h");
+        let nemotron = self.family == Family::NemotronH;
         let d_model = self.size("hidden_size")?;
         let n_heads = size(&["mamba_n_heads", "mamba_num_heads"])?;
         // Falcon-H1's width is stated by itself, whatever the expansion; only null says that it is not.
-        let falcon = self.0.string("model_type")? == Some("falcon_h1");
-        let d_ssm = match self.0.says("mamba_d_ssm") {
+        let d_ssm = match self.raw.says("mamba_d_ssm") {
             true => self.size_or("mamba_d_ssm", 0)?,
-            false if falcon => 1024,
+            false if self.family == Family::FalconH1 => 1024,
             false => 0,
         };
-        let head_dim = match self.0.get("mamba_d_head").and_then(Value::as_str) {
+        let head_dim = match self.raw.get("mamba_d_head").and_then(Value::as_str) {
             Some("auto") if d_ssm > 0 => d_ssm / n_heads,
             Some("auto") => size_or(&["mamba_expand"], 2)? * d_model / n_heads,
             _ => size(&["mamba_d_head", "mamba_head_dim"])?,
@@ -265,14 +268,12 @@ impl Reader<'_> {
         }
         if d_ssm > 0 && d_ssm != n_heads * head_dim {
             let found = format!("there are {n_heads} heads of {head_dim}");
-            let (key, value) = ("mamba_d_ssm".into(), d_ssm.to_string());
-            return Err(LoadError::Contradiction { file: self.0.file.clone(), key, value, found });
+            return Err(self.raw.contradiction("mamba_d_ssm", d_ssm.to_string(), found));
         }
-        let expands = d_ssm == 0 && self.0.get("mamba_expand").is_some() && self.0.get("mamba_d_head").is_some();
+        let expands = d_ssm == 0 && self.raw.get("mamba_expand").is_some() && self.raw.get("mamba_d_head").is_some();
         if expands && self.size("mamba_expand")? * d_model != n_heads * head_dim {
             let found = format!("{n_heads} heads of {head_dim} are not so many times {d_model}");
-            let (key, value) = ("mamba_expand".into(), self.size("mamba_expand")?.to_string());
-            return Err(LoadError::Contradiction { file: self.0.file.clone(), key, value, found });
+            return Err(self.raw.contradiction("mamba_expand", self.size("mamba_expand")?.to_string(), found));
         }
         let limit = of(&["time_step_limit", "mamba_dt_limit"]).unwrap_or("time_step_limit");
         Ok(mamba2::Shape {
@@ -281,7 +282,7 @@ impl Reader<'_> {
             d_state: size_or(&["mamba_d_state", "ssm_state_size"], if nemotron { 128 } else { 256 })?,
             n_groups,
             d_conv: size_or(&["mamba_d_conv", "conv_kernel"], 4)?,
-            dt_limit: dt_limit(self.0, limit)?,
+            dt_limit: dt_limit(self.raw, limit)?,
             norm_eps,
             ..mamba2::Shape::of(d_model)
         })
@@ -289,6 +290,12 @@ impl Reader<'_> {
 
     pub fn plan(&self, blocks: Vec<Block>, norm_f: &'static str, norm_eps: f32) -> Result<Plan, LoadError> {
         let d_model = self.size("hidden_size")?;
+        // The convolution's, which MLPs share but in Nemotron-H.
+        let key = if self.family == Family::NemotronH { "mamba_hidden_act" } else { "hidden_act" };
+        let mamba = blocks.iter().any(|block| matches!(block.shape, Shape::Mamba2(_)));
+        if mamba && !matches!(self.raw.string(key)?, None | Some("silu" | "swish")) {
+            return Err(self.unsupported(key, "the activation of Mamba's layers must be \"silu\""));
+        }
         Ok(Plan { d_model, blocks, embedding: "embed_tokens.weight", norm_f, norm_eps, head_scale: 1.0 })
     }
 }
