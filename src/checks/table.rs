@@ -23,8 +23,8 @@ use super::{CheckError, Random};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Variant};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::kernels::{Activation, GatedNorm, Ssd};
-use crate::kernels::{RmsNorm, StepShape};
+use crate::kernels::{GatedNorm, Ssd};
+use crate::kernels::{Activation, RmsNorm, StepShape};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::settings::SamplingParams;
 use crate::settings::Scan;

@@ -27,7 +27,7 @@ impl GpuSession {
         gpu.check()?;
         w.tokens.write(gpu, 0, tokens);
         let mut explained = Vec::new();
-        let depth = options.depth(model.config.n_layer());
+        let depth = options.depth(model.config.layers.len());
         let mut room = None;
         for (i, layer) in model.layers.iter().enumerate().take(depth) {
             let mut plan = PlanBuilder::new(gpu);
