@@ -22,9 +22,9 @@ use super::step;
 use super::{CheckError, Random};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Variant};
+use crate::kernels::{Activation, RmsNorm, StepShape};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernels::{GatedNorm, Ssd};
-use crate::kernels::{Activation, RmsNorm, StepShape};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::settings::SamplingParams;
 use crate::settings::Scan;
