@@ -7,6 +7,7 @@
 //   ADD     y += instead of y =
 //   CONV    in_proj: some of the rows (x; of Mamba-2 x, B and C) go through the layer's convolution, whose state moves on
 //   ALONE   an MLP's activation of it
+//   EXPERTS w holds the matrices of several experts; a row of y is for a pair of a token and an expert, of which wid.y is the number
 //   PAIR    the same of a gate: the first half of the rows are gates of the second half's sums, y has half as many
 // Grid: a workgroup of WG invocations is WG / SPAN groups; the SPAN invocations of a group stride over ROWS rows of w in
 // units of 16 bytes, UNROLL of each row in flight, since what counts is how many bytes are on their way at once. Sums meet
@@ -30,6 +31,9 @@
 #if CONV
 @group(0) @binding(6) var<storage, read> channels: array<f32>;         // (D_CONV + 1 or more, conv_count): taps, bias, ...
 @group(0) @binding(8) var<storage, read_write> conv_state: array<f32>; // (D_CONV, conv_count), oldest first
+#endif
+#if EXPERTS
+@group(0) @binding(6) var<storage, read> experts: array<u32>;          // (pairs)
 #endif
 
 const GROUPS: u32 = WG / SPAN;
@@ -60,7 +64,19 @@ fn total(sum: u32) -> f32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, @builtin(local_invocation_index) lid: u32) {
     let n = p.n / SIDES; // outputs
+#if EXPERTS
+    let e = experts[wid.y];
+    if e < p.part || e >= p.part + p.tiles { return; }
+    let w_row = (e - p.part) * p.n;
+    let x_row = wid.y / p.chosen;
+    let y_row = wid.y * p.y_stride;
+    let j0 = wid.x * GROUPS * OUTPUTS;
+#else
+    let w_row = 0u;
+    let x_row = 0u;
+    let y_row = 0u;
     let j0 = (wid.y * num.x + wid.x) * GROUPS * OUTPUTS;
+#endif
     let group = lid / SPAN;
     let lane = lid % SPAN;
     // The output that this invocation ends, if it ends one: that of sum lid / GROUPS (PAIR: and the next) of group lid % GROUPS.
@@ -85,7 +101,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
     // A row past the end reads the last one again and is not stored.
     var row: array<u32, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
-        row[r] = (min(j0 + group * OUTPUTS + r / SIDES, n - 1u) + r % SIDES * n) * units;
+        row[r] = (w_row + min(j0 + group * OUTPUTS + r / SIDES, n - 1u) + r % SIDES * n) * units;
     }
     var sum: array<f32, SUMS>;
     for (var first = lane; first < units; first += SPAN * UNROLL) {
@@ -104,11 +120,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
             for (var v = 0u; v < QUADS; v++) {
                 let q = (first + i * SPAN) * QUADS + v;
 #if PLAIN
-                xs[v] = x4(0u, q);
+                xs[v] = x4(x_row, q);
 #else
                 let inside = q < quads();
                 let at = min(q, quads() - 1u);
-                xs[v] = select(vec4f(), x[at], inside);
+                xs[v] = select(vec4f(), x[x_row * quads() + at], inside);
 #endif
 #if NORM
                 sum[ROWS] += dot(xs[v], xs[v]);
@@ -135,7 +151,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) num: vec3u, 
 #else
         let by = 1.0;
 #endif
-        let at = p.y_offset + mine;
+        let at = y_row + p.y_offset + mine;
         var v = epilogue(mine, by * total(at_sum));
 #if PAIR
         v = p.scale * epilogue(mine + n, by * total(at_sum + GROUPS)) * f(p.gate_scale * v);

@@ -24,8 +24,9 @@ fn a_sound_device_passes_and_nothing_is_switched_off() {
 }
 
 /// What has no arithmetic of those that a fault spoils: most of it copies, compares, counts or adds.
-const EXACT: [&str; 13] = [
+const EXACT: [&str; 14] = [
     "conv1d_state",
+    "route_order",
     "argmax",
     "sample_scale",
     "sample_greedy",
@@ -74,6 +75,7 @@ fn a_spoilt_variant_is_found_and_done_without() {
         ("ssd_state_update", Variant::SsdStep),
         ("gated_rms_norm", Variant::Mamba2),
         ("attention_join", Variant::Attention),
+        ("experts_sum", Variant::Experts),
         ("hidden_attention", Variant::Explain),
         ("embedding f16", Variant::F16Weights),
         ("matmul q8", Variant::Q8Weights),
@@ -89,7 +91,13 @@ fn a_spoilt_variant_is_found_and_done_without() {
             // The fused step's matvec is the same file as the plain one, and quantised weights go through it, as does Mamba-2's step; f16
             // activations and training go through the fused scan.
             let also: &[Variant] = match kernel {
-                "matvec" => &[Variant::FusedStep, Variant::SsdStep, Variant::Q8Weights, Variant::Q4Weights],
+                "matvec" => &[
+                    Variant::FusedStep,
+                    Variant::SsdStep,
+                    Variant::Q8Weights,
+                    Variant::Q4Weights,
+                    Variant::Experts,
+                ],
                 "scan_fused_apply" => &[Variant::F16Activations, Variant::Training],
                 _ => &[],
             };

@@ -18,6 +18,10 @@ struct Params {
     whole_n: u32,    // SCALED: rows of the whole w
     gate_scale: f32, // PAIR: what the gate is multiplied by before its activation
     scale: f32,      // PAIR, ALONE: what comes of the activation is multiplied by
+    expert: u32,     // EXPERTS: the first one that this dispatch is for,
+    part: u32,       //   the first one that this part of w has,
+    tiles: u32,      //   matmul: tiles of tokens that an expert may have; matvec: how many experts this part has,
+    chosen: u32,     //   and experts a row of x is for
 }
 @group(0) @binding(0) var<uniform> p: Params;
 #if BIAS

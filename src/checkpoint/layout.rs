@@ -8,7 +8,7 @@ use super::{
     weights::ModelWeights,
     Dtype, LoadError, TensorView,
 };
-use crate::model::blocks::{Param, Shape, Weights};
+use crate::model::blocks::{Param, Role, Shape, Weights};
 use std::collections::HashMap;
 
 /// All tensors of all shards.
@@ -196,6 +196,17 @@ impl Table {
         mlx
     }
 
+    /// Gives matrices of experts that are stored as one tensor, (experts, rows, columns), the shape of all their rows.
+    fn lay_flat(&mut self, name: &str, flat: &[usize]) {
+        let Some(at) = self.find(name) else { return };
+        let shape = &mut self.tensors[at].0.shape;
+        if let ([e, n, k], &[rows, columns]) = (&shape[..], flat) {
+            if e.checked_mul(*n) == Some(rows) && *k == columns {
+                *shape = flat.to_vec();
+            }
+        }
+    }
+
     /// A tensor that only Mamba-2 has.
     pub fn mamba2_tensor(&self) -> Option<&str> {
         self.tensors.iter().map(|(t, _)| t.name.as_str()).find(|name| names::is_mamba2(name))
@@ -241,6 +252,11 @@ impl Layout {
         let n_layer = names.n_layer(&table.place(), || table.summary())?;
         if (0..n_layer).filter(|i| table.turn_mlx_convolution(&names.layer(*i, "mixer.conv1d.weight"))).count() > 0 {
             notes.push("the convolutions are stored as MLX does, (d_inner, d_conv, 1)".into());
+        }
+        for (i, block) in plan.iter().flat_map(|plan| plan.blocks.iter().enumerate()) {
+            for param in block.shape.params().iter().filter(|param| param.role == Role::Matrix) {
+                table.lay_flat(&names.layer(i, &param.name), &param.shape);
+            }
         }
         let table = &*table;
         let [vocab_size, d_model] = table.dimensions(embedding, "(vocab_size, d_model)")?;
@@ -300,15 +316,15 @@ impl Layout {
             seen.push(shape.kind());
             let like = |i: &usize| shapes[*i].kind() == shape.kind();
             for param in shape.params().into_iter().filter(|param| param.optional) {
-                let has = |i: &usize| self.layers[*i].get(param.name).is_some();
+                let has = |i: &usize| self.layers[*i].get(&param.name).is_some();
                 let of_kind = || (0..shapes.len()).filter(like);
                 if let (Some(with), Some(without)) = (of_kind().find(has), of_kind().find(|i| !has(i))) {
                     return Err(LoadError::MissingTensor {
                         file: table.place(),
-                        tensor: table.called(&names.layer(without, param.name)),
+                        tensor: table.called(&names.layer(without, &param.name)),
                         hint: format!(
                             ": a layer of the same kind has one, `{}`",
-                            table.called(&names.layer(with, param.name))
+                            table.called(&names.layer(with, &param.name))
                         ),
                     });
                 }
@@ -362,9 +378,9 @@ impl Layout {
 
 /// Where a layer's parameters are, each of the shape that its list says.
 fn places(table: &Table, names: &Names, layer: usize, shape: &Shape) -> Result<Weights<usize>, LoadError> {
-    let there = |param: &Param| table.find(&names.layer(layer, param.name)).is_some();
+    let there = |param: &Param| table.find(&names.layer(layer, &param.name)).is_some();
     shape.build(&mut |param| shape.needs(param).unwrap_or_else(|| there(param)), &mut |param| {
-        let found = table.required(&names.layer(layer, param.name)).map_err(|error| match error {
+        let found = table.required(&names.layer(layer, &param.name)).map_err(|error| match error {
             LoadError::MissingTensor { file, tensor, .. } => {
                 LoadError::MissingTensor { file, tensor, hint: names.why(layer).into() }
             }

@@ -30,6 +30,7 @@ mod reading;
 mod shard;
 pub(crate) mod sidecars;
 pub(crate) mod sniff;
+mod stacked;
 pub mod synthetic;
 mod tokenizer_advice;
 mod weights;
@@ -60,6 +61,7 @@ pub use sidecars::Sidecars;
 use sidecars::TOKENIZER;
 use std::borrow::Cow;
 use std::path::Path;
+pub(crate) use stacked::Stacked;
 pub use weights::{Dtype, ModelWeights, TensorView};
 
 /// An opened checkpoint: its files (mapped into memory, or bytes that are there already), its config, its tensors.

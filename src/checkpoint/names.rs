@@ -201,6 +201,10 @@ pub(super) fn is_mamba2(name: &str) -> bool {
 
 /// Why a tensor that the model does not use must not be ignored; `None` where it may.
 pub(super) fn why_it_matters(name: &str) -> Option<&'static str> {
+    // Layers that guess tokens beyond the next one (multi-token prediction), which the next one's logits do not depend on.
+    if canonical(name).starts_with("mtp.") {
+        return None;
+    }
     MATTERS.iter().find(|(word, _)| name.contains(word)).map(|(_, why)| *why)
 }
 
@@ -223,7 +227,7 @@ pub(super) fn is_embedding(name: &str) -> bool {
 }
 
 /// The matrices that may be quantised, and that [`super::quantise`] quantises; docs/quantisation.md says why no others.
-const QUANTISED: [&str; 18] = [
+const QUANTISED: [&str; 21] = [
     "embeddings.weight",
     "embedding.weight",
     "embed_tokens.weight",
@@ -239,6 +243,9 @@ const QUANTISED: [&str; 18] = [
     ".down_proj.weight",
     "shared_mlp.input_linear.weight",
     "shared_mlp.output_linear.weight",
+    "block_sparse_moe.input_linear.weight",
+    "block_sparse_moe.output_linear.weight",
+    "_latent_proj.weight",
     "mixer.in_proj.weight",
     "mixer.x_proj.weight",
     "mixer.out_proj.weight",
@@ -286,6 +293,12 @@ mod tests {
         }
         let e = names(&[]).unwrap().n_layer("f", || "; none".into()).unwrap_err();
         assert!(e.to_string().contains("`backbone.layers.0.norm.weight`") && e.to_string().ends_with("; none"), "{e}");
+    }
+
+    #[test]
+    fn what_guesses_later_tokens_does_not_matter() {
+        assert_eq!(why_it_matters("mtp.layers.0.norm.weight"), None);
+        assert!(why_it_matters("backbone.layers.0.mixer.extra_norm.weight").is_some());
     }
 
     #[test]

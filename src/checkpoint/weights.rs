@@ -93,7 +93,7 @@ pub struct TensorView<'a> {
 const BLOCK: usize = 1024;
 
 /// Integers and scales.
-type QuantisedRows<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+pub(super) type QuantisedRows<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 impl TensorView<'_> {
     /// Number of elements.

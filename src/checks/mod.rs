@@ -7,6 +7,8 @@ pub mod attention;
 pub mod backward;
 pub mod batch;
 pub mod data;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod experts;
 pub mod explain;
 pub mod linear;
 #[cfg(not(target_arch = "wasm32"))]

@@ -7,6 +7,8 @@ use super::attention;
 #[cfg(not(target_arch = "wasm32"))]
 use super::backward;
 use super::batch;
+#[cfg(not(target_arch = "wasm32"))]
+use super::experts::{self, ExpertsCase};
 use super::explain::{self, ExplainCase};
 use super::linear::{self, LinearCase};
 #[cfg(not(target_arch = "wasm32"))]
@@ -24,7 +26,7 @@ use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, Variant};
 use crate::kernels::{Activation, RmsNorm, StepShape};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::kernels::{GatedNorm, Ssd};
+use crate::kernels::{GatedNorm, Gating, Router, Ssd};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::settings::SamplingParams;
 use crate::settings::Scan;
@@ -266,6 +268,8 @@ pub fn table() -> Vec<Check> {
     all.extend(mamba2());
     #[cfg(not(target_arch = "wasm32"))]
     all.extend(attention());
+    #[cfg(not(target_arch = "wasm32"))]
+    all.extend(mixtures());
     all.extend(formats.map(|f| {
         // step_mixer reads dt_proj, which is never quantised.
         let kernels: &[&str] = if f.quant().is_some() { &["matvec"] } else { &["matvec", "step_mixer"] };
@@ -412,6 +416,42 @@ fn attention() -> [Check; 5] {
             }),
         )
         .or(Variant::Attention),
+    ]
+}
+
+/// Routers of every kind, and products of every tile.
+#[cfg(not(target_arch = "wasm32"))]
+fn mixtures() -> [Check; 3] {
+    [
+        check(
+            &["route"],
+            run!(|gpu, random| {
+                let sigmoid = |normed, kept| Gating::Sigmoid { groups: 7, kept, normed };
+                for gating in [Gating::Chosen, Gating::All, sigmoid(true, 3), sigmoid(false, 7)] {
+                    let router = Router { experts: 140, chosen: 6, gating, scale: 1.7 };
+                    experts::route(gpu, router, 5, random).await?;
+                }
+                Ok(())
+            }),
+        )
+        .or(Variant::Experts),
+        check(&["experts_sum"], run!(|gpu, random| experts::sum(gpu, (5, 3, 67), random).await)).or(Variant::Experts),
+        check(
+            &["route_order"],
+            run!(|gpu, random| {
+                let case = |l, k, format| {
+                    ExpertsCase { l, experts: 5, chosen: 3, k, rows: 70, format, x: NumberFormat::F32 }
+                };
+                for format in WeightFormat::ALL {
+                    experts::matmul(gpu, case(70, 36, format), random).await?;
+                    experts::matvec(gpu, case(1, 132, format), random).await?;
+                }
+                experts::matmul(gpu, case(9, 33, WeightFormat::F32), random).await?;
+                experts::matvec(gpu, case(3, 33, WeightFormat::F32), random).await
+            }),
+        )
+        .about("route_order, experts' matmul and matvec")
+        .or(Variant::Experts),
     ]
 }
 

@@ -66,6 +66,8 @@ variants! {
     /// What layers of attention and MLPs cannot do without: rope_store, attention, attention_step, attention_join and
     /// activate.
     Attention: "attention", "no models with such layers";
+    /// What layers of experts cannot do without: route, route_order, experts_sum and the experts' products.
+    Experts: "experts", "no models with such layers";
     /// The kernels that explain: their twins do it, from tensors read back.
     Explain: "explaining", "the CPU";
     /// Activations in f16.

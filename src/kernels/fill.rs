@@ -1,7 +1,7 @@
 //! fill.wgsl: tensors and weight matrices full of harmless numbers, made on the device, for [`bench`](crate::bench). An upload
 //! would let the device idle, and its clock fall, right before it is measured.
 
-use super::weights::{part_rows, row_bytes};
+use super::weights::{part_rows, row_bytes, MatrixSize};
 use super::{WeightMatrix, WeightPart};
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
@@ -104,11 +104,12 @@ pub fn filled(
 pub fn fill_matrix(
     plan: &mut PlanBuilder<'_>,
     label: &str,
-    (n, k): (usize, usize),
+    size: impl Into<MatrixSize>,
     format: WeightFormat,
     bound: f32,
     seed: u32,
 ) -> Result<WeightMatrix, GpuError> {
+    let size @ MatrixSize { n, k, .. } = size.into();
     let gpu: Gpu = plan.gpu().clone();
     let (kind, largest) = match format {
         WeightFormat::F32 => (FillKind::F32, 1.0),
@@ -117,7 +118,7 @@ pub fn fill_matrix(
         WeightFormat::Quantised(Quant::Q4) => (FillKind::Q4, Quant::Q4.largest()),
     };
     let row_words = row_bytes(format, k) / 4;
-    let rows = part_rows(&gpu, label, (n, 4 * row_words))?;
+    let rows = part_rows(&gpu, label, size, 4 * row_words)?;
     let mut parts = Vec::new();
     for row_start in (0..n).step_by(rows) {
         let in_part = rows.min(n - row_start);

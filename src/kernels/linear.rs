@@ -41,6 +41,10 @@ pub(super) struct Params {
     whole_n: u32,
     gate_scale: f32,
     scale: f32,
+    pub expert: u32,
+    pub part: u32,
+    pub tiles: u32,
+    pub chosen: u32,
 }
 
 impl Params {
@@ -63,7 +67,26 @@ impl Params {
             whole_n: w.n() as u32,
             gate_scale: 1.0,
             scale: 1.0,
+            expert: 0,
+            part: 0,
+            tiles: 1,
+            chosen: 1,
         }
+    }
+
+    /// What matvec multiplies by before and after an activation.
+    pub fn scaled(self, act: Activate) -> Self {
+        Self { gate_scale: act.gate_scale, scale: act.scale, ..self }
+    }
+
+    /// What NORM reads.
+    pub fn normed(self, eps: f32) -> Self {
+        Self { eps, ..self }
+    }
+
+    /// Of a part of w, an expert's rows.
+    pub fn of_experts(self, rows: usize) -> Self {
+        Self { n: rows as u32, y_offset: 0, ..self }
     }
 
     /// What matmul_few and matmul_sum read: shared/linear.wgsl.
@@ -136,6 +159,11 @@ impl Tile {
         Tile { tokens: 32, outputs: 16, parts: 4 },
         Tile { tokens: 64, outputs: 32, parts: 2 },
     ];
+
+    /// Tokens and outputs.
+    pub(super) fn size(self) -> [usize; 2] {
+        [self.tokens as usize, self.outputs as usize]
+    }
 
     /// Workgroups that keep a device busy.
     const ENOUGH: usize = 256;
@@ -220,7 +248,8 @@ impl Layout {
         Self { rows: self.rows.max(2), ..self }
     }
 
-    fn group_rows(&self) -> usize {
+    /// Rows of w that a workgroup takes.
+    pub(super) fn group_rows(&self) -> usize {
         (self.rows * self.wg / self.span) as usize
     }
 }
@@ -267,7 +296,7 @@ pub(super) fn any_matvec(
         Input::Plain(x) => ("PLAIN", vec![(2, x)], 0.0),
         Input::Norm { residual, weight, eps } => ("NORM", vec![(2, residual), (5, weight)], eps),
     };
-    let (mut conv, mut scales, mut sides) = ((0, 0), (1.0, 1.0), 1);
+    let (mut conv, mut act, mut sides) = ((0, 0), None, 1);
     if let Output::Activated(Activate { gated: true, .. }) = output {
         sides = 2;
         layout = layout.of_pairs();
@@ -287,15 +316,15 @@ pub(super) fn any_matvec(
             spec = spec.flag("CONV", true).constant("D_CONV", d_conv as u32);
             bindings.extend([(6, channels), (8, conv_state)]);
         }
-        Output::Activated(act) => {
-            spec = activated(spec, act);
-            scales = (act.gate_scale, act.scale);
+        Output::Activated(activation) => {
+            spec = activated(spec, activation);
+            act = Some(activation);
         }
     }
     let limit = plan.gpu().limits().max_compute_workgroups_per_dimension;
     let set = |params: Params| {
-        let ((conv_first, conv_count), (gate_scale, scale)) = (conv, scales);
-        Params { eps, conv_first, conv_count, gate_scale, scale, ..params }
+        let params = Params { eps, conv_first: conv.0, conv_count: conv.1, ..params };
+        act.map_or(params, |act| params.scaled(act))
     };
     record(plan, spec, (bindings, w, y), (shape, set), |part| {
         grid(part.rows / sides, layout.group_rows() / sides, limit)
@@ -363,7 +392,7 @@ pub fn matmul(
     });
     let rest = match coop {
         true => (matmul_coop_spec(w.format(), epilogue, numbers, false), [COOP_TILE; 2]),
-        false => (matmul_spec(w.format(), epilogue, numbers, tile), [tile.tokens as usize, tile.outputs as usize]),
+        false => (matmul_spec(w.format(), epilogue, numbers, tile), tile.size()),
     };
     // Where x is rounded to f16 here and was watched by nobody as it was stored.
     let beyond = x.watch().filter(|_| coop && numbers.0 == NumberFormat::F32);

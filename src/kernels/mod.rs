@@ -9,6 +9,7 @@ pub mod backward;
 mod ceilings;
 mod conv1d;
 mod embedding;
+mod experts;
 mod explain;
 mod few;
 mod fill;
@@ -33,6 +34,7 @@ pub use attention::{
 pub use ceilings::{bench_copy, bench_fma, bench_fma_flops};
 pub use conv1d::{conv1d, conv1d_batch, conv1d_state, conv1d_state_batch, conv1d_update, Conv1d, ConvStep};
 pub use embedding::embedding;
+pub use experts::{experts_matmul, experts_matvec, experts_sum, route, route_order, ExpertRows, Routes};
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainBuffers};
 pub use fill::{fill, fill_matrix, filled, Values};
 pub use gated_norm::gated_rms_norm;
@@ -53,10 +55,11 @@ pub use step::{
     matvec_add, matvec_norm, matvec_norm_activate, matvec_norm_add, matvec_norm_conv, matvec_x_proj, pack_channels,
     pack_scaled, pack_taps, step_mixer, StepBuffers, StepShape,
 };
-pub use weights::{Part as WeightPart, WeightMatrix};
+pub use weights::{MatrixSize, Part as WeightPart, WeightMatrix};
 
 pub use crate::reference::{
-    ActivateShape, Activation, AttentionShape, ConvShape, ExplainShape, GatedNorm, GatedShape, ScanShape, SsdShape,
+    ActivateShape, Activation, AttentionShape, ConvShape, ExplainShape, GatedNorm, GatedShape, Gating, Router, ScanShape,
+    SsdShape,
     PAGE, ROTATIONS,
 };
 
@@ -253,6 +256,7 @@ pub fn all_specs() -> Vec<ShaderSpec> {
     specs.extend(attention::specs());
     specs.extend(activate::specs());
     specs.extend(scale_add::specs());
+    specs.extend(experts::specs());
     for width in scan_blelloch::WIDTHS {
         specs.extend([scan_blelloch::spec(width), scan_blelloch::add_spec(width)]);
     }

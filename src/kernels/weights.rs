@@ -37,6 +37,20 @@ pub struct WeightMatrix {
     first: usize,
 }
 
+/// Rows and columns of a matrix, and how many rows lie in one part together: an expert's, where it is of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixSize {
+    pub n: usize,
+    pub k: usize,
+    pub together: usize,
+}
+
+impl From<(usize, usize)> for MatrixSize {
+    fn from((n, k): (usize, usize)) -> Self {
+        Self { n, k, together: 1 }
+    }
+}
+
 /// What matvec reads at once.
 pub(super) const UNIT_BYTES: usize = 16;
 /// Bytes of f32 that an upload turns over at once.
@@ -60,17 +74,18 @@ pub(super) fn row_bytes(format: WeightFormat, k: usize) -> usize {
     }
 }
 
-/// Rows of a part, of n rows of so many bytes: as many as one binding may show.
+/// Rows of a part, of rows of so many bytes: as many as one binding may show.
 ///
 /// # Errors
-/// A row larger than that.
-pub(super) fn part_rows(gpu: &Gpu, label: &str, (n, row_bytes): (usize, usize)) -> Result<usize, GpuError> {
-    let (bytes, limit) = (row_bytes as u64, gpu.max_binding());
+/// Rows that lie together and are larger than that.
+pub(super) fn part_rows(gpu: &Gpu, label: &str, size: MatrixSize, row_bytes: usize) -> Result<usize, GpuError> {
+    let together = size.together.max(1);
+    let (bytes, limit) = ((together * row_bytes) as u64, gpu.max_binding());
     if bytes > limit {
         let (kernel, label) = ("matmul".to_owned(), label.to_owned());
         return Err(GpuError::BindingTooLarge { kernel, label, bytes, limit });
     }
-    Ok(((limit / bytes.max(1)) as usize).clamp(1, n.max(1)))
+    Ok(((limit / bytes.max(1)) as usize).clamp(1, size.n.div_ceil(together).max(1)) * together)
 }
 
 impl WeightMatrix {
@@ -93,11 +108,12 @@ impl WeightMatrix {
     pub fn upload<E: From<GpuError>>(
         gpu: &Gpu,
         label: &str,
-        (n, k): (usize, usize),
+        size: impl Into<MatrixSize>,
         format: WeightFormat,
         mut rows: impl FnMut(Range<usize>) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
-        Self::build(gpu, label, (n, k), format, |range, out| {
+        let size @ MatrixSize { k, .. } = size.into();
+        Self::build(gpu, label, size, format, |range, out| {
             let values = rows(range)?;
             match format.quant() {
                 None if format == WeightFormat::F16 => pad(&values, k, |x| half::f16::from_f32(x).to_le_bytes(), out),
@@ -116,11 +132,11 @@ impl WeightMatrix {
     pub fn upload_quantised<E: From<GpuError>, B: AsRef<[u8]>>(
         gpu: &Gpu,
         label: &str,
-        (n, k): (usize, usize),
+        size: impl Into<MatrixSize>,
         quant: Quant,
         mut rows: impl FnMut(Range<usize>) -> Result<(B, B), E>,
     ) -> Result<Self, E> {
-        Self::build(gpu, label, (n, k), WeightFormat::Quantised(quant), |range, out| {
+        Self::build(gpu, label, size.into(), WeightFormat::Quantised(quant), |range, out| {
             let (packed, scales) = rows(range)?;
             out.packed.extend_from_slice(packed.as_ref());
             out.scales.extend_from_slice(scales.as_ref());
@@ -131,12 +147,13 @@ impl WeightMatrix {
     fn build<E: From<GpuError>>(
         gpu: &Gpu,
         label: &str,
-        (n, k): (usize, usize),
+        size: MatrixSize,
         format: WeightFormat,
         mut rows: impl FnMut(Range<usize>, &mut Staged) -> Result<(), E>,
     ) -> Result<Self, E> {
+        let MatrixSize { n, k, .. } = size;
         let row = row_bytes(format, k);
-        let part_rows = part_rows(gpu, label, (n, row))?;
+        let part_rows = part_rows(gpu, label, size, row)?;
         let batch = (UPLOAD_BYTES / (k.max(1) * 4)).clamp(1, part_rows);
         let mut parts = Vec::new();
         let mut staged = Staged::default();

@@ -10,7 +10,7 @@ use super::blocks::cpu::{Layer, Workspaces};
 use super::blocks::host::{HostTensor, LayerState, Mode, Stream};
 use super::blocks::{Role, Shape, Weights as LayerWeights};
 use super::types::{check_targets, check_tokens, Scores, StateData};
-use super::{ModelConfig, ModelWeights, TensorView};
+use super::{ModelConfig, ModelWeights, Stacked, TensorView};
 use crate::error::InputError;
 use crate::reference::{
     argmax, decay_rate, embedding, matmul, matvec, par, rms_norm, sample, token_nll, Epilogue, Linear, Quant, Quantised,
@@ -52,24 +52,27 @@ impl CpuModel {
         }
         let total = weights.total_bytes();
         let mut done = 0;
-        let mut read = |role: Role, factor: f32, tensor: &TensorView<'_>| -> Result<HostTensor> {
-            let mut matrix = match (role, tensor.dtype.quant()) {
-                (Role::Matrix, Some(quant)) => HostTensor::Quantised(quantised(tensor, quant)?),
-                (Role::ALog, _) => HostTensor::Plain(tensor.to_f32()?.into_iter().map(decay_rate).collect()),
-                _ => HostTensor::Plain(tensor.to_f32()?),
+        let mut read = |role: Role, factor: f32, tensors: &[&TensorView<'_>]| -> Result<HostTensor> {
+            let stacked = Stacked::new(tensors);
+            let mut matrix = match (role, stacked.dtype.quant()) {
+                (Role::Matrix, Some(quant)) => HostTensor::Quantised(quantised(&stacked, quant)?),
+                (Role::ALog, _) => HostTensor::Plain(stacked.to_f32()?.into_iter().map(decay_rate).collect()),
+                _ => HostTensor::Plain(stacked.to_f32()?),
             };
             if let (HostTensor::Plain(values), true) = (&mut matrix, factor != 1.0) {
                 values.iter_mut().for_each(|x| *x *= factor);
             }
-            done += tensor.bytes();
-            progress(done, total);
+            for tensor in tensors {
+                done += tensor.bytes();
+                progress(done, total);
+            }
             Ok(matrix)
         };
-        let embedding = read(Role::Matrix, 1.0, &weights.embedding)?;
+        let embedding = read(Role::Matrix, 1.0, &[&weights.embedding])?;
         let layers = config.layers.iter().zip(&weights.layers).map(|(shape, w)| layer(shape, w, &mut read));
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm_f = read(Role::Other, config.head_scale, &weights.norm_f)?;
-        let lm_head = weights.lm_head.as_ref().map(|head| read(Role::Matrix, 1.0, head)).transpose()?;
+        let norm_f = read(Role::Other, config.head_scale, &[&weights.norm_f])?;
+        let lm_head = weights.lm_head.as_ref().map(|head| read(Role::Matrix, 1.0, &[head])).transpose()?;
         let config = config.clone();
         let weights = Weights { config, embedding, layers, norm_f, lm_head };
         Ok(Self { weights: Arc::new(weights), options })
@@ -82,18 +85,18 @@ impl CpuModel {
 }
 
 /// A copy of a quantised matrix.
-fn quantised(tensor: &TensorView<'_>, quant: Quant) -> Result<Quantised> {
-    let (packed, scales) = tensor.quantised_rows(0..tensor.shape[0])?;
-    Ok(Quantised { quant, k: tensor.shape[1], packed: packed.into_owned(), scales: scales.into_owned() })
+fn quantised(matrix: &Stacked<'_, '_>, quant: Quant) -> Result<Quantised> {
+    let (packed, scales) = matrix.quantised_rows(0..matrix.n())?;
+    Ok(Quantised { quant, k: matrix.k(), packed: packed.into_owned(), scales: scales.into_owned() })
 }
 
 fn layer(
     shape: &Shape,
     w: &LayerWeights<TensorView<'_>>,
-    read: &mut dyn FnMut(Role, f32, &TensorView<'_>) -> Result<HostTensor>,
+    read: &mut dyn FnMut(Role, f32, &[&TensorView<'_>]) -> Result<HostTensor>,
 ) -> Result<Layer> {
     let params = shape.params();
-    let w = w.map(&mut |name, view| read(Role::of(&params, name), shape.factor(name), view))?;
+    let w = w.join(&mut |name, views| read(Role::of(&params, name), shape.factor(name), views))?;
     Ok(Layer::new(*shape, w))
 }
 

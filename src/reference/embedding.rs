@@ -12,7 +12,7 @@ pub fn embedding<'a, T: Real>(out: &mut [T], table: impl Into<Weights<'a, T>>, t
         let token = token as usize;
         match table {
             Weights::Plain(table) => row.copy_from_slice(&table[token * d_model..(token + 1) * d_model]),
-            Weights::Quantised(table) => table.rows(token..token + 1, row),
+            Weights::Quantised { of, first, .. } => of.rows(first + token..first + token + 1, row),
         }
     }
 }

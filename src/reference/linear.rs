@@ -37,8 +37,9 @@ impl Linear {
 pub enum Weights<'a, T> {
     /// Row-major.
     Plain(&'a [T]),
-    /// Its rows are made as they are used: a block of them serves all of x while it is in the cache.
-    Quantised(&'a Quantised),
+    /// Its rows, of a matrix that may have more of them, are made as they are used: a block of them serves all of x while it is in the
+    /// cache.
+    Quantised { of: &'a Quantised, first: usize, n: usize },
 }
 
 impl<'a, T> From<&'a [T]> for Weights<'a, T> {
@@ -62,7 +63,17 @@ impl<'a, T: Real> Weights<'a, T> {
     pub(super) fn is(&self, n: usize, k: usize) -> bool {
         match self {
             Weights::Plain(w) => w.len() == n * k,
-            Weights::Quantised(w) => w.k == k && w.n() == n,
+            Weights::Quantised { of, n: rows, .. } => of.k == k && *rows == n,
+        }
+    }
+
+    /// Those of its rows of k as a matrix.
+    pub fn part(self, rows: Range<usize>, k: usize) -> Self {
+        match self {
+            Weights::Plain(w) => Weights::Plain(&w[rows.start * k..rows.end * k]),
+            Weights::Quantised { of, first, .. } => {
+                Weights::Quantised { of, first: first + rows.start, n: rows.len() }
+            }
         }
     }
 
@@ -70,9 +81,9 @@ impl<'a, T: Real> Weights<'a, T> {
     pub(super) fn rows<'s>(&'s self, rows: Range<usize>, k: usize, room: &'s mut Vec<T>) -> &'s [T] {
         match self {
             Weights::Plain(w) => &w[rows.start * k..rows.end * k],
-            Weights::Quantised(w) => {
+            Weights::Quantised { of, first, .. } => {
                 room.resize(rows.len() * k, T::zero());
-                w.rows(rows, room);
+                of.rows(first + rows.start..first + rows.end, room);
                 room
             }
         }
@@ -301,8 +312,16 @@ mod tests {
                 let (mut got, mut want) = (vec![f32::NAN; l * n], vec![f32::NAN; l * n]);
                 let linear = if l == 1 { matvec::<f32> } else { matmul::<f32> };
                 linear(&mut want, &x, Weights::Plain(&plain), Some(&bias), &shape, Epilogue::None);
-                linear(&mut got, &x, Weights::Quantised(&w), Some(&bias), &shape, Epilogue::None);
+                linear(&mut got, &x, Weights::from(&w), Some(&bias), &shape, Epilogue::None);
                 assert_eq!(got, want, "{quant:?} {shape:?}");
+                // Some of its rows.
+                let (some, shape) = (n / 3..n - 1, Linear::dense(l, k, n - 1 - n / 3));
+                let mut part = vec![f32::NAN; l * shape.n];
+                let weights = Weights::from(&w).part(some.clone(), k);
+                linear(&mut part, &x, weights, Some(&bias[some.clone()]), &shape, Epilogue::None);
+                for (part, whole) in part.chunks(shape.n).zip(want.chunks(n)) {
+                    assert_eq!(part, &whole[some.clone()]);
+                }
             }
         }
     }

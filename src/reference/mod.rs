@@ -18,6 +18,7 @@ mod conv;
 mod discretise;
 mod dots;
 mod embedding;
+mod experts;
 mod explain;
 mod fill;
 mod gated_norm;
@@ -39,6 +40,7 @@ pub use attention::{attention, rope, store_keys_values, AttentionShape, PAGE, RO
 pub use conv::{conv1d, conv1d_state, conv1d_update, ConvShape};
 pub use discretise::{decay_rate, discretise, silu, softplus};
 pub use embedding::embedding;
+pub use experts::{experts_sum, route, route_order, Gating, Router, MOST_EXPERTS};
 pub use explain::{channel_stats, hidden_attention, token_stats, ExplainInput, ExplainShape};
 pub use fill::{fill, Fill, FillKind};
 pub use gated_norm::{gated_rms_norm, GatedNorm, GatedShape};

@@ -300,7 +300,7 @@ fn block<T: Real>(quant: Quant, packed: &[u8], scale: T, out: &mut [T; BLOCK]) {
 
 impl<'a, T> From<&'a Quantised> for Weights<'a, T> {
     fn from(w: &'a Quantised) -> Self {
-        Weights::Quantised(w)
+        Weights::Quantised { of: w, first: 0, n: w.n() }
     }
 }
 

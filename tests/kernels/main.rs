@@ -5,6 +5,7 @@ mod attention;
 mod backward;
 mod batch;
 mod edges;
+mod experts;
 mod explain;
 mod harness;
 mod linear;

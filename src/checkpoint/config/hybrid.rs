@@ -12,6 +12,7 @@ use crate::model::blocks::{attention, mamba2, mlp, Shape};
 use crate::reference::GatedNorm;
 use reader::Reader;
 
+mod experts;
 mod optional;
 mod reader;
 mod rotation;
@@ -23,6 +24,8 @@ pub(in crate::checkpoint) use optional::Found;
 #[derive(Debug, Clone)]
 pub(in crate::checkpoint) struct Block {
     pub shape: Shape,
+    /// What all names of its layer's tensors begin with.
+    layer: String,
     /// Its norm's weight, in full.
     norm: String,
     /// What stands before the names of its mixer's tensors.
@@ -37,14 +40,12 @@ impl Block {
     /// `layer` is what all names of its tensors begin with, `norm` and `mixer` what they go on with.
     fn new(shape: Shape, layer: &str, norm: &str, mixer: &str) -> Self {
         let (norm, mixer) = (format!("{layer}{norm}.weight"), format!("{layer}{mixer}."));
-        Self { shape, norm, mixer, renamed: &[], why: String::new() }
+        Self { shape, layer: layer.to_owned(), norm, mixer, renamed: &[], why: String::new() }
     }
 
     /// Whether a tensor is of this block's layer.
     pub fn is_of(&self, name: &str) -> bool {
-        // "layers.3." of "layers.3.mamba."
-        let end = self.mixer.trim_end_matches('.').rfind('.').map_or(0, |at| at + 1);
-        name.starts_with(&self.mixer[..end])
+        name.starts_with(&self.layer)
     }
 
     /// The full name of a parameter.
@@ -69,6 +70,24 @@ pub(in crate::checkpoint) struct Plan {
     pub norm_eps: f32,
     pub head_scale: f32,
 }
+
+/// Granite's experts, and what all tokens share, are in layers' own names.
+const GRANITE_MOE: [(&str, &str); 5] = [
+    ("router.weight", "block_sparse_moe.router.layer.weight"),
+    ("experts.up_proj.weight", "block_sparse_moe.input_linear.weight"),
+    ("experts.down_proj.weight", "block_sparse_moe.output_linear.weight"),
+    ("shared.up_proj.weight", "shared_mlp.input_linear.weight"),
+    ("shared.down_proj.weight", "shared_mlp.output_linear.weight"),
+];
+
+const NEMOTRON_MOE: [(&str, &str); 6] = [
+    ("router.weight", "gate.weight"),
+    ("router.bias", "gate.e_score_correction_bias"),
+    ("latent_down.weight", "fc1_latent_proj.weight"),
+    ("latent_up.weight", "fc2_latent_proj.weight"),
+    ("shared.up_proj.weight", "shared_experts.up_proj.weight"),
+    ("shared.down_proj.weight", "shared_experts.down_proj.weight"),
+];
 
 /// One of granite's fused matrices has the gate first.
 const GRANITE_MLP: [(&str, &str); 2] =
@@ -122,11 +141,8 @@ fn llama(c: &Reader) -> Result<Plan, LoadError> {
     c.plan(blocks, "norm.weight", c.number_or("rms_norm_eps", 1e-6)?)
 }
 
-/// Granite 4.0-H without experts (transformers' `granitemoehybrid`).
+/// Granite 4.0-H (transformers' `granitemoehybrid`), with and without experts.
 fn granite(c: &Reader) -> Result<Plan, LoadError> {
-    if c.size_or("num_local_experts", 8)? > 0 {
-        return Err(c.unsupported("num_local_experts", "experts: only dense models are run so far"));
-    }
     let n_layer = c.layers()?;
     let kinds = c.kinds(n_layer)?.unwrap_or_else(|| vec!["mamba".into(); n_layer]);
     let eps = c.number_or("rms_norm_eps", 1e-6)?;
@@ -140,12 +156,22 @@ fn granite(c: &Reader) -> Result<Plan, LoadError> {
     let attention = attention::Shape { out_scale, ..c.attention(rotated, Some(scale))? };
     let mamba = mamba2::Shape { out_scale, ..c.mamba2(eps)? };
     let mlp = mlp::Shape { out_scale, ..c.mlp("shared_intermediate_size", true)? };
+    let moe = match c.size_or("num_local_experts", if c.raw.says("num_local_experts") { 0 } else { 8 })? {
+        0 => None,
+        experts => Some(c.granite_moe(experts, mlp)?),
+    };
     let mut blocks = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         let layer = format!("layers.{i}.");
         blocks.push(c.mixer(kind, mamba, attention, &layer)?);
-        let mlp = Block::new(Shape::Mlp(mlp), &layer, "post_attention_layernorm", "shared_mlp");
-        blocks.push(Block { renamed: &GRANITE_MLP, ..mlp });
+        let norm = "post_attention_layernorm";
+        blocks.push(match moe {
+            Some(moe) => {
+                let block = Block::new(Shape::Moe(moe), &layer, norm, "");
+                Block { mixer: layer.clone(), renamed: &GRANITE_MOE, ..block }
+            }
+            None => Block { renamed: &GRANITE_MLP, ..Block::new(Shape::Mlp(mlp), &layer, norm, "shared_mlp") },
+        });
     }
     let head_scale = c.folded("logits_scaling", 1.0 / c.multiplier("logits_scaling")?)?;
     Ok(Plan { head_scale, norm_eps, ..c.plan(blocks, "norm.weight", eps)? })
@@ -221,7 +247,7 @@ fn falcon_h1(c: &Reader) -> Result<Plan, LoadError> {
     Ok(Plan { head_scale, norm_eps, ..c.plan(blocks, "final_layernorm.weight", eps)? })
 }
 
-/// Nemotron-H without experts: every layer is one block.
+/// Nemotron-H: every layer is one block.
 fn nemotron_h(c: &Reader) -> Result<Plan, LoadError> {
     let eps = c.number_or("layer_norm_epsilon", 1e-5)?;
     let (key, kinds) = c.pattern()?;
@@ -237,10 +263,12 @@ fn nemotron_h(c: &Reader) -> Result<Plan, LoadError> {
             "M" | "mamba" | "mamba2" | "linear_attention" => Shape::Mamba2(mamba),
             "*" | "attention" | "full_attention" => Shape::Attention(attention),
             "-" | "mlp" => Shape::Mlp(mlp),
-            _ => return Err(c.unsupported(key, "layers of experts, or of a kind that is not known here")),
+            "E" | "moe" => Shape::Moe(c.nemotron_moe(mlp)?),
+            _ => return Err(c.unsupported(key, "layers of a kind that is not known here")),
         };
         let block = Block::new(shape, &format!("backbone.layers.{i}."), "norm", "mixer");
-        blocks.push(Block { why: c.why(key, &shape), ..block });
+        let renamed: &[_] = if matches!(shape, Shape::Moe(_)) { &NEMOTRON_MOE } else { &[] };
+        blocks.push(Block { why: c.why(key, &shape), renamed, ..block });
     }
     let plan = c.plan(blocks, "backbone.norm_f.weight", eps)?;
     Ok(Plan { embedding: "backbone.embeddings.weight", ..plan })

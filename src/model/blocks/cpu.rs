@@ -1,7 +1,7 @@
 //! Layers of any kind by the twins: which kind is asked.
 
 use super::host::{HostTensor, LayerState, Stream};
-use super::{attention, mamba1, mamba2, mlp, Shape, Weights, STATES};
+use super::{attention, mamba1, mamba2, mlp, moe, Shape, Weights, STATES};
 use crate::model::explanation::{ExplainOptions, LayerExplanation};
 
 /// A layer in memory.
@@ -20,6 +20,7 @@ pub(crate) struct Workspaces {
     mamba2: mamba2::cpu::Workspace,
     attention: attention::cpu::Workspace,
     mlp: mlp::cpu::Workspace,
+    moe: moe::cpu::Workspace,
 }
 
 impl Layer {
@@ -36,6 +37,7 @@ impl Layer {
                 attention::cpu::forward(w, s, &mut work.attention, stream, states);
             }
             (Shape::Mlp(s), Weights::Mlp(w)) => mlp::cpu::forward(w, s, &mut work.mlp, stream),
+            (Shape::Moe(s), Weights::Moe(w)) => moe::cpu::forward(w, s, &mut work.moe, stream),
             _ => debug_assert!(false, "shape and weights are made together"),
         }
     }

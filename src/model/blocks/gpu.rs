@@ -2,7 +2,7 @@
 
 use super::device::{Chunk, Host, LayerState, Numbers, Stream};
 use super::explain::{self, Room};
-use super::{attention, mamba1, mamba2, mlp};
+use super::{attention, mamba1, mamba2, mlp, moe};
 use super::{Shape, Weights};
 use crate::gpu::shader::WeightFormat;
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Variant};
@@ -21,6 +21,7 @@ pub(crate) enum Layer {
     Mamba2(mamba2::gpu::Layer),
     Attention(attention::gpu::Layer),
     Mlp(mlp::gpu::Layer),
+    Moe(moe::gpu::Layer),
 }
 
 /// The activations inside layers, of the kinds that a model has.
@@ -30,6 +31,7 @@ pub(crate) struct Workspaces {
     mamba2: Option<mamba2::gpu::Workspace>,
     attention: Option<attention::gpu::Workspace>,
     mlp: Option<mlp::gpu::Workspace>,
+    moe: Option<moe::gpu::Workspace>,
 }
 
 impl Workspaces {
@@ -56,6 +58,9 @@ impl Workspaces {
                 Layer::Mlp(layer) if all.mlp.is_none() => {
                     all.mlp = Some(mlp::gpu::Workspace::new(gpu, layer, l, numbers)?);
                 }
+                Layer::Moe(layer) if all.moe.is_none() => {
+                    all.moe = Some(moe::gpu::Workspace::new(gpu, &layer.shape, l, numbers)?);
+                }
                 _ => {}
             }
         }
@@ -78,6 +83,9 @@ impl Layer {
         if matches!(shape, Shape::Attention(_) | Shape::Mlp(_)) && !gpu.allows(Variant::Attention) {
             return Err(GpuError::Unfit { layers: "attention's and MLP" }.into());
         }
+        if matches!(shape, Shape::Moe(_)) && !gpu.allows(Variant::Experts) {
+            return Err(GpuError::Unfit { layers: "experts'" }.into());
+        }
         if let Some((_, head_dim)) = shape.keys_values() {
             if !head_dim.is_multiple_of(4) || head_dim > MAX_HEAD_DIM {
                 return Err(GpuError::HeadDim { head_dim }.into());
@@ -90,6 +98,9 @@ impl Layer {
                 Layer::Attention(attention::gpu::Layer::new(gpu, *s, w, host)?)
             }
             (Shape::Mlp(s), Weights::Mlp(w)) => Layer::Mlp(mlp::gpu::Layer::new(gpu, *s, w, host)?),
+            (Shape::Moe(s), Weights::Moe(w)) => {
+                Layer::Moe(moe::gpu::Layer::new(*s, w).ok_or_else(|| other_kind("a layer and its experts"))?)
+            }
             _ => return Err(other_kind("shapes and weights").into()),
         })
     }
@@ -110,6 +121,7 @@ impl Layer {
                 layer.forward(plan, w, stream, state, chunk)
             }
             (Layer::Mlp(layer), Workspaces { mlp: Some(w), .. }) => layer.forward(plan, w, stream, chunk),
+            (Layer::Moe(layer), Workspaces { moe: Some(w), .. }) => layer.forward(plan, w, stream, chunk),
             _ => Err(other_kind("a layer and the workspaces")),
         }
     }
@@ -121,6 +133,7 @@ impl Layer {
             Layer::Mamba2(layer) => layer.fuses_the_step() && gpu.allows(Variant::SsdStep),
             Layer::Attention(layer) => layer.fuses_the_step(),
             Layer::Mlp(layer) => layer.fuses_the_step(),
+            Layer::Moe(layer) => layer.fuses_the_step(),
         }
     }
 
@@ -145,7 +158,7 @@ impl Layer {
         match self {
             Layer::Mamba1(layer) => Some(&layer.w.norm),
             Layer::Mamba2(layer) => Some(&layer.w.norm),
-            Layer::Attention(_) | Layer::Mlp(_) => None,
+            Layer::Attention(_) | Layer::Mlp(_) | Layer::Moe(_) => None,
         }
     }
 
@@ -164,6 +177,7 @@ impl Layer {
                 layer.fused_step(plan, w, stream, state)
             }
             (Layer::Mlp(layer), Workspaces { mlp: Some(w), .. }) => layer.fused_step(plan, w, stream),
+            (Layer::Moe(layer), Workspaces { moe: Some(w), .. }) => layer.fused_step(plan, w, stream),
             _ => Err(other_kind("a layer and the workspaces")),
         }
     }
@@ -174,7 +188,7 @@ impl Layer {
             Layer::Mamba1(layer) => layer.takes_texts(l, scan),
             Layer::Mamba2(layer) => layer.takes_texts(l),
             Layer::Attention(_) => false,
-            Layer::Mlp(_) => true,
+            Layer::Mlp(_) | Layer::Moe(_) => true,
         }
     }
 
@@ -183,7 +197,7 @@ impl Layer {
         match self {
             Layer::Mamba1(_) => gpu.allows(Variant::Step),
             Layer::Mamba2(_) => gpu.allows(Variant::Step) && gpu.allows(Variant::SsdStep),
-            Layer::Attention(_) | Layer::Mlp(_) => true,
+            Layer::Attention(_) | Layer::Mlp(_) | Layer::Moe(_) => true,
         }
     }
 
@@ -194,6 +208,7 @@ impl Layer {
             Layer::Mamba2(layer) => layer.w.in_proj.format(),
             Layer::Attention(layer) => layer.o_proj.format(),
             Layer::Mlp(layer) => layer.down_proj.format(),
+            Layer::Moe(layer) => layer.up.format(),
         }
     }
 
@@ -210,7 +225,7 @@ impl Layer {
         let seen = match (self, work) {
             (Layer::Mamba1(layer), Workspaces { mamba1: Some(w), .. }) => layer.seen(w, l),
             (Layer::Mamba2(layer), Workspaces { mamba2: Some(w), .. }) => layer.seen(gpu, w, l).await?,
-            (Layer::Attention(_) | Layer::Mlp(_), _) => return Ok(None),
+            (Layer::Attention(_) | Layer::Mlp(_) | Layer::Moe(_), _) => return Ok(None),
             _ => return Err(other_kind("a layer and the workspaces").into()),
         };
         explain::explain(gpu, &seen, room, i, options).await.map(Some)

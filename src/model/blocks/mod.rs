@@ -13,6 +13,7 @@ pub(crate) mod host;
 pub mod mamba1;
 pub mod mamba2;
 pub mod mlp;
+pub mod moe;
 pub(crate) mod parameters;
 
 use crate::model::explanation::Units;
@@ -26,6 +27,7 @@ pub enum Shape {
     Mamba2(mamba2::Shape),
     Attention(attention::Shape),
     Mlp(mlp::Shape),
+    Moe(moe::Shape),
 }
 
 /// A layer's parameters, each of them a `T`: a place in a table, a view of a file, a tensor on a host or on a device.
@@ -35,6 +37,7 @@ pub enum Weights<T> {
     Mamba2(mamba2::Weights<T>),
     Attention(attention::Weights<T>),
     Mlp(mlp::Weights<T>),
+    Moe(moe::Weights<T>),
 }
 
 /// A tensor that a layer keeps of a text, besides what it makes of the next token.
@@ -62,6 +65,7 @@ impl Shape {
             Shape::Mamba2(s) => s.params(),
             Shape::Attention(s) => s.params(),
             Shape::Mlp(s) => s.params(),
+            Shape::Moe(s) => s.params(),
         }
     }
 
@@ -70,7 +74,7 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.state(),
             Shape::Mamba2(s) => s.state(),
-            Shape::Attention(_) | Shape::Mlp(_) => Vec::new(),
+            Shape::Attention(_) | Shape::Mlp(_) | Shape::Moe(_) => Vec::new(),
         }
     }
 
@@ -84,7 +88,7 @@ impl Shape {
         if let Some(needs) = self.needs(param) {
             return needs;
         }
-        match (self, param.name) {
+        match (self, &*param.name) {
             _ if !param.optional => true,
             (_, "mixer.conv1d.bias") => use_conv_bias,
             (Shape::Mamba2(s), "mixer.norm.weight") => s.norm != GatedNorm::GateOnly,
@@ -99,6 +103,7 @@ impl Shape {
             Shape::Mamba2(s) => s.widest(),
             Shape::Attention(s) => s.widest(),
             Shape::Mlp(s) => s.widest(),
+            Shape::Moe(s) => s.widest(),
         }
     }
 
@@ -107,7 +112,7 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => s.config(),
             Shape::Mamba2(s) => s.config(),
-            Shape::Attention(_) | Shape::Mlp(_) => Vec::new(),
+            Shape::Attention(_) | Shape::Mlp(_) | Shape::Moe(_) => Vec::new(),
         }
     }
 
@@ -118,6 +123,7 @@ impl Shape {
             Shape::Mamba2(s) => s.dimensions(),
             Shape::Attention(s) => s.dimensions(),
             Shape::Mlp(s) => s.dimensions(),
+            Shape::Moe(s) => s.dimensions(),
         }
     }
 
@@ -125,7 +131,7 @@ impl Shape {
     pub fn options(&self) -> Vec<(&'static str, serde_json::Value)> {
         match self {
             Shape::Mamba2(s) => s.options(),
-            Shape::Mamba1(_) | Shape::Attention(_) | Shape::Mlp(_) => Vec::new(),
+            Shape::Mamba1(_) | Shape::Attention(_) | Shape::Mlp(_) | Shape::Moe(_) => Vec::new(),
         }
     }
 
@@ -134,12 +140,15 @@ impl Shape {
         match self {
             Shape::Mamba1(s) => Some((&s.explained(0)).into()),
             Shape::Mamba2(s) => Some((&s.explained(0)).into()),
-            Shape::Attention(_) | Shape::Mlp(_) => None,
+            Shape::Attention(_) | Shape::Mlp(_) | Shape::Moe(_) => None,
         }
     }
 
     /// Multiplications with additions of the linear layers, a token.
     pub fn multiply_adds(&self) -> usize {
+        if let Shape::Moe(s) = self {
+            return s.multiply_adds();
+        }
         let matrices = self.params().into_iter().filter(|param| matches!(param.role, Role::Matrix | Role::Exact));
         matrices.map(|param| param.shape.iter().product::<usize>()).sum()
     }
@@ -167,6 +176,7 @@ impl Shape {
             Shape::Mamba2(s) => s.constants(),
             Shape::Attention(s) => s.constants(),
             Shape::Mlp(s) => s.constants(),
+            Shape::Moe(s) => s.constants(),
         }
     }
 
@@ -176,6 +186,7 @@ impl Shape {
             Shape::Mlp(s) if param.name == "mixer.gate_proj.weight" => Some(s.has_gate_proj()),
             Shape::Attention(s) if param.name == "norm.weight" => Some(!s.beside),
             Shape::Mamba2(s) if param.name == "mixer.norm.weight" => Some(s.norm != GatedNorm::GateOnly),
+            Shape::Moe(s) if param.optional => Some(s.needs(&param.name)),
             _ => None,
         }
     }
@@ -183,10 +194,18 @@ impl Shape {
     /// What a parameter is multiplied by as backends hold it: a scale of the layer's output, in what that is linear in.
     pub(crate) fn factor(&self, name: &str) -> f32 {
         match self {
-            Shape::Mamba1(_) => 1.0,
+            Shape::Mamba1(_) | Shape::Moe(_) => 1.0,
             Shape::Mamba2(s) => s.factor(name),
             Shape::Attention(s) => s.factor(name),
             Shape::Mlp(s) => s.factor(name),
+        }
+    }
+
+    /// Rows of a parameter that lie in one part of it on a device: an expert's of those of all.
+    pub(crate) fn rows_together(&self, name: &str) -> usize {
+        match self {
+            Shape::Moe(s) => s.expert_rows(name).unwrap_or(1),
+            _ => 1,
         }
     }
 
@@ -205,6 +224,7 @@ impl Shape {
             Shape::Mamba2(_) => "mamba2",
             Shape::Attention(_) => "attention",
             Shape::Mlp(_) => "mlp",
+            Shape::Moe(_) => "moe",
         }
     }
 
@@ -219,18 +239,20 @@ impl Shape {
             Shape::Mamba2(s) => Weights::Mamba2(mamba2::Weights::build(s, has, take)?),
             Shape::Attention(s) => Weights::Attention(attention::Weights::build(s, has, take)?),
             Shape::Mlp(s) => Weights::Mlp(mlp::Weights::build(s, has, take)?),
+            Shape::Moe(s) => Weights::Moe(moe::Weights::build(s, has, take)?),
         })
     }
 }
 
 impl<T> Weights<T> {
     /// Every parameter that is there, in the order of [`Shape::params`].
-    pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'static str, &'a T)) {
+    pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a str, &'a T)) {
         match self {
             Weights::Mamba1(w) => w.for_each(f),
             Weights::Mamba2(w) => w.for_each(f),
             Weights::Attention(w) => w.for_each(f),
             Weights::Mlp(w) => w.for_each(f),
+            Weights::Moe(w) => w.for_each(f),
         }
     }
 
@@ -246,18 +268,30 @@ impl<T> Weights<T> {
     }
 
     /// The same parameters as something else, which cannot fail.
-    pub fn each<U>(&self, f: &mut dyn FnMut(&'static str, &T) -> U) -> Weights<U> {
+    pub fn each<U>(&self, f: &mut dyn FnMut(&str, &T) -> U) -> Weights<U> {
         let Ok(all) = self.map(&mut |name, value| Ok::<_, std::convert::Infallible>(f(name, value)));
         all
     }
 
     /// The same parameters as something else.
-    pub fn map<U, E>(&self, f: &mut dyn FnMut(&'static str, &T) -> Result<U, E>) -> Result<Weights<U>, E> {
+    pub fn map<U, E>(&self, f: &mut dyn FnMut(&str, &T) -> Result<U, E>) -> Result<Weights<U>, E> {
         Ok(match self {
             Weights::Mamba1(w) => Weights::Mamba1(w.map(f)?),
             Weights::Mamba2(w) => Weights::Mamba2(w.map(f)?),
             Weights::Attention(w) => Weights::Attention(w.map(f)?),
             Weights::Mlp(w) => Weights::Mlp(w.map(f)?),
+            Weights::Moe(w) => Weights::Moe(w.map(f)?),
+        })
+    }
+
+    /// The same, each parameter of what lies in several tensors as one, by the name of the first.
+    pub fn join<U, E>(&self, f: &mut dyn FnMut(&str, &[&T]) -> Result<U, E>) -> Result<Weights<U>, E> {
+        Ok(match self {
+            Weights::Mamba1(w) => Weights::Mamba1(w.join(f)?),
+            Weights::Mamba2(w) => Weights::Mamba2(w.join(f)?),
+            Weights::Attention(w) => Weights::Attention(w.join(f)?),
+            Weights::Mlp(w) => Weights::Mlp(w.join(f)?),
+            Weights::Moe(w) => Weights::Moe(w.join(f)?),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What a block says of its parameters, and the macro by which its one list of them becomes a struct as well.
 
+use std::borrow::Cow;
+
 /// What a parameter is to those that store it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -46,7 +48,7 @@ pub enum Init {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param {
     /// Without what stands before it in a file: `mixer.in_proj.weight`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub shape: Vec<usize>,
     /// The shape in the paper's terms, for messages.
     pub symbols: &'static str,
@@ -56,19 +58,23 @@ pub struct Param {
     pub optional: bool,
 }
 
-/// A parameter that every model has, and one that it may lack.
+/// A parameter that every model has, one that it may lack, and one that lies in several tensors, of which each has a name of its own.
 pub type Required<T> = T;
 pub type Optional<T> = Option<T>;
+pub type Each<T> = Vec<(String, T)>;
 
-/// From one list: `Shape::params`, and `Weights<T>` with its walks. A line is `Required` or `Optional`, the field, its name in a
-/// file, then (symbols, shape), role and init, which see the shape as `$s`.
+/// From one list: `Shape::params`, and `Weights<T>` with its walks. A line is `Required`, `Optional` or `Each`, the field, its name in a
+/// file, then (symbols, shape), role and init, which see the shape as `$s`. Of `Each` the shape is a tensor's, and `Shape::each` says
+/// what they are called.
 macro_rules! parameters {
     ($s:ident; $($need:ident $field:ident $name:literal: ($symbols:literal, $shape:expr), $role:expr, $init:expr;)*) => {
         impl Shape {
             /// The one list of parameters, in the order of the forward pass.
             pub fn params(&self) -> Vec<Param> {
                 let $s = self;
-                vec![$(parameters!(@param $need $name, $symbols, $shape, $role, $init)),*]
+                let mut params = Vec::new();
+                $(parameters!(@list $need $s params $name, $symbols, $shape, $role, $init);)*
+                params
             }
         }
 
@@ -87,41 +93,76 @@ macro_rules! parameters {
                 let $s = shape;
                 Ok(Self {
                     $($field: {
-                        let param = parameters!(@param $need $name, $symbols, $shape, $role, $init);
-                        parameters!(@take $need param has take)
+                        let mut params = Vec::new();
+                        parameters!(@list $need $s params $name, $symbols, $shape, $role, $init);
+                        parameters!(@take $need params has take)
                     },)*
                 })
             }
 
-            pub(crate) fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'static str, &'a T)) {
+            pub(crate) fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a str, &'a T)) {
                 $(parameters!(@visit $need f $name (&self.$field));)*
             }
 
-            pub(crate) fn map<U, E>(
-                &self,
-                f: &mut dyn FnMut(&'static str, &T) -> Result<U, E>,
-            ) -> Result<Weights<U>, E> {
+            pub(crate) fn map<U, E>(&self, f: &mut dyn FnMut(&str, &T) -> Result<U, E>) -> Result<Weights<U>, E> {
                 Ok(Weights { $($field: parameters!(@map $need f $name (&self.$field)),)* })
+            }
+
+            pub(crate) fn join<U, E>(
+                &self,
+                f: &mut dyn FnMut(&str, &[&T]) -> Result<U, E>,
+            ) -> Result<Weights<U>, E> {
+                Ok(Weights { $($field: parameters!(@join $need f $name (&self.$field)),)* })
             }
         }
     };
-    (@param Required $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
-        Param { name: $name, symbols: $symbols, shape: $shape.to_vec(), role: $role, init: $init, optional: false }
+    (@list Required $s:ident $params:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
+        $params.push(parameters!(@param $name.into(), $symbols, $shape, $role, $init, false))
     };
-    (@param Optional $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
-        Param { name: $name, symbols: $symbols, shape: $shape.to_vec(), role: $role, init: $init, optional: true }
+    (@list Optional $s:ident $params:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
+        $params.push(parameters!(@param $name.into(), $symbols, $shape, $role, $init, true))
     };
-    (@take Required $param:ident $has:ident $take:ident) => { $take(&$param)? };
-    (@take Optional $param:ident $has:ident $take:ident) => {
-        if $has(&$param) { Some($take(&$param)?) } else { None }
+    (@list Each $s:ident $params:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
+        $params.extend(
+            $s.each($name).into_iter().map(|name| parameters!(@param name.into(), $symbols, $shape, $role, $init, false)),
+        )
+    };
+    (@param $name:expr, $symbols:literal, $shape:expr, $role:expr, $init:expr, $optional:literal) => {
+        Param { name: $name, symbols: $symbols, shape: $shape.to_vec(), role: $role, init: $init, optional: $optional }
+    };
+    (@take Required $params:ident $has:ident $take:ident) => { $take(&$params[0])? };
+    (@take Optional $params:ident $has:ident $take:ident) => {
+        if $has(&$params[0]) { Some($take(&$params[0])?) } else { None }
+    };
+    (@take Each $params:ident $has:ident $take:ident) => {
+        $params.iter().map(|param| Ok((param.name.to_string(), $take(param)?))).collect::<Result<Vec<_>, E>>()?
     };
     (@visit Required $f:ident $name:literal $value:expr) => { $f($name, $value) };
     (@visit Optional $f:ident $name:literal $value:expr) => {
         if let Some(value) = $value { $f($name, value) }
     };
+    (@visit Each $f:ident $name:literal $value:expr) => {
+        for (name, value) in $value { $f(name, value) }
+    };
     (@map Required $f:ident $name:literal $value:expr) => { $f($name, $value)? };
     (@map Optional $f:ident $name:literal $value:expr) => {
         match $value { Some(value) => Some($f($name, value)?), None => None }
+    };
+    (@map Each $f:ident $name:literal $value:expr) => {
+        $value.iter().map(|(name, value)| Ok((name.clone(), $f(name, value)?))).collect::<Result<Vec<_>, E>>()?
+    };
+    (@join Required $f:ident $name:literal $value:expr) => { $f($name, &[$value])? };
+    (@join Optional $f:ident $name:literal $value:expr) => {
+        match $value { Some(value) => Some($f($name, &[value])?), None => None }
+    };
+    (@join Each $f:ident $name:literal $value:expr) => {
+        match $value.first() {
+            Some((name, _)) => {
+                let all: Vec<&T> = $value.iter().map(|(_, value)| value).collect();
+                vec![(name.clone(), $f(name, &all)?)]
+            }
+            None => Vec::new(),
+        }
     };
 }
 

@@ -11,11 +11,11 @@ mod session;
 
 use super::blocks::gpu::Layer;
 use super::blocks::{Role, Shape, Weights};
-use super::{ModelConfig, ModelWeights, TensorView};
+use super::{ModelConfig, ModelWeights, Stacked, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::{Gpu, PlanBuilder, Tensor, Variant};
-use crate::kernels::{fill_matrix, WeightMatrix};
+use crate::kernels::{fill_matrix, MatrixSize, WeightMatrix};
 use crate::reference::decay_rate;
 use crate::settings::{ActivationDtype, ModelOptions, Scan, WeightDtype};
 pub use batch::GpuBatch;
@@ -77,49 +77,56 @@ impl Loader<'_> {
     /// A (n, k) matrix. What is stored as f16 or quantised stays so on the device, bit for bit, unless f32 was asked for or
     /// the self-test switched the format off.
     fn matrix(&mut self, view: &TensorView<'_>) -> Result<WeightMatrix> {
+        self.matrices(&[view], 1)
+    }
+
+    /// Matrices of as many columns as one, their rows behind each other, of which so many lie together. Where they are stored in several
+    /// formats, it holds f32.
+    fn matrices(&mut self, views: &[&TensorView<'_>], together: usize) -> Result<WeightMatrix> {
         let gpu = self.gpu;
-        let wanted = view.dtype.on_device();
+        let stacked = Stacked::new(views);
+        let wanted = stacked.dtype.on_device();
         let keep = self.weights != WeightDtype::F32 && Variant::of(wanted).is_none_or(|variant| gpu.allows(variant));
-        let (n, k) = (view.shape[0], view.shape[1]);
+        let (label, size) = (stacked.name(), MatrixSize { n: stacked.n(), k: stacked.k(), together });
         if self.synthetic {
             let mut plan = PlanBuilder::new(gpu);
-            let (format, bound) = (if keep { wanted } else { WeightFormat::F32 }, 1.0 / (k.max(1) as f32).sqrt());
-            self.done += (n * k) as u64;
-            let matrix = fill_matrix(&mut plan, view.name, (n, k), format, bound, self.done as u32)?;
+            let (format, bound) = (if keep { wanted } else { WeightFormat::F32 }, 1.0 / (size.k.max(1) as f32).sqrt());
+            self.done += (size.n * size.k) as u64;
+            let matrix = fill_matrix(&mut plan, label, size, format, bound, self.done as u32)?;
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             plan.finish()?.record(&mut encoder);
             gpu.submit([encoder.finish()]);
             return Ok(matrix);
         }
         let matrix = match wanted.quant() {
-            Some(quant) if keep => WeightMatrix::upload_quantised(gpu, view.name, (n, k), quant, |rows| -> Result<_> {
+            Some(quant) if keep => WeightMatrix::upload_quantised(gpu, label, size, quant, |rows| -> Result<_> {
                 gpu.check()?;
-                Ok(view.quantised_rows(rows)?)
+                Ok(stacked.quantised_rows(rows)?)
             }),
             _ => {
                 let format = if keep { wanted } else { WeightFormat::F32 };
-                WeightMatrix::upload(gpu, view.name, (n, k), format, |rows| -> Result<_> {
+                WeightMatrix::upload(gpu, label, size, format, |rows| -> Result<_> {
                     gpu.check()?;
-                    Ok(view.rows_to_f32(rows)?)
+                    Ok(stacked.rows_to_f32(rows)?)
                 })
             }
         }?;
-        self.count(view)?;
+        views.iter().try_for_each(|view| self.count(view))?;
         Ok(matrix)
     }
 
     /// A parameter of a layer as the kernels read it.
-    fn parameter(&mut self, shape: &Shape, name: &str, view: &TensorView<'_>) -> Result<WeightMatrix> {
+    fn parameter(&mut self, shape: &Shape, name: &str, views: &[&TensorView<'_>]) -> Result<WeightMatrix> {
         let factor = shape.factor(name);
         Ok(match Role::of(&shape.params(), name) {
-            Role::Matrix | Role::Exact => self.matrix(view)?,
-            Role::ALog => WeightMatrix::vector(self.mapped(view, decay_rate)?),
-            Role::Other => WeightMatrix::vector(self.mapped(view, |x| factor * x)?),
+            Role::Matrix | Role::Exact => self.matrices(views, shape.rows_together(name))?,
+            Role::ALog => WeightMatrix::vector(self.mapped(views[0], decay_rate)?),
+            Role::Other => WeightMatrix::vector(self.mapped(views[0], |x| factor * x)?),
         })
     }
 
     fn layer(&mut self, shape: &Shape, w: &Weights<TensorView<'_>>) -> Result<Layer> {
-        let on_device = w.map(&mut |name, view| self.parameter(shape, name, view))?;
+        let on_device = w.join(&mut |name, views| self.parameter(shape, name, views))?;
         Layer::new(self.gpu, shape, on_device, &mut |name| Ok(w.get(name).map(TensorView::to_f32).transpose()?))
     }
 }

@@ -103,10 +103,10 @@ impl Layer {
         let none = WeightMatrix::from_parts(Vec::new(), (0, 0), WeightFormat::F32);
         let w = Weights::build(&pass.shape, &mut |param| param.name == "mixer.conv1d.bias", &mut |param| match c
             .is_some()
-            && SELECTIVE.contains(&param.name)
+            && SELECTIVE.contains(&&*param.name)
         {
             true => Ok(none.clone()),
-            false => find(param.name),
+            false => find(&param.name),
         })?;
         Ok(Self { w, c })
     }
