@@ -162,12 +162,12 @@ fn mamba2_gpu_texts_are_what_they_are_alone() {
     check_all(On::Gpu, Golden::mamba2());
 }
 
-/// With pages of keys and values: of one kind of layers, of several, side by side, with a window.
+/// With pages of keys and values: of one kind of layers, of several, side by side, with a window; and with experts.
 #[test]
 fn hybrid_texts_are_what_they_are_alone() {
-    let names = ["llama", "granite-hub", "falcon-h1", "mistral-window"];
+    let names = ["llama", "granite-hub", "falcon-h1", "nemotron-h-moe", "mistral-window", "granite-moe-hub"];
     check_all(On::Gpu, names.map(Golden::hybrid_named).into());
-    check_all(On::Cpu, names[1..3].iter().map(|name| Golden::hybrid_named(name)).collect());
+    check_all(On::Cpu, names[1..4].iter().map(|name| Golden::hybrid_named(name)).collect());
 }
 
 /// States go in and out, and a text is brought to another slot.

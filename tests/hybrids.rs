@@ -130,19 +130,28 @@ fn texts_of_a_batch_are_what_they_are_alone() {
 /// A quantised copy has the names of the original, and is near it.
 #[test]
 fn hybrids_are_quantised() {
-    let golden = Golden::hybrid_named("granite-hub");
+    // In and out, q k v o, up and down, the embedding.
+    quantised_to("q8", "granite-hub", 3 * 2 + 2 * 4 + 5 * 2 + 1);
+    // Experts in one tensor, with what all tokens share; and experts in tensors of their own, between projections to fewer columns.
+    quantised_to("q8", "granite-moe", 2 + 2 * 4 + 3 * 4 + 2);
+    quantised_to("q4", "granite-moe-hub", 2 * 2 + 2 * 4 + 4 * 4 + 1);
+    quantised_to("q8", "nemotron-h-moe", 2 + 2 * 4 + 2 * (6 * 2 + 2 + 2) + 2);
+}
+
+fn quantised_to(to: &str, name: &str, matrices: usize) {
+    let golden = Golden::hybrid_named(name);
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("q8");
+    let out = folder.path().join(to);
     let program = assert_cmd::cargo::cargo_bin!("mamba-wgpu");
-    let arguments = ["quantize", golden.folder.to_str().unwrap(), out.to_str().unwrap(), "--to", "q8"];
+    let arguments = ["quantize", golden.folder.to_str().unwrap(), out.to_str().unwrap(), "--to", to];
     assert!(std::process::Command::new(program).args(arguments).status().unwrap().success());
     let (original, small) = (golden.checkpoint(), Checkpoint::open(&out).unwrap());
     let names = |c: &Checkpoint| -> std::collections::BTreeSet<String> {
         c.tensors().map(|t| t.name.trim_end_matches(".scales").to_owned()).collect()
     };
     assert_eq!(names(&small), names(&original));
-    let q8 = small.tensors().filter(|t| t.dtype == "Q8").count();
-    assert_eq!(q8, 3 * 2 + 2 * 4 + 5 * 2 + 1, "in and out, q k v o, up and down, the embedding");
+    let quantised = small.tensors().filter(|t| t.dtype == to.to_uppercase()).count();
+    assert_eq!(quantised, matrices, "{name}");
     block_on(async {
         let tokens = long(30);
         let mut logits = Vec::new();
@@ -150,8 +159,11 @@ fn hybrids_are_quantised() {
             let model = load(checkpoint, &on.open().await, Scan::default(), WHOLE).await;
             logits.push(after(&model, &tokens).await);
         }
-        assert_close("on both backends", &logits[2], &logits[1], CLOSE, 0.0);
-        assert_close("near the original", &logits[1], &logits[0], 0.25, 0.0);
+        assert_close(&format!("{name} on both backends"), &logits[2], &logits[1], CLOSE, 0.0);
+        // Which experts a token is given to may change with the roundings: then nothing near is promised.
+        if to == "q8" && !name.contains("moe") {
+            assert_close("near the original", &logits[1], &logits[0], 0.25, 0.0);
+        }
     });
 }
 
@@ -165,11 +177,10 @@ fn other_families_are_refused() {
             refused += 1;
             let path = std::path::Path::new("tests/golden/hybrids").join(&name);
             let error = Checkpoint::open(&path).unwrap_err().to_string();
-            let said = ["`model_type`", "`num_local_experts`", "`layers_block_type`", "`hybrid_override_pattern`"];
-            assert!(said.iter().any(|key| error.contains(key)), "{name}: {error}");
+            assert!(error.contains("`model_type`"), "{name}: {error}");
         }
     }
-    assert!(refused >= 8, "{refused}");
+    assert!(refused >= 5, "{refused}");
 }
 
 /// A golden, to be changed.
@@ -245,6 +256,19 @@ fn configs_that_the_tensors_contradict_are_refused() {
         ("granite", "embedding_multiplier", 1e30.into(), "it must be nearer to 1: f32 does not hold its products"),
         ("granite", "mamba_expand", 5.into(), "`mamba_expand` is 5"),
         ("granite", "mamba_d_state", 8.into(), "in_proj.weight"),
+        ("granite-moe", "num_local_experts", 3.into(), "tensor `model.layers.0.block_sparse_moe.router.layer.weight`"),
+        ("granite-moe", "num_local_experts", 5000.into(), "there is room for 1,024 experts"),
+        ("granite-moe", "num_local_experts", 0.into(), "tensor `model.layers.0.shared_mlp"),
+        ("granite-moe", "num_experts_per_tok", 5.into(), "`num_experts_per_tok` is 5, but `num_local_experts` is 4"),
+        ("granite-moe", "num_experts_per_tok", 0.into(), "`num_experts_per_tok` is 0"),
+        ("granite-moe", "intermediate_size", 23.into(), "tensor `model.layers.0.block_sparse_moe.input_linear.weight`"),
+        ("nemotron-h-moe", "mlp_bias", true.into(), "`mlp_bias` is true"),
+        ("nemotron-h-moe", "n_group", 4.into(), "`n_group` is 4, but `n_routed_experts` is 6"),
+        ("nemotron-h-moe-hub", "topk_group", 1.into(), "`topk_group` is 1, but there are 4 groups of 2"),
+        ("nemotron-h-moe-hub", "topk_group", 5.into(), "`topk_group` is 5"),
+        ("nemotron-h-moe", "moe_latent_size", null.clone(), "backbone.layers.1.mixer.experts.0.up_proj.weight"),
+        ("nemotron-h-moe", "n_routed_experts", 8.into(), "backbone.layers.1.mixer.gate.weight"),
+        ("nemotron-h-moe", "routed_scaling_factor", 0.into(), "`routed_scaling_factor` is 0"),
         ("nemotron-h", "layers_block_type", json!(["full_attention"]), "a tensor `backbone.layers.1."),
         ("nemotron-h", "layers_block_type", json!([]), "`layers_block_type` is []: it must name at least one layer"),
         ("nemotron-h", "layers_block_type", null, "`hybrid_override_pattern` is absent"),

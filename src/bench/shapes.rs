@@ -79,7 +79,8 @@ impl Shapes {
     pub const MAMBA2: [&'static str; 5] = ["mamba2-130m", "mamba2-370m", "mamba2-780m", "mamba2-1.3b", "mamba2-2.7b"];
 
     /// Hybrids and a Transformer, likewise.
-    pub const HYBRIDS: [&'static str; 4] = ["granite-4.0-h-350m", "granite-4.0-h-1b", "falcon-h1-0.5b", "llama-1b"];
+    pub const HYBRIDS: [&'static str; 5] =
+        ["granite-4.0-h-350m", "granite-4.0-h-1b", "granite-4.0-h-tiny", "falcon-h1-0.5b", "llama-1b"];
 
     /// Models by name, of any of the lists; those of other names are left out.
     pub fn models_of(names: &[String]) -> Vec<(String, Spec)> {

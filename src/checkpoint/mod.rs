@@ -59,9 +59,9 @@ pub use quantise::{quantise, Progress, QuantiseError, Summary, TensorSummary};
 use shard::{Bytes, Shard, Stored};
 pub use sidecars::Sidecars;
 use sidecars::TOKENIZER;
+pub(crate) use stacked::Stacked;
 use std::borrow::Cow;
 use std::path::Path;
-pub(crate) use stacked::Stacked;
 pub use weights::{Dtype, ModelWeights, TensorView};
 
 /// An opened checkpoint: its files (mapped into memory, or bytes that are there already), its config, its tensors.

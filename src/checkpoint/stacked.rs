@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn rows_come_from_the_tensors_that_they_lie_in() {
         let bytes: Vec<u8> = (0..14).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let view = |shape, data| TensorView { name: "t", dtype: Dtype::F32, shape, data, scales: &[], file: "f", patch: None };
+        let view =
+            |shape, data| TensorView { name: "t", dtype: Dtype::F32, shape, data, scales: &[], file: "f", patch: None };
         let (a, b) = (view(&[3, 2], &bytes[..24]), view(&[4, 2], &bytes[24..]));
         let both = [&a, &b];
         let stacked = Stacked::new(&both);

@@ -136,6 +136,7 @@ impl Spec {
             "mamba2-2.7b" => Self::mamba2(64, 2560, 50288),
             "granite-4.0-h-350m" => hybrids::granite(32, 768, &[10, 13, 17, 27], (48, 32), (64, 2048)),
             "granite-4.0-h-1b" => hybrids::granite(40, 1536, &[5, 15, 25, 35], (48, 64), (128, 4096)),
+            "granite-4.0-h-tiny" => hybrids::granite_tiny(),
             "falcon-h1-0.5b" => hybrids::falcon_h1(),
             "llama-1b" => hybrids::llama(),
             "130m" => Self::new(24, 768, 50280),

@@ -1,8 +1,6 @@
 //! A mixture of experts: route, route_order, the experts' products by matvec and matmul, experts_sum.
 
-use super::data::{
-    activations, close, equal, f64s, poisoned, read_activations, run, tensor, CheckError, Random,
-};
+use super::data::{activations, close, equal, f64s, poisoned, read_activations, run, tensor, CheckError, Random};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
 use crate::gpu::Gpu;
 use crate::kernels::{self, Activate, ExpertRows, MatrixSize, Routes, WeightMatrix};
@@ -183,7 +181,13 @@ pub async fn sum(gpu: &Gpu, (l, chosen, width): (usize, usize, usize), random: &
         run(gpu, |plan| kernels::experts_sum(plan, (&out, add), &ty, &routes, &router, (l, width))).await?;
         let mut want = f64s(&before);
         reference::experts_sum(&mut want, &f64s(&y), &f64s(&weights), (chosen, width), add);
-        close(&format!("experts_sum {l} {chosen} {width} {add}"), &read_activations(gpu, &out).await?, &want, 2e-6, 0.0)?;
+        close(
+            &format!("experts_sum {l} {chosen} {width} {add}"),
+            &read_activations(gpu, &out).await?,
+            &want,
+            2e-6,
+            0.0,
+        )?;
     }
     Ok(())
 }

@@ -439,9 +439,8 @@ fn mixtures() -> [Check; 3] {
         check(
             &["route_order"],
             run!(|gpu, random| {
-                let case = |l, k, format| {
-                    ExpertsCase { l, experts: 5, chosen: 3, k, rows: 70, format, x: NumberFormat::F32 }
-                };
+                let case =
+                    |l, k, format| ExpertsCase { l, experts: 5, chosen: 3, k, rows: 70, format, x: NumberFormat::F32 };
                 for format in WeightFormat::ALL {
                     experts::matmul(gpu, case(70, 36, format), random).await?;
                     experts::matvec(gpu, case(1, 132, format), random).await?;

@@ -58,9 +58,8 @@ pub use step::{
 pub use weights::{MatrixSize, Part as WeightPart, WeightMatrix};
 
 pub use crate::reference::{
-    ActivateShape, Activation, AttentionShape, ConvShape, ExplainShape, GatedNorm, GatedShape, Gating, Router, ScanShape,
-    SsdShape,
-    PAGE, ROTATIONS,
+    ActivateShape, Activation, AttentionShape, ConvShape, ExplainShape, GatedNorm, GatedShape, Gating, Router,
+    ScanShape, SsdShape, PAGE, ROTATIONS,
 };
 
 use crate::gpu::shader::{NumberFormat, ShaderSpec, WeightFormat};

@@ -90,11 +90,10 @@ fn quantised(matrix: &Stacked<'_, '_>, quant: Quant) -> Result<Quantised> {
     Ok(Quantised { quant, k: matrix.k(), packed: packed.into_owned(), scales: scales.into_owned() })
 }
 
-fn layer(
-    shape: &Shape,
-    w: &LayerWeights<TensorView<'_>>,
-    read: &mut dyn FnMut(Role, f32, &[&TensorView<'_>]) -> Result<HostTensor>,
-) -> Result<Layer> {
+/// Reads a parameter, of a role and times a factor, from the tensors that it lies in.
+type Read<'r> = dyn FnMut(Role, f32, &[&TensorView<'_>]) -> Result<HostTensor> + 'r;
+
+fn layer(shape: &Shape, w: &LayerWeights<TensorView<'_>>, read: &mut Read<'_>) -> Result<Layer> {
     let params = shape.params();
     let w = w.join(&mut |name, views| read(Role::of(&params, name), shape.factor(name), views))?;
     Ok(Layer::new(*shape, w))

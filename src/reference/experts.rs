@@ -61,23 +61,31 @@ pub fn route<T: Real>(experts: &mut [u32], weights: &mut [T], logits: &[T], bias
             Gating::Sigmoid { .. } => logits.iter().map(|x| T::one() / (T::one() + (-*x).exp())).collect(),
         };
         let choice = choice(&scores, bias, gating);
-        for i in 0..e {
+        for (i, score) in scores.iter().enumerate() {
             let at = place(&choice, i);
             if at < k {
-                (experts[at], weights[at]) = (i as u32, scores[i]);
+                (experts[at], weights[at]) = (i as u32, *score);
             }
         }
         let sum = match gating {
             Gating::Sigmoid { normed, .. } => {
                 let sum = weights.iter().copied().fold(T::zero(), |sum, w| sum + w);
-                if normed { sum + T::from_f32(1e-20) } else { T::one() }
+                if normed {
+                    sum + T::from_f32(1e-20)
+                } else {
+                    T::one()
+                }
             }
             Gating::Chosen | Gating::All => {
                 let most = weights[0];
                 weights.iter_mut().for_each(|w| *w = (*w - most).exp());
                 let of = if gating == Gating::All { logits } else { &[] };
                 let all = of.iter().fold(T::zero(), |sum, x| sum + (*x - most).exp());
-                if gating == Gating::All { all } else { weights.iter().copied().fold(T::zero(), |sum, w| sum + w) }
+                if gating == Gating::All {
+                    all
+                } else {
+                    weights.iter().copied().fold(T::zero(), |sum, w| sum + w)
+                }
             }
         };
         weights.iter_mut().for_each(|w| *w = *w / sum * scale);
@@ -111,8 +119,8 @@ fn choice<T: Real>(scores: &[T], bias: Option<&[T]>, gating: Gating) -> Vec<T> {
 /// The pairs (L K) by their experts, in order, and where each expert's begin; `offsets` (E + 1) ends with the number of pairs.
 pub fn route_order(order: &mut [u32], offsets: &mut [u32], experts: &[u32]) {
     let mut at = 0;
-    for e in 0..offsets.len() {
-        offsets[e] = at as u32;
+    for (e, offset) in offsets.iter_mut().enumerate() {
+        *offset = at as u32;
         for (pair, _) in experts.iter().enumerate().filter(|(_, of)| **of as usize == e) {
             order[at] = pair as u32;
             at += 1;

@@ -71,9 +71,7 @@ impl<'a, T: Real> Weights<'a, T> {
     pub fn part(self, rows: Range<usize>, k: usize) -> Self {
         match self {
             Weights::Plain(w) => Weights::Plain(&w[rows.start * k..rows.end * k]),
-            Weights::Quantised { of, first, .. } => {
-                Weights::Quantised { of, first: first + rows.start, n: rows.len() }
-            }
+            Weights::Quantised { of, first, .. } => Weights::Quantised { of, first: first + rows.start, n: rows.len() },
         }
     }
 

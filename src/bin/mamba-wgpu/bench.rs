@@ -42,7 +42,8 @@ pub struct Args {
     #[command(flatten)]
     gpu: GpuArgs,
     /// Models for prefill and decode, and of Mamba-2 for scan [default: all of 130m, 370m, 790m, 1.4b, 2.8b]; there are also mamba2-130m, mamba2-370m,
-    /// mamba2-780m, mamba2-1.3b, mamba2-2.7b, granite-4.0-h-350m, granite-4.0-h-1b, falcon-h1-0.5b and llama-1b
+    /// mamba2-780m, mamba2-1.3b, mamba2-2.7b, granite-4.0-h-350m, granite-4.0-h-1b, granite-4.0-h-tiny, falcon-h1-0.5b
+    /// and llama-1b
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
     sizes: Vec<String>,
     /// How many texts decode writes at once, a row for each number: 1,8,64 [default: 1]

@@ -3,8 +3,9 @@
 use super::Spec;
 use crate::checkpoint::Arch;
 use crate::model::blocks::attention::{self, Rope, RopeScaling};
+use crate::model::blocks::moe::{self, Stored};
 use crate::model::blocks::{mamba2, mlp, Shape};
-use crate::reference::{Activation, GatedNorm};
+use crate::reference::{Activation, GatedNorm, Gating, Router};
 
 /// `heads` of queries, of keys and values, and channels of each.
 fn attention(
@@ -52,6 +53,26 @@ pub(super) fn granite(
     spec(Arch::Granite, layers, d_model, 100_352, true)
 }
 
+/// Granite 4.0-H Tiny, each of whose tokens is given to 6 of 64 experts.
+pub(super) fn granite_tiny() -> Spec {
+    let dense = granite(40, 1536, &[5, 15, 25, 35], (48, 64), (128, 1024));
+    let experts = |shape: Shape| match shape {
+        Shape::Mlp(shared) => Shape::Moe(moe::Shape {
+            d_model: shared.d_model,
+            router: Router { experts: 64, chosen: 6, gating: Gating::Chosen, scale: 1.0 },
+            d_ff: 512,
+            d_shared: shared.d_ff,
+            d_latent: None,
+            activation: shared.activation,
+            gated: true,
+            stored: Stored::Together,
+            out_scale: 1.0,
+        }),
+        other => other,
+    };
+    Spec { layers: dense.layers.into_iter().map(experts).collect(), ..dense }
+}
+
 /// Falcon-H1 0.5B, whose mixer has no norm.
 pub(super) fn falcon_h1() -> Spec {
     let d_model = 1024;
@@ -75,9 +96,13 @@ mod tests {
     #[test]
     fn as_many_parameters_as_published() {
         // In millions. Of Granite's and Llama's the cards say it; Falcon-H1's is what its shapes give.
-        for (name, millions) in
-            [("granite-4.0-h-350m", 340), ("granite-4.0-h-1b", 1460), ("llama-1b", 1236), ("falcon-h1-0.5b", 521)]
-        {
+        for (name, millions) in [
+            ("granite-4.0-h-350m", 340),
+            ("granite-4.0-h-1b", 1460),
+            ("granite-4.0-h-tiny", 6940),
+            ("llama-1b", 1236),
+            ("falcon-h1-0.5b", 521),
+        ] {
             let outline = Spec::preset(name).unwrap().outline();
             let parameters = outline.weights().unwrap().parameters();
             assert!(parameters.abs_diff(millions * 1_000_000) < 12_000_000, "{name}: {parameters}");

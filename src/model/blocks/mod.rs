@@ -244,6 +244,9 @@ impl Shape {
     }
 }
 
+/// Makes one of a parameter's tensors, by the name of the first.
+pub(crate) type Join<'f, T, U, E> = dyn FnMut(&str, &[&T]) -> Result<U, E> + 'f;
+
 impl<T> Weights<T> {
     /// Every parameter that is there, in the order of [`Shape::params`].
     pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a str, &'a T)) {
@@ -285,7 +288,7 @@ impl<T> Weights<T> {
     }
 
     /// The same, each parameter of what lies in several tensors as one, by the name of the first.
-    pub fn join<U, E>(&self, f: &mut dyn FnMut(&str, &[&T]) -> Result<U, E>) -> Result<Weights<U>, E> {
+    pub(crate) fn join<U, E>(&self, f: &mut Join<'_, T, U, E>) -> Result<Weights<U>, E> {
         Ok(match self {
             Weights::Mamba1(w) => Weights::Mamba1(w.join(f)?),
             Weights::Mamba2(w) => Weights::Mamba2(w.join(f)?),

@@ -72,9 +72,7 @@ macro_rules! parameters {
             /// The one list of parameters, in the order of the forward pass.
             pub fn params(&self) -> Vec<Param> {
                 let $s = self;
-                let mut params = Vec::new();
-                $(parameters!(@list $need $s params $name, $symbols, $shape, $role, $init);)*
-                params
+                [$(parameters!(@list $need $s $name, $symbols, $shape, $role, $init)),*].concat()
             }
         }
 
@@ -93,8 +91,7 @@ macro_rules! parameters {
                 let $s = shape;
                 Ok(Self {
                     $($field: {
-                        let mut params = Vec::new();
-                        parameters!(@list $need $s params $name, $symbols, $shape, $role, $init);
+                        let params = parameters!(@list $need $s $name, $symbols, $shape, $role, $init);
                         parameters!(@take $need params has take)
                     },)*
                 })
@@ -108,25 +105,21 @@ macro_rules! parameters {
                 Ok(Weights { $($field: parameters!(@map $need f $name (&self.$field)),)* })
             }
 
-            pub(crate) fn join<U, E>(
-                &self,
-                f: &mut dyn FnMut(&str, &[&T]) -> Result<U, E>,
-            ) -> Result<Weights<U>, E> {
+            pub(crate) fn join<U, E>(&self, f: &mut $crate::model::blocks::Join<'_, T, U, E>) -> Result<Weights<U>, E> {
                 Ok(Weights { $($field: parameters!(@join $need f $name (&self.$field)),)* })
             }
         }
     };
-    (@list Required $s:ident $params:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
-        $params.push(parameters!(@param $name.into(), $symbols, $shape, $role, $init, false))
+    (@list Required $s:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
+        vec![parameters!(@param $name.into(), $symbols, $shape, $role, $init, false)]
     };
-    (@list Optional $s:ident $params:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
-        $params.push(parameters!(@param $name.into(), $symbols, $shape, $role, $init, true))
+    (@list Optional $s:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
+        vec![parameters!(@param $name.into(), $symbols, $shape, $role, $init, true)]
     };
-    (@list Each $s:ident $params:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {
-        $params.extend(
-            $s.each($name).into_iter().map(|name| parameters!(@param name.into(), $symbols, $shape, $role, $init, false)),
-        )
-    };
+    (@list Each $s:ident $name:literal, $symbols:literal, $shape:expr, $role:expr, $init:expr) => {{
+        let param = |name: String| parameters!(@param name.into(), $symbols, $shape, $role, $init, false);
+        $s.each($name).into_iter().map(param).collect::<Vec<_>>()
+    }};
     (@param $name:expr, $symbols:literal, $shape:expr, $role:expr, $init:expr, $optional:literal) => {
         Param { name: $name, symbols: $symbols, shape: $shape.to_vec(), role: $role, init: $init, optional: $optional }
     };

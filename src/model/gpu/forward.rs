@@ -87,12 +87,14 @@ mod tests {
         model.session().unwrap().plan_of(1).unwrap().unwrap().labels().len()
     }
 
-    /// Three for Mamba-2 (four where its norm is over groups), five for attention, two for an MLP; the embedding and the head.
+    /// Three for Mamba-2 (four where its norm is over groups), five for attention, two for an MLP, seven for experts with a shared one (nine
+    /// where they read fewer columns); the embedding and the head.
     #[test]
     fn hybrids_step_in_few_dispatches() {
         pollster::block_on(async {
             let gpu = Gpu::new(&GpuOptions::default()).await.unwrap();
             let all = [("granite", 28), ("falcon-h1", 24), ("nemotron-h", 22), ("llama", 23), ("qwen3", 16)];
+            let all = all.into_iter().chain([("granite-moe", 36), ("nemotron-h-moe", 34)]);
             for (golden, want) in all {
                 assert_eq!(dispatches(&gpu, golden).await, want, "{golden}");
             }

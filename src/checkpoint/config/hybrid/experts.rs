@@ -2,8 +2,8 @@
 
 use super::reader::Reader;
 use crate::checkpoint::LoadError;
-use crate::model::blocks::moe::{self, Stored};
 use crate::model::blocks::mlp;
+use crate::model::blocks::moe::{self, Stored};
 use crate::reference::{Gating, Router, MOST_EXPERTS};
 
 impl Reader<'_> {
@@ -52,7 +52,8 @@ impl Reader<'_> {
             return Err(self.raw.contradiction("n_group", self.said("n_group", groups), found));
         }
         if kept == 0 || kept > groups || kept * (experts / groups) < chosen {
-            let found = format!("there are {groups} groups of {}, and a token needs {chosen} experts", experts / groups);
+            let found =
+                format!("there are {groups} groups of {}, and a token needs {chosen} experts", experts / groups);
             return Err(self.raw.contradiction("topk_group", self.said("topk_group", kept), found));
         }
         let normed = self.flag_or("norm_topk_prob", true)?;
@@ -77,6 +78,10 @@ impl Reader<'_> {
 
     /// A key's value for a message.
     fn said(&self, key: &str, value: usize) -> String {
-        if self.raw.says(key) { value.to_string() } else { format!("absent, which makes it {value}") }
+        if self.raw.says(key) {
+            value.to_string()
+        } else {
+            format!("absent, which makes it {value}")
+        }
     }
 }

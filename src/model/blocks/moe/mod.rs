@@ -81,11 +81,19 @@ impl Shape {
 
     /// Rows of what a file holds of that, for one expert.
     fn stored_up(&self) -> usize {
-        if self.stored == Stored::Each { self.d_ff } else { self.d_up() }
+        if self.stored == Stored::Each {
+            self.d_ff
+        } else {
+            self.d_up()
+        }
     }
 
     fn stored_rows(&self, rows: usize) -> usize {
-        if self.stored == Stored::Each { rows } else { self.router.experts * rows }
+        if self.stored == Stored::Each {
+            rows
+        } else {
+            self.router.experts * rows
+        }
     }
 
     /// What the tensors of experts are called, in the order in which their rows lie behind each other.
