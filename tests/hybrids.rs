@@ -258,7 +258,7 @@ fn configs_that_the_tensors_contradict_are_refused() {
         ("granite", "mamba_d_state", 8.into(), "in_proj.weight"),
         ("granite-moe", "num_local_experts", 3.into(), "tensor `model.layers.0.block_sparse_moe.router.layer.weight`"),
         ("granite-moe", "num_local_experts", 5000.into(), "there is room for 1,024 experts"),
-        ("granite-moe", "num_local_experts", 0.into(), "tensor `model.layers.0.shared_mlp"),
+        ("granite-moe", "num_local_experts", 0.into(), "block_sparse_moe"),
         ("granite-moe", "num_experts_per_tok", 5.into(), "`num_experts_per_tok` is 5, but `num_local_experts` is 4"),
         ("granite-moe", "num_experts_per_tok", 0.into(), "`num_experts_per_tok` is 0"),
         ("granite-moe", "intermediate_size", 23.into(), "tensor `model.layers.0.block_sparse_moe.input_linear.weight`"),

@@ -59,7 +59,9 @@ pub(super) fn pattern(name: &str) -> String {
 }
 
 /// Words that say that a tensor changes the result: running without it would be silently wrong. Where in a name -> why.
-const MATTERS: [(&str, &str); 28] = [
+const MATTERS: [(&str, &str); 30] = [
+    ("block_sparse_moe.", EXPERTS),
+    (".experts.", EXPERTS),
     ("norm.bias", "LayerNorm: only RMSNorm is implemented"),
     ("norm_f.bias", "LayerNorm: only RMSNorm is implemented"),
     ("x_proj.bias", "x_proj has no bias in Mamba"),
@@ -92,6 +94,7 @@ const MATTERS: [(&str, &str); 28] = [
 
 pub(super) const LORA: &str =
     "a LoRA adapter inside the model's file: adapter_config.json, which says its alpha, must lie beside it";
+const EXPERTS: &str = "experts, of which the config says nothing: the model has none by it";
 const QUANTISED_ELSEWHERE: &str = "weights quantised by another program: take the original";
 
 /// How one checkpoint names its tensors.
