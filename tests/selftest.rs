@@ -88,12 +88,17 @@ fn a_spoilt_variant_is_found_and_done_without() {
             assert!(!report.passed(), "{kernel} spoilt and not found");
             assert!(report.usable(), "{kernel}: {report:?}");
             let failed: Vec<_> = report.outcomes.iter().filter(|o| o.failure.is_some()).collect();
-            // The fused step's matvec is the same file as the plain one, and quantised weights go through it, as does Mamba-2's step; f16
+            // The fused step's matvec is the same file as the plain one, and other weights go through it, as do Mamba-2's step and experts; f16
             // activations and training go through the fused scan.
             let also: &[Variant] = match kernel {
-                "matvec" => {
-                    &[Variant::FusedStep, Variant::SsdStep, Variant::Q8Weights, Variant::Q4Weights, Variant::Experts]
-                }
+                "matvec" => &[
+                    Variant::FusedStep,
+                    Variant::SsdStep,
+                    Variant::F16Weights,
+                    Variant::Q8Weights,
+                    Variant::Q4Weights,
+                    Variant::Experts,
+                ],
                 "scan_fused_apply" => &[Variant::F16Activations, Variant::Training],
                 _ => &[],
             };

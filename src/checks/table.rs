@@ -419,10 +419,21 @@ fn attention() -> [Check; 5] {
     ]
 }
 
-/// Routers of every kind, and products of every tile.
+/// Experts' products of every tile and kind of rows.
 #[cfg(not(target_arch = "wasm32"))]
-fn mixtures() -> [Check; 3] {
-    [
+async fn products(gpu: &Gpu, format: WeightFormat, random: &mut Random) -> Result<(), CheckError> {
+    let case = |l, k| ExpertsCase { l, experts: 5, chosen: 3, k, rows: 70, format, x: NumberFormat::F32 };
+    for (many, few, k) in [(70, 1, 36), (9, 3, 33)] {
+        experts::matmul(gpu, case(many, k), random).await?;
+        experts::matvec(gpu, case(few, k), random).await?;
+    }
+    Ok(())
+}
+
+/// Routers of every kind, and what their experts do.
+#[cfg(not(target_arch = "wasm32"))]
+fn mixtures() -> Vec<Check> {
+    let mut all = vec![
         check(
             &["route"],
             run!(|gpu, random| {
@@ -436,22 +447,15 @@ fn mixtures() -> [Check; 3] {
         )
         .or(Variant::Experts),
         check(&["experts_sum"], run!(|gpu, random| experts::sum(gpu, (5, 3, 67), random).await)).or(Variant::Experts),
-        check(
-            &["route_order"],
-            run!(|gpu, random| {
-                let case =
-                    |l, k, format| ExpertsCase { l, experts: 5, chosen: 3, k, rows: 70, format, x: NumberFormat::F32 };
-                for format in WeightFormat::ALL {
-                    experts::matmul(gpu, case(70, 36, format), random).await?;
-                    experts::matvec(gpu, case(1, 132, format), random).await?;
-                }
-                experts::matmul(gpu, case(9, 33, WeightFormat::F32), random).await?;
-                experts::matvec(gpu, case(3, 33, WeightFormat::F32), random).await
-            }),
-        )
-        .about("route_order, experts' matmul and matvec")
-        .or(Variant::Experts),
-    ]
+        check(&["route_order"], run!(|gpu, random| products(gpu, WeightFormat::F32, random).await))
+            .about("route_order, experts' matmul and matvec")
+            .or(Variant::Experts),
+    ];
+    for format in WeightFormat::ALL.into_iter().filter(|format| *format != WeightFormat::F32) {
+        let check = check(&["matmul", "matvec"], run!(|gpu, random| products(gpu, format, random).await));
+        all.push(Check { variant: Variant::of(format), ..check.of(format).about("EXPERTS") });
+    }
+    all
 }
 
 #[cfg(not(target_arch = "wasm32"))]

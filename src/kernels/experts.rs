@@ -31,6 +31,7 @@ impl Routes {
     }
 
     /// The pairs by their experts, and where each expert's begin: for checks.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn ordered(&self) -> (&Tensor, &Tensor) {
         (&self.order, &self.offsets)
     }
