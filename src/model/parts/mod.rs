@@ -4,6 +4,7 @@
 //! part has the embedding, the last one the final norm and the head: logits are there, and tokens are drawn there.
 
 mod batch;
+mod place;
 mod session;
 
 use super::cpu::CpuModel;
