@@ -75,8 +75,12 @@ fn every_cut(goldens: Vec<Golden>) {
                 let mut reference = whole.session().unwrap();
                 reference.prefill(&s.tokens, &mut quiet).await.unwrap();
                 let state = reference.state().await.unwrap();
-                for chunk in [1, 13, WHOLE] {
-                    let what = format!("{} in {:?} by {chunk}", golden.name, split.iter().map(|s| s.1).collect::<Vec<_>>());
+                // All of them with the CPU before a GPU; else by turns.
+                let chunks = [1, 13, WHOLE];
+                let chunks = if i % 3 == 0 { &chunks[..] } else { &chunks[i / 3 % 3..][..1] };
+                for &chunk in chunks {
+                    let what =
+                        format!("{} in {:?} by {chunk}", golden.name, split.iter().map(|s| s.1).collect::<Vec<_>>());
                     let model = in_parts(&checkpoint, split, chunk).await;
                     let got = scored(&model, &s.tokens).await;
                     assert_eq!(got.0, want.0, "{what}: argmax");
@@ -102,24 +106,23 @@ fn every_cut(goldens: Vec<Golden>) {
     });
 }
 
-/// Families that are built alike are cut alike: of each the golden with the most layers.
 fn hybrids(names: &[&str]) -> Vec<Golden> {
     names.iter().map(|name| Golden::hybrid_named(name)).collect()
 }
 
 #[test]
 fn granite_and_bamba_are_cut_everywhere() {
-    every_cut(hybrids(&["granite-hub", "granite-rope", "bamba-hub", "bamba"]));
+    every_cut(hybrids(&["granite-hub", "bamba-hub"]));
 }
 
 #[test]
 fn falcon_h1_and_nemotron_h_are_cut_everywhere() {
-    every_cut(hybrids(&["falcon-h1-hub", "falcon-h1", "falcon-h1-gate-first", "nemotron-h-hub"]));
+    every_cut(hybrids(&["falcon-h1-hub", "falcon-h1-gate-first", "nemotron-h"]));
 }
 
 #[test]
 fn transformers_are_cut_everywhere() {
-    every_cut(hybrids(&["llama", "llama-bias", "llama31", "mistral-window", "qwen2-hub", "qwen3", "smollm-bf16-sharded"]));
+    every_cut(hybrids(&["llama", "mistral-window", "qwen2-hub", "qwen3"]));
 }
 
 #[test]
@@ -226,18 +229,13 @@ fn forks_and_draws_are_the_whole_models() {
             // What is refused leaves it where it is.
             assert!(session.step(u32::MAX).await.is_err());
             assert!(session.prefill(&[], &mut quiet).await.is_err());
-            assert_eq!(session.logits().await.unwrap(), said[said.len() - 1].1[3 * before_len(&said)..]);
+            assert!(said[said.len() - 1].1.ends_with(&session.logits().await.unwrap()));
         }
         for (drawn, logits) in &said[1..] {
             assert_eq!(*drawn, said[0].0);
             assert_close("forks", logits, &said[0].1, LOGITS, 0.0);
         }
     });
-}
-
-/// Logits of one position.
-fn before_len(said: &[(Vec<u32>, Vec<f32>)]) -> usize {
-    said[0].1.len() / 4
 }
 
 async fn logits(batch: &mut Batch, slots: usize) -> Vec<f32> {

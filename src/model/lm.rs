@@ -59,7 +59,9 @@ impl LanguageModel {
         let whole = Span::whole(config);
         Ok(Self(match backend {
             Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, &weights, &whole, options, progress)?)),
-            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, &whole, options, progress).await?)),
+            Backend::Gpu(gpu) => {
+                Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, &whole, options, progress).await?))
+            }
         }))
     }
 

@@ -31,7 +31,10 @@ impl Span {
     }
 
     /// The weights of the final norm, and of a head that is not the embedding.
-    pub fn end<'a, 'w>(&self, weights: &'a ModelWeights<'w>) -> Option<(&'a TensorView<'w>, Option<&'a TensorView<'w>>)> {
+    pub fn end<'a, 'w>(
+        &self,
+        weights: &'a ModelWeights<'w>,
+    ) -> Option<(&'a TensorView<'w>, Option<&'a TensorView<'w>>)> {
         self.ends.then_some((&weights.norm_f, weights.lm_head.as_ref()))
     }
 
@@ -69,5 +72,8 @@ pub(super) enum Wanted<'a> {
     /// The last position's logits, which are ready afterwards.
     Last,
     /// Each position's most likely successor, and -log p of its target, added to those of the chunks before.
-    Scores { targets: Option<&'a [u32]>, into: &'a mut Scores },
+    Scores {
+        targets: Option<&'a [u32]>,
+        into: &'a mut Scores,
+    },
 }

@@ -74,7 +74,8 @@ impl Sizes {
         }
         let (begins, ends) = (layers.start == 0, layers.end == self.layers.len());
         let of_layers: u64 = self.layers[layers.clone()].iter().sum();
-        let ends_of = [(begins, self.begin), (ends, self.end)].iter().map(|(has, bytes)| u64::from(*has) * bytes).sum::<u64>();
+        let ends_of =
+            [(begins, self.begin), (ends, self.end)].iter().map(|(has, bytes)| u64::from(*has) * bytes).sum::<u64>();
         self.work + of_layers + ends_of - u64::from(begins && ends) * self.shared
     }
 
@@ -86,12 +87,20 @@ impl Sizes {
     fn fill(&self, rooms: &[u64], most: usize) -> Vec<usize> {
         let mut end = self.layers.len();
         let least = end - most.min(end);
-        let mut counts: Vec<_> = rooms.iter().rev().map(|room| {
-            let start = (least..end).rev().take_while(|start| self.on_device(&(*start..end)) <= *room).last().unwrap_or(end);
-            let count = end - start;
-            end = start;
-            count
-        }).collect();
+        let mut counts: Vec<_> = rooms
+            .iter()
+            .rev()
+            .map(|room| {
+                let start = (least..end)
+                    .rev()
+                    .take_while(|start| self.on_device(&(*start..end)) <= *room)
+                    .last()
+                    .unwrap_or(end);
+                let count = end - start;
+                end = start;
+                count
+            })
+            .collect();
         counts.reverse();
         counts
     }
@@ -101,7 +110,8 @@ impl Sizes {
         const PARTS: u64 = 1 << 12;
         let most = self.fill(rooms, most).iter().sum();
         let with = |share: u64| {
-            let rooms: Vec<_> = rooms.iter().map(|room| (u128::from(*room) * u128::from(share) / u128::from(PARTS)) as u64).collect();
+            let rooms: Vec<_> =
+                rooms.iter().map(|room| (u128::from(*room) * u128::from(share) / u128::from(PARTS)) as u64).collect();
             self.fill(&rooms, most)
         };
         let (mut little, mut enough) = (0, PARTS);

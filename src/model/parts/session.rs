@@ -205,8 +205,7 @@ impl PartsSession {
                 InPart::Cpu(s) => s.explain(input, (&of_part, here), progress),
                 InPart::Gpu(s) => s.explain(input, (&of_part, here), progress).await?,
             };
-            explained
-                .extend(layers.into_iter().map(|layer| LayerExplanation { layer: first + layer.layer, ..layer }));
+            explained.extend(layers.into_iter().map(|layer| LayerExplanation { layer: first + layer.layer, ..layer }));
             (residual, first) = (left, first + here);
         }
         Ok(explained)
