@@ -17,7 +17,13 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "N|auto", alias = "n-gpu-layers")]
     pub gpu_layers: Option<GpuLayers>,
     /// Spread the layers over several adapters, each named as --adapter names one
-    #[arg(long, value_name = "NAME|INDEX,...", value_delimiter = ',', conflicts_with = "adapter")]
+    #[arg(
+        id = "several-adapters",
+        long = "adapters",
+        value_name = "NAME|INDEX,...",
+        value_delimiter = ',',
+        conflicts_with = "adapter"
+    )]
     pub adapters: Vec<String>,
     /// What `--gpu-layers auto` may take of each GPU's memory [default: what it gives when asked]
     #[arg(long, value_name = "GIB", value_parser = gibibytes)]
