@@ -41,7 +41,8 @@ fn placed(value: &Value) -> Vec<(u64, u64, bool)> {
 
 #[test]
 fn the_text_is_the_same_wherever_its_layers_are() {
-    let generate: [&[&str]; 2] = [&["generate", "Emma was", "--seed", "5", "--max-tokens", "20", "--json"], &["--chunk", "16"]];
+    let generate: [&[&str]; 2] =
+        [&["generate", "Emma was", "--seed", "5", "--max-tokens", "20", "--json"], &["--chunk", "16"]];
     let on = |split: &[&str]| json(&[generate[0], generate[1], split]);
     let want = on(&["--backend", "cpu"]);
     assert_eq!(placed(&want), [(0, 8, true)]);

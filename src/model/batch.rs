@@ -3,7 +3,7 @@
 use super::cpu::CpuBatch;
 use super::gpu::GpuBatch;
 use super::lm::Session;
-use super::parts::PartsBatch;
+use super::parts::{Natively, PartsBatch};
 use super::types::{check_slots, check_tokens, StateData};
 use crate::error::{InputError, Result};
 use crate::gpu::Plan;
@@ -14,7 +14,7 @@ pub(super) enum Inner {
     Gpu(Box<GpuBatch>),
     /// On a device whose kernels for several texts are not to be used: one after the other.
     Apart(Vec<Session>),
-    Parts(Box<PartsBatch>),
+    Parts(Natively, Box<PartsBatch>),
 }
 
 /// Several texts, each in a slot of its own with its own state, logits and sampling. A step takes a token of any of them, which
@@ -28,7 +28,7 @@ impl Batch {
         match &self.0 {
             Inner::Cpu(b) => b.slots(),
             Inner::Gpu(b) => b.slots(),
-            Inner::Parts(b) => b.slots(),
+            Inner::Parts(_, b) => b.slots(),
             Inner::Apart(texts) => texts.len(),
         }
     }
@@ -41,7 +41,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.prefill(slot, tokens, progress),
             Inner::Gpu(b) => b.prefill(slot, tokens, progress).await,
-            Inner::Parts(b) => b.prefill(slot, tokens, progress).await,
+            Inner::Parts(_, b) => b.prefill(slot, tokens, progress).await,
             Inner::Apart(texts) => apart(texts, slot)?.prefill(tokens, progress).await,
         }
     }
@@ -73,7 +73,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.step(draw, feed),
             Inner::Gpu(b) => b.step(draw, feed).await,
-            Inner::Parts(b) => b.step(draw, feed).await,
+            Inner::Parts(_, b) => b.step(draw, feed).await,
             Inner::Apart(texts) => {
                 check_slots(draw.iter().copied().chain(feed.iter().map(|&(slot, _)| slot)), texts.len())?;
                 let fed: Vec<_> = feed.iter().map(|&(_, token)| token).collect();
@@ -108,7 +108,7 @@ impl Batch {
     pub(crate) fn reads_by_steps(&self, prompt: &[u32], texts: usize) -> bool {
         match &self.0 {
             Inner::Gpu(b) => prompt.len() <= texts && b.takes(prompt),
-            Inner::Parts(b) => b.reads_by_steps(prompt, texts),
+            Inner::Parts(_, b) => b.reads_by_steps(prompt, texts),
             Inner::Cpu(_) | Inner::Apart(_) => false,
         }
     }
@@ -121,7 +121,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.logits(),
             Inner::Gpu(b) => b.logits(slot).await,
-            Inner::Parts(b) => b.logits(slot).await,
+            Inner::Parts(_, b) => b.logits(slot).await,
             Inner::Apart(texts) => apart(texts, slot)?.logits().await,
         }
     }
@@ -135,7 +135,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.begin_sampling(params, context),
             Inner::Gpu(b) => b.begin_sampling(slot, params, context),
-            Inner::Parts(b) => b.begin_sampling(slot, params, context),
+            Inner::Parts(_, b) => b.begin_sampling(slot, params, context),
             Inner::Apart(texts) => apart(texts, slot)?.begin_sampling(params, context),
         }
     }
@@ -148,7 +148,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.reset(),
             Inner::Gpu(b) => b.reset(slot)?,
-            Inner::Parts(b) => b.reset(slot)?,
+            Inner::Parts(_, b) => b.reset(slot)?,
             Inner::Apart(texts) => apart(texts, slot)?.reset(),
         }
         Ok(())
@@ -162,7 +162,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.fork(from, to),
             Inner::Gpu(b) => b.fork(from, to),
-            Inner::Parts(b) => b.fork(from, to),
+            Inner::Parts(_, b) => b.fork(from, to),
             Inner::Apart(texts) => {
                 check_slots([from, to].into_iter(), texts.len())?;
                 texts[to] = texts[from].try_clone()?;
@@ -179,7 +179,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.state(),
             Inner::Gpu(b) => b.state(slot).await,
-            Inner::Parts(b) => b.state(slot).await,
+            Inner::Parts(_, b) => b.state(slot).await,
             Inner::Apart(texts) => apart(texts, slot)?.state().await,
         }
     }
@@ -192,7 +192,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.set_state(state),
             Inner::Gpu(b) => b.set_state(slot, state),
-            Inner::Parts(b) => b.set_state(slot, state),
+            Inner::Parts(_, b) => b.set_state(slot, state),
             Inner::Apart(texts) => apart(texts, slot)?.set_state(state),
         }
     }
@@ -203,7 +203,7 @@ impl Batch {
     pub(crate) fn plan(&mut self) -> Result<Option<&Plan>> {
         match &mut self.0 {
             Inner::Gpu(b) => b.plan().map(Some),
-            Inner::Cpu(_) | Inner::Apart(_) | Inner::Parts(_) => Ok(None),
+            Inner::Cpu(_) | Inner::Apart(_) | Inner::Parts(..) => Ok(None),
         }
     }
 }

@@ -4,7 +4,9 @@ use super::batch::{Batch, Inner as Together};
 use super::cpu::{CpuBatch, CpuModel, CpuSession};
 use super::explanation::{ExplainOptions, LayerExplanation};
 use super::gpu::{GpuBatch, GpuModel, GpuSession};
-use super::parts::{Part, PartsBatch, PartsModel, PartsSession, Placed};
+#[cfg(not(target_arch = "wasm32"))]
+use super::parts::Part;
+use super::parts::{Natively, PartsBatch, PartsModel, PartsSession, Placed};
 use super::span::{Input, Span};
 use super::types::{Scores, StateData};
 use super::{Checkpoint, ModelConfig};
@@ -37,7 +39,7 @@ impl Backend {
 enum Model {
     Cpu(Arc<CpuModel>),
     Gpu(Arc<GpuModel>),
-    Parts(Arc<PartsModel>),
+    Parts(Natively, Arc<PartsModel>),
 }
 
 /// A model with its weights on a backend, or on several. Cheap to clone: clones share the weights.
@@ -87,6 +89,7 @@ impl LanguageModel {
     ///
     /// # Errors
     /// Parts without layers, or that have not all of the model's together; and as [`LanguageModel::load`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn load_parts(
         checkpoint: &Checkpoint,
         parts: &[Part],
@@ -99,7 +102,7 @@ impl LanguageModel {
             }
             _ => {
                 let model = PartsModel::load(checkpoint, parts, options, progress).await?;
-                Ok(Self(Model::Parts(Arc::new(model))))
+                Ok(Self(Model::Parts(Natively, Arc::new(model))))
             }
         }
     }
@@ -110,7 +113,7 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(m) => whole(Backend::Cpu, m.bytes()),
             Model::Gpu(m) => whole(Backend::Gpu(m.gpu().clone()), m.bytes()),
-            Model::Parts(m) => m.placed(),
+            Model::Parts(_, m) => m.placed(),
         }
     }
 
@@ -127,14 +130,14 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(m) => m.config(),
             Model::Gpu(m) => m.config(),
-            Model::Parts(m) => m.config(),
+            Model::Parts(_, m) => m.config(),
         }
     }
 
     /// The device, for a model that is on one as a whole; [`LanguageModel::placed`] names several.
     pub fn gpu(&self) -> Option<&Gpu> {
         match &self.0 {
-            Model::Cpu(_) | Model::Parts(_) => None,
+            Model::Cpu(_) | Model::Parts(..) => None,
             Model::Gpu(m) => Some(m.gpu()),
         }
     }
@@ -145,7 +148,7 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(_) => false,
             Model::Gpu(m) => m.beyond_f16(),
-            Model::Parts(m) => m.beyond_f16(),
+            Model::Parts(_, m) => m.beyond_f16(),
         }
     }
 
@@ -157,7 +160,7 @@ impl LanguageModel {
         Ok(Session(match &self.0 {
             Model::Cpu(m) => Inner::Cpu(Box::new(CpuSession::new(m))),
             Model::Gpu(m) => Inner::Gpu(Box::new(GpuSession::new(m)?)),
-            Model::Parts(m) => Inner::Parts(Box::new(PartsSession::new(m)?)),
+            Model::Parts(natively, m) => Inner::Parts(*natively, Box::new(PartsSession::new(m)?)),
         }))
     }
 
@@ -167,7 +170,7 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(_) => MANY,
             Model::Gpu(m) => GpuBatch::most_slots(m).unwrap_or(MANY).min(MANY),
-            Model::Parts(m) => m.most_slots().ok().flatten().unwrap_or(MANY).min(MANY),
+            Model::Parts(_, m) => m.most_slots().ok().flatten().unwrap_or(MANY).min(MANY),
         }
     }
 
@@ -183,8 +186,10 @@ impl LanguageModel {
         Ok(Batch(match &self.0 {
             Model::Cpu(m) => Together::Cpu(Box::new(CpuBatch::new(m, slots))),
             Model::Gpu(m) if GpuBatch::most_slots(m).is_some() => Together::Gpu(Box::new(GpuBatch::new(m, slots)?)),
-            Model::Parts(m) if m.most_slots().is_ok() => Together::Parts(Box::new(PartsBatch::new(m, slots)?)),
-            Model::Gpu(_) | Model::Parts(_) => {
+            Model::Parts(natively, m) if m.most_slots().is_ok() => {
+                Together::Parts(*natively, Box::new(PartsBatch::new(m, slots)?))
+            }
+            Model::Gpu(_) | Model::Parts(..) => {
                 Together::Apart((0..slots).map(|_| self.session()).collect::<Result<_>>()?)
             }
         }))
@@ -197,7 +202,7 @@ const MANY: usize = 65_536;
 enum Inner {
     Cpu(Box<CpuSession>),
     Gpu(Box<GpuSession>),
-    Parts(Box<PartsSession>),
+    Parts(Natively, Box<PartsSession>),
 }
 
 /// One text: its recurrent state, the logits of its last token, and the sampling's memory.
@@ -208,7 +213,7 @@ impl Session {
         match &self.0 {
             Inner::Cpu(s) => s.config(),
             Inner::Gpu(s) => s.config(),
-            Inner::Parts(s) => s.config(),
+            Inner::Parts(_, s) => s.config(),
         }
     }
 
@@ -217,7 +222,7 @@ impl Session {
         match &self.0 {
             Inner::Cpu(s) => s.has_logits(),
             Inner::Gpu(s) => s.has_logits(),
-            Inner::Parts(s) => s.has_logits(),
+            Inner::Parts(_, s) => s.has_logits(),
         }
     }
 
@@ -230,7 +235,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.prefill(tokens, progress),
             Inner::Gpu(s) => s.prefill(tokens, progress).await,
-            Inner::Parts(s) => s.prefill(tokens, progress).await,
+            Inner::Parts(_, s) => s.prefill(tokens, progress).await,
         }
     }
 
@@ -239,7 +244,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.step(token),
             Inner::Gpu(s) => s.step(token).await,
-            Inner::Parts(s) => s.step(token).await,
+            Inner::Parts(_, s) => s.step(token).await,
         }
     }
 
@@ -256,7 +261,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => Ok(s.explain(Input::Tokens(tokens), (options, depth), progress).0),
             Inner::Gpu(s) => Ok(s.explain(Input::Tokens(tokens), (options, depth), progress).await?.0),
-            Inner::Parts(s) => s.explain(tokens, options, progress).await,
+            Inner::Parts(_, s) => s.explain(tokens, options, progress).await,
         }
     }
 
@@ -264,7 +269,7 @@ impl Session {
     /// it has run.
     pub(crate) fn plan_of(&mut self, tokens: usize) -> Result<Option<&Plan>> {
         match &mut self.0 {
-            Inner::Cpu(_) | Inner::Parts(_) => Ok(None),
+            Inner::Cpu(_) | Inner::Parts(..) => Ok(None),
             Inner::Gpu(s) => s.plan_of(tokens).map(Some),
         }
     }
@@ -277,7 +282,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.logits(),
             Inner::Gpu(s) => s.logits().await,
-            Inner::Parts(s) => s.logits().await,
+            Inner::Parts(_, s) => s.logits().await,
         }
     }
 
@@ -292,7 +297,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.score(tokens, targets, progress),
             Inner::Gpu(s) => s.score(tokens, targets, progress).await,
-            Inner::Parts(s) => s.score(tokens, targets, progress).await,
+            Inner::Parts(_, s) => s.score(tokens, targets, progress).await,
         }
     }
 
@@ -311,7 +316,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.score_windows(tokens, targets, window, progress),
             Inner::Gpu(s) => s.score_windows(tokens, targets, window, progress).await,
-            Inner::Parts(s) => s.score_windows(tokens, targets, window, progress).await,
+            Inner::Parts(_, s) => s.score_windows(tokens, targets, window, progress).await,
         }
     }
 
@@ -322,7 +327,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.begin_sampling(params, context),
             Inner::Gpu(s) => s.begin_sampling(params, context),
-            Inner::Parts(s) => s.begin_sampling(params, context),
+            Inner::Parts(_, s) => s.begin_sampling(params, context),
         }
     }
 
@@ -335,7 +340,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.sample(),
             Inner::Gpu(s) => s.sample().await,
-            Inner::Parts(s) => s.sample().await,
+            Inner::Parts(_, s) => s.sample().await,
         }
     }
 
@@ -344,7 +349,7 @@ impl Session {
         Ok(Self(match &self.0 {
             Inner::Cpu(s) => Inner::Cpu(Box::new(s.try_clone()?)),
             Inner::Gpu(s) => Inner::Gpu(Box::new(s.try_clone()?)),
-            Inner::Parts(s) => Inner::Parts(Box::new(s.try_clone()?)),
+            Inner::Parts(natively, s) => Inner::Parts(*natively, Box::new(s.try_clone()?)),
         }))
     }
 
@@ -353,7 +358,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.reset(),
             Inner::Gpu(s) => s.reset(),
-            Inner::Parts(s) => s.reset(),
+            Inner::Parts(_, s) => s.reset(),
         }
     }
 
@@ -362,7 +367,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.state(),
             Inner::Gpu(s) => s.state().await,
-            Inner::Parts(s) => s.state().await,
+            Inner::Parts(_, s) => s.state().await,
         }
     }
 
@@ -374,7 +379,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.set_state(state),
             Inner::Gpu(s) => s.set_state(state),
-            Inner::Parts(s) => s.set_state(state),
+            Inner::Parts(_, s) => s.set_state(state),
         }
     }
 }

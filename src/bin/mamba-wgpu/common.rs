@@ -257,6 +257,9 @@ impl BackendArgs {
                 eprintln!("mamba-wgpu: on the CPU ({})", why_cpu(&error));
                 load_on(checkpoint, &Backend::Cpu, self.model_options()).await
             }
+            Err(error) if is_only_software(&error) => {
+                Err(anyhow!("--gpu-layers: there is no GPU in hardware: {}", why_cpu(&error)))
+            }
             Err(error) if is_no_adapter(&error) => Err(anyhow!("{error} (--backend cpu needs none)")),
             done => done,
         }
@@ -333,6 +336,10 @@ fn why_cpu(error: &anyhow::Error) -> String {
 
 fn is_gpu_error(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Gpu(_)))
+}
+
+fn is_only_software(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Gpu(GpuError::OnlySoftware { .. })))
 }
 
 fn is_no_adapter(error: &anyhow::Error) -> bool {

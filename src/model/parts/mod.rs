@@ -19,6 +19,15 @@ pub(super) use session::PartsSession;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// What every value in parts has with it. In a browser, where there is one device and the wasm has a budget, there is none: so nothing of
+/// them is built there.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Copy)]
+pub(super) struct Natively;
+#[cfg(target_arch = "wasm32")]
+#[derive(Clone, Copy)]
+pub(super) enum Natively {}
+
 /// A backend, and how many of a model's layers, as config.json counts them, it is to hold: one of the parts that
 /// [`LanguageModel::load_parts`](super::LanguageModel::load_parts) is given.
 #[derive(Debug, Clone)]

