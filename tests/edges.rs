@@ -11,10 +11,11 @@ use make::{Model, Tensor};
 use mamba_wgpu::generate::SamplingParams;
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
 use mamba_wgpu::model::synthetic::Spec;
-use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Scan, Session};
+use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, ModelOptions, Part, Scan, Session};
 use pollster::block_on;
 
 fn quiet(_: usize, _: usize) {}
+fn quiet_bytes(_: u64, _: u64) {}
 
 fn map(tensor: &mut Tensor, f: impl Fn(usize, f32) -> f32) {
     let values = tensor.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
@@ -128,6 +129,16 @@ fn values_beyond_f16_are_noticed_and_the_text_goes_on_in_f32() {
                 let largest = want.2.iter().fold(1.0f32, |m, x| m.max(x.abs()));
                 assert_close(&format!("{what}: ssm_state"), &got.2, &want.2, 1e-4 * f64::from(largest), 1e-4);
             }
+        }
+        // A part notices it for itself, whoever begins and goes on.
+        for first in [&Backend::Cpu, &backend] {
+            let parts = [first, &backend].map(|backend| Part { backend: backend.clone(), layers: 1 });
+            let options = ModelOptions { chunk: 7, activations: formats[0], ..Default::default() };
+            let model = block_on(LanguageModel::load_parts(&checkpoint, &parts, options, &mut quiet_bytes)).unwrap();
+            let got = block_on(everything(&mut model.session().unwrap(), &prompt));
+            assert!(model.beyond_f16(), "{what} in parts: nothing was noticed");
+            assert_close(&format!("{what} in parts: logits"), &got.0, &want.0, 2e-4, 1e-4);
+            assert_close(&format!("{what} in parts: nll"), &got.1, &want.1, 2e-4, 1e-4);
         }
     }
 }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{argmax, assert_close, compare, load, Golden, On, Rng, Sequence, CHUNKS, SCANS, WHOLE};
-use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, Session, StateData, WeightDtype};
+use common::{argmax, assert_close, assert_state, compare, load, Golden, On, Rng, Sequence, CHUNKS, SCANS, WHOLE};
+use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, Session, WeightDtype};
 use pollster::block_on;
 use std::borrow::Cow;
 
@@ -16,15 +16,6 @@ const STATE: (f64, f64) = (1e-4, 5e-5);
 const NLL: f64 = 1e-4;
 
 fn quiet(_: usize, _: usize) {}
-
-fn assert_state(what: &str, got: &StateData, want: &StateData, (atol, rtol): (f64, f64)) {
-    assert_close(&format!("{what}: conv_state"), &got.conv, &want.conv, atol, rtol);
-    assert_close(&format!("{what}: ssm_state"), &got.ssm, &want.ssm, atol, rtol);
-    assert_eq!(got.pages.tokens(), want.pages.tokens(), "{what}");
-    let ((keys, values), (want_keys, want_values)) = (got.pages.dense(), want.pages.dense());
-    assert_close(&format!("{what}: keys"), &keys, &want_keys, atol, rtol);
-    assert_close(&format!("{what}: values"), &values, &want_values, atol, rtol);
-}
 
 /// One sequence: scored in one go, and fed in pieces up to each known position, then continued greedily by steps.
 async fn check_sequence(what: &str, model: &LanguageModel, s: &Sequence) -> f64 {

@@ -80,6 +80,9 @@ pub enum InputError {
         "{slots} texts at once: this model takes 1 to {most} on this device, whose limits a binding allow no more"
     )]
     Slots { slots: usize, most: usize },
+    /// Layers that are left over, or of which there are not as many.
+    #[error("parts of {counts} layers: each must have one at least, and all together the model's {n_layer}")]
+    Parts { counts: String, n_layer: usize },
     /// A state of another model or of another shape.
     #[error("the {what} has {got} values, this model's has {expected}: it is another model's")]
     StateShape { what: &'static str, got: usize, expected: usize },

@@ -363,6 +363,35 @@ impl Gpu {
         self.check()
     }
 
+    /// How many bytes of buffers the device has room for now, `up_to` at most. wgpu does not tell how much memory is free: so many are asked
+    /// for, and given back.
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub async fn room(&self, up_to: u64) -> Result<u64, GpuError> {
+        const PIECE: u64 = 128 << 20;
+        let piece = PIECE.min(self.limits().max_buffer_size);
+        let (mut held, mut room) = (Vec::new(), 0);
+        while room < up_to {
+            let size = piece.min(up_to - room).next_multiple_of(4);
+            let full = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            held.push(self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("room"),
+                size,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            }));
+            if full.pop().await.is_some() {
+                break;
+            }
+            room += size;
+        }
+        held.iter().for_each(wgpu::Buffer::destroy);
+        drop(held);
+        self.settle()?;
+        Ok(room.min(up_to))
+    }
+
     /// Natively, waits for a submission (the last one, for `None`) and runs the callbacks of all that is done; in a
     /// browser its event loop does.
     #[cfg_attr(target_arch = "wasm32", allow(unused_variables))]

@@ -1,7 +1,9 @@
 //! Several texts of one model at once.
 
 use super::cpu::CpuBatch;
-use super::gpu::{GpuBatch, GpuSession};
+use super::gpu::GpuBatch;
+use super::lm::Session;
+use super::parts::{Natively, PartsBatch};
 use super::types::{check_slots, check_tokens, StateData};
 use crate::error::{InputError, Result};
 use crate::gpu::Plan;
@@ -11,7 +13,8 @@ pub(super) enum Inner {
     Cpu(Box<CpuBatch>),
     Gpu(Box<GpuBatch>),
     /// On a device whose kernels for several texts are not to be used: one after the other.
-    Apart(Vec<GpuSession>),
+    Apart(Vec<Session>),
+    Parts(Natively, Box<PartsBatch>),
 }
 
 /// Several texts, each in a slot of its own with its own state, logits and sampling. A step takes a token of any of them, which
@@ -25,6 +28,7 @@ impl Batch {
         match &self.0 {
             Inner::Cpu(b) => b.slots(),
             Inner::Gpu(b) => b.slots(),
+            Inner::Parts(_, b) => b.slots(),
             Inner::Apart(texts) => texts.len(),
         }
     }
@@ -37,6 +41,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.prefill(slot, tokens, progress),
             Inner::Gpu(b) => b.prefill(slot, tokens, progress).await,
+            Inner::Parts(_, b) => b.prefill(slot, tokens, progress).await,
             Inner::Apart(texts) => apart(texts, slot)?.prefill(tokens, progress).await,
         }
     }
@@ -68,6 +73,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.step(draw, feed),
             Inner::Gpu(b) => b.step(draw, feed).await,
+            Inner::Parts(_, b) => b.step(draw, feed).await,
             Inner::Apart(texts) => {
                 check_slots(draw.iter().copied().chain(feed.iter().map(|&(slot, _)| slot)), texts.len())?;
                 let fed: Vec<_> = feed.iter().map(|&(_, token)| token).collect();
@@ -102,6 +108,7 @@ impl Batch {
     pub(crate) fn reads_by_steps(&self, prompt: &[u32], texts: usize) -> bool {
         match &self.0 {
             Inner::Gpu(b) => prompt.len() <= texts && b.takes(prompt),
+            Inner::Parts(_, b) => b.reads_by_steps(prompt, texts),
             Inner::Cpu(_) | Inner::Apart(_) => false,
         }
     }
@@ -114,6 +121,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.logits(),
             Inner::Gpu(b) => b.logits(slot).await,
+            Inner::Parts(_, b) => b.logits(slot).await,
             Inner::Apart(texts) => apart(texts, slot)?.logits().await,
         }
     }
@@ -127,6 +135,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.begin_sampling(params, context),
             Inner::Gpu(b) => b.begin_sampling(slot, params, context),
+            Inner::Parts(_, b) => b.begin_sampling(slot, params, context),
             Inner::Apart(texts) => apart(texts, slot)?.begin_sampling(params, context),
         }
     }
@@ -139,6 +148,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.reset(),
             Inner::Gpu(b) => b.reset(slot)?,
+            Inner::Parts(_, b) => b.reset(slot)?,
             Inner::Apart(texts) => apart(texts, slot)?.reset(),
         }
         Ok(())
@@ -152,6 +162,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.fork(from, to),
             Inner::Gpu(b) => b.fork(from, to),
+            Inner::Parts(_, b) => b.fork(from, to),
             Inner::Apart(texts) => {
                 check_slots([from, to].into_iter(), texts.len())?;
                 texts[to] = texts[from].try_clone()?;
@@ -168,6 +179,7 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.state(),
             Inner::Gpu(b) => b.state(slot).await,
+            Inner::Parts(_, b) => b.state(slot).await,
             Inner::Apart(texts) => apart(texts, slot)?.state().await,
         }
     }
@@ -180,22 +192,23 @@ impl Batch {
         match &mut self.0 {
             Inner::Cpu(b) => b.text(slot)?.set_state(state),
             Inner::Gpu(b) => b.set_state(slot, state),
+            Inner::Parts(_, b) => b.set_state(slot, state),
             Inner::Apart(texts) => apart(texts, slot)?.set_state(state),
         }
     }
 }
 
 impl Batch {
-    /// The plan by which a GPU takes a step of all slots; `None` on a CPU and where there is none. The states are of no use once it has run.
+    /// The plan by which a GPU takes a step of all slots; `None` on a CPU, on several backends and where there is none. The states are of no use once it has run.
     pub(crate) fn plan(&mut self) -> Result<Option<&Plan>> {
         match &mut self.0 {
             Inner::Gpu(b) => b.plan().map(Some),
-            Inner::Cpu(_) | Inner::Apart(_) => Ok(None),
+            Inner::Cpu(_) | Inner::Apart(_) | Inner::Parts(..) => Ok(None),
         }
     }
 }
 
-fn apart(texts: &mut [GpuSession], slot: usize) -> Result<&mut GpuSession, InputError> {
+fn apart(texts: &mut [Session], slot: usize) -> Result<&mut Session, InputError> {
     let slots = texts.len();
     texts.get_mut(slot).ok_or(InputError::NoSlot { slot, slots })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::blocks::cpu::{Layer, Workspaces};
 use super::blocks::host::{HostTensor, LayerState, Mode, Stream};
 use super::blocks::{Role, Shape, Weights as LayerWeights};
+use super::span::{Input, Span, Wanted};
 use super::types::{check_targets, check_tokens, Scores, StateData};
 use super::{ModelConfig, ModelWeights, Stacked, TensorView};
 use crate::error::InputError;
@@ -21,7 +22,8 @@ use crate::Result;
 /// Rows of logits that scoring holds at once.
 const SCORE_ROWS: usize = 64;
 
-/// A model's weights, shared by its sessions: in f32, or quantised as the checkpoint has them. Cheap to clone.
+/// A model's weights, or those of a part of its layers, shared by its sessions: in f32, or quantised as the checkpoint has them.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct CpuModel {
     weights: Arc<Weights>,
@@ -29,29 +31,40 @@ pub struct CpuModel {
 }
 
 struct Weights {
+    /// With the layers that are here.
     config: ModelConfig,
-    embedding: HostTensor, // (vocab_size, d_model)
+    /// (vocab_size, d_model); `None`: another part begins.
+    embedding: Option<Arc<HostTensor>>,
     layers: Vec<Layer>,
-    norm_f: HostTensor,          // (d_model)
-    lm_head: Option<HostTensor>, // (vocab_size, d_model); None: the embedding
+    /// `None`: another part ends.
+    end: Option<End>,
+    /// Of all of them, in memory.
+    bytes: u64,
+}
+
+/// What comes after the layers.
+struct End {
+    norm_f: HostTensor,    // (d_model)
+    head: Arc<HostTensor>, // (vocab_size, d_model); the embedding, where they are tied
 }
 
 impl CpuModel {
-    /// Converts the weights to f32; `progress` hears of the bytes of the checkpoint read so far and of all.
+    /// Converts the weights of a span of the model to f32; `progress` hears of the bytes of the checkpoint read so far and of all.
     ///
     /// # Errors
     /// A weight that is not finite; a chunk of 0.
     pub fn load(
         config: &ModelConfig,
         weights: &ModelWeights<'_>,
+        span: &Span,
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         if options.chunk == 0 {
             return Err(InputError::ZeroChunk.into());
         }
-        let total = weights.total_bytes();
-        let mut done = 0;
+        let (config, total) = (span.config(config), span.bytes(weights));
+        let (mut done, mut bytes) = (0, 0);
         let mut read = |role: Role, factor: f32, tensors: &[&TensorView<'_>]| -> Result<HostTensor> {
             let stacked = Stacked::new(tensors);
             let mut matrix = match (role, stacked.dtype.quant()) {
@@ -62,25 +75,56 @@ impl CpuModel {
             if let (HostTensor::Plain(values), true) = (&mut matrix, factor != 1.0) {
                 values.iter_mut().for_each(|x| *x *= factor);
             }
+            bytes += matrix.bytes();
             for tensor in tensors {
                 done += tensor.bytes();
                 progress(done, total);
             }
             Ok(matrix)
         };
-        let embedding = read(Role::Matrix, 1.0, &[&weights.embedding])?;
-        let layers = config.layers.iter().zip(&weights.layers).map(|(shape, w)| layer(shape, w, &mut read));
-        let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm_f = read(Role::Other, config.head_scale, &[&weights.norm_f])?;
-        let lm_head = weights.lm_head.as_ref().map(|head| read(Role::Matrix, 1.0, &[head])).transpose()?;
-        let config = config.clone();
-        let weights = Weights { config, embedding, layers, norm_f, lm_head };
+        let embedding = span.embedding(weights).map(|embedding| read(Role::Matrix, 1.0, &[embedding])).transpose()?;
+        let embedding = embedding.map(Arc::new);
+        let layers = config.layers.iter().zip(&weights.layers[span.blocks.clone()]);
+        let layers = layers.map(|(shape, w)| layer(shape, w, &mut read)).collect::<Result<Vec<_>>>()?;
+        let end = match span.end(weights) {
+            Some((norm_f, lm_head)) => {
+                let norm_f = read(Role::Other, config.head_scale, &[norm_f])?;
+                let own = lm_head.map(|head| read(Role::Matrix, 1.0, &[head])).transpose()?.map(Arc::new);
+                own.or_else(|| embedding.clone()).map(|head| End { norm_f, head })
+            }
+            None => None,
+        };
+        let embedding = embedding.filter(|_| span.begins);
+        let weights = Weights { config, embedding, layers, end, bytes };
         Ok(Self { weights: Arc::new(weights), options })
     }
 
     /// The model's dimensions.
     pub fn config(&self) -> &ModelConfig {
         &self.weights.config
+    }
+
+    /// Bytes of the weights, as they are in memory.
+    pub fn bytes(&self) -> u64 {
+        self.weights.bytes
+    }
+
+    /// The prefill's chunk.
+    pub fn chunk(&self) -> usize {
+        self.options.chunk
+    }
+
+    /// Logits of a token: none where another part ends.
+    fn logits(&self) -> usize {
+        self.weights.end.as_ref().map_or(0, |_| self.weights.config.vocab_size)
+    }
+
+    /// The residual stream of l rows, (l, d_model), that another part goes on with; nothing where there is none.
+    fn left(&self, work: &Workspace, l: usize) -> Vec<f32> {
+        match self.weights.end {
+            Some(_) => Vec::new(),
+            None => work.residual[..l * self.weights.config.d_model].to_vec(),
+        }
     }
 }
 
@@ -158,12 +202,16 @@ impl CpuSession {
             model: model.clone(),
             state: StateData::zeros(config),
             work: Workspace::default(),
-            logits: vec![0.0; config.vocab_size],
+            logits: vec![0.0; model.logits()],
             ready: false,
             params: SamplingParams::default(),
             seen: vec![0; config.vocab_size.div_ceil(32)],
             sampled: 0,
         }
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
     }
 
     /// Runs the model over `tokens`, chunk by chunk; `progress` hears of the positions done and of all.
@@ -174,7 +222,7 @@ impl CpuSession {
         check_tokens(tokens, self.model.config().vocab_size)?;
         let mut done = 0;
         for chunk in tokens.chunks(self.model.options.chunk) {
-            self.forward(chunk, Mode::Prefill);
+            self.forward(Input::Tokens(chunk), Mode::Prefill);
             done += chunk.len();
             if done == tokens.len() {
                 self.last_logits(chunk.len());
@@ -190,7 +238,7 @@ impl CpuSession {
     /// The token is out of range; the state is then unchanged.
     pub fn step(&mut self, token: u32) -> Result<()> {
         check_tokens(&[token], self.model.config().vocab_size)?;
-        self.forward(&[token], Mode::Decode);
+        self.forward(Input::Tokens(&[token]), Mode::Decode);
         self.last_logits(1);
         Ok(())
     }
@@ -216,36 +264,57 @@ impl CpuSession {
         targets: Option<&[u32]>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scores> {
-        let vocab_size = self.model.config().vocab_size;
-        check_targets(tokens, targets, vocab_size)?;
-        let mut logits = vec![0.0; SCORE_ROWS.min(tokens.len()) * vocab_size];
-        let mut rows = vec![(None, 0.0); SCORE_ROWS];
+        check_targets(tokens, targets, self.model.config().vocab_size)?;
         let mut scores = Scores::default();
         for chunk in tokens.chunks(self.model.options.chunk) {
-            self.forward(chunk, Mode::Prefill);
-            for start in (0..chunk.len()).step_by(SCORE_ROWS) {
-                let l = SCORE_ROWS.min(chunk.len() - start);
-                let logits = &mut logits[..l * vocab_size];
-                self.head(logits, start, l);
-                let done = scores.argmax.len();
-                par::chunks_mut(&mut rows[..l], 1, |i, row| {
-                    let logits = &logits[i * vocab_size..(i + 1) * vocab_size];
-                    let nll = targets.map_or(0.0, |targets| token_nll(logits, targets[done + i]));
-                    row[0] = (argmax(logits), nll);
-                });
-                for &(argmax, nll) in &rows[..l] {
-                    let argmax = argmax.ok_or(InputError::NoTokenToChoose)?;
-                    scores.argmax.push(argmax as u32);
-                    if targets.is_some() {
-                        scores.nll.push(nll);
-                    }
-                }
-                self.logits.copy_from_slice(&logits[(l - 1) * vocab_size..]);
-            }
+            let done = scores.argmax.len();
+            self.forward(Input::Tokens(chunk), Mode::Prefill);
+            self.score_rows(targets.map(|targets| &targets[done..done + chunk.len()]), chunk.len(), &mut scores)?;
             progress(scores.argmax.len(), tokens.len());
         }
-        self.ready = true;
         Ok(scores)
+    }
+
+    /// What the last chunk, of l positions, predicts.
+    fn score_rows(&mut self, targets: Option<&[u32]>, l: usize, scores: &mut Scores) -> Result<()> {
+        let vocab_size = self.model.config().vocab_size;
+        let mut logits = vec![0.0; SCORE_ROWS.min(l) * vocab_size];
+        let mut rows = vec![(None, 0.0); SCORE_ROWS];
+        for start in (0..l).step_by(SCORE_ROWS) {
+            let l = SCORE_ROWS.min(l - start);
+            let logits = &mut logits[..l * vocab_size];
+            self.head(logits, start, l);
+            par::chunks_mut(&mut rows[..l], 1, |i, row| {
+                let logits = &logits[i * vocab_size..(i + 1) * vocab_size];
+                let nll = targets.map_or(0.0, |targets| token_nll(logits, targets[start + i]));
+                row[0] = (argmax(logits), nll);
+            });
+            for &(argmax, nll) in &rows[..l] {
+                let argmax = argmax.ok_or(InputError::NoTokenToChoose)?;
+                scores.argmax.push(argmax as u32);
+                if targets.is_some() {
+                    scores.nll.push(nll);
+                }
+            }
+            self.logits.copy_from_slice(&logits[(l - 1) * vocab_size..]);
+        }
+        self.ready = true;
+        Ok(())
+    }
+
+    /// A chunk, or a step of one position, through the layers that are here. What they leave in the residual stream, (l, d_model),
+    /// where another part goes on.
+    ///
+    /// # Errors
+    /// Logits that are NaN, where they are scored.
+    pub fn pass(&mut self, input: Input<'_>, mode: Mode, wanted: Wanted<'_>) -> Result<Vec<f32>> {
+        self.forward(input, mode);
+        match wanted {
+            Wanted::Nothing => {}
+            Wanted::Last => self.last_logits(input.len()),
+            Wanted::Scores { targets, into } => self.score_rows(targets, input.len(), into)?,
+        }
+        Ok(self.model.left(&self.work, input.len()))
     }
 
     /// [`Self::score`] of windows of so many tokens, each a text by itself. The session is at the begin of a text afterwards.
@@ -347,6 +416,10 @@ impl CpuSession {
         Ok(())
     }
 
+    pub fn has_logits(&self) -> bool {
+        self.ready
+    }
+
     fn check_ready(&self) -> Result<()> {
         if self.ready {
             Ok(())
@@ -361,10 +434,10 @@ impl CpuSession {
         }
     }
 
-    /// Advances the state over `tokens`; leaves norm_f's output in `work.hidden`.
-    fn forward(&mut self, tokens: &[u32], mode: Mode) {
+    /// Advances the state over a chunk; leaves norm_f's output in `work.hidden`.
+    fn forward(&mut self, input: Input<'_>, mode: Mode) {
         self.ready = false;
-        forward(&self.model, &mut self.work, std::iter::once(&mut self.state), tokens, mode);
+        forward(&self.model, &mut self.work, std::iter::once(&mut self.state), input, mode);
     }
 
     /// logits (l, vocab_size) of the positions from `start` on of the last chunk.
@@ -381,18 +454,19 @@ impl CpuSession {
     }
 }
 
-/// Advances the states: a text's over all `tokens`, or in a step each text's over one. Leaves norm_f's output in `work.hidden`.
+/// Advances the states: a text's over the whole chunk, or in a step each text's over a row. Leaves norm_f's output in `work.hidden`,
+/// where the model ends here.
 fn forward<'a>(
     model: &CpuModel,
     work: &mut Workspace,
     states: impl Iterator<Item = &'a mut StateData>,
-    tokens: &[u32],
+    input: Input<'_>,
     mode: Mode,
 ) {
     let weights = &*model.weights;
-    let (config, l) = (&weights.config, tokens.len());
+    let (config, l) = (&weights.config, input.len());
     let d_model = config.d_model;
-    begin(model, work, tokens);
+    begin(model, work, input);
     let Workspace { residual, hidden, inside, .. } = work;
     let (residual, hidden) = (&mut residual[..l * d_model], &mut hidden[..l * d_model]);
     let mut stream = Stream { residual, hidden, l, norm_eps: config.norm_eps, mode, scan: model.options.scan };
@@ -407,27 +481,33 @@ fn forward<'a>(
     drop((of_layer, texts));
     let each = l / states.len().max(1);
     states.iter_mut().for_each(|state| state.pages.advance(each));
-    rms_norm(stream.hidden, stream.residual, None, Some(weights.norm_f.values()), config.norm_eps, d_model);
+    if let Some(end) = &weights.end {
+        rms_norm(stream.hidden, stream.residual, None, Some(end.norm_f.values()), config.norm_eps, d_model);
+    }
 }
 
-/// Room for so many tokens, and their embeddings in the residual stream.
-fn begin(model: &CpuModel, work: &mut Workspace, tokens: &[u32]) {
-    let weights = &*model.weights;
-    let d_model = weights.config.d_model;
-    work.grow(tokens.len(), d_model);
-    embedding(&mut work.residual[..tokens.len() * d_model], &weights.embedding, tokens, d_model);
+/// Room for a chunk, and what it begins with in the residual stream.
+fn begin(model: &CpuModel, work: &mut Workspace, input: Input<'_>) {
+    let d_model = model.weights.config.d_model;
+    work.grow(input.len(), d_model);
+    let residual = &mut work.residual[..input.len() * d_model];
+    match (input, &model.weights.embedding) {
+        (Input::Tokens(tokens), Some(matrix)) => embedding(residual, &**matrix, tokens, d_model),
+        (Input::Residual(values, _), _) => residual.copy_from_slice(values),
+        (Input::Tokens(_), None) => debug_assert!(false, "tokens go to the part that begins"),
+    }
 }
 
 /// logits (l, vocab_size) of the rows from `start` on of what [`forward`] has left.
 fn head(model: &CpuModel, work: &Workspace, logits: &mut [f32], start: usize, l: usize) {
     let weights = &*model.weights;
-    let head = weights.lm_head.as_ref().unwrap_or(&weights.embedding);
+    let Some(End { head, .. }) = &weights.end else { return };
     let d_model = weights.config.d_model;
     let hidden = &work.hidden[start * d_model..(start + l) * d_model];
     let shape = Linear::dense(l, d_model, weights.config.vocab_size);
     if l == 1 {
-        matvec(logits, hidden, head, None, &shape, Epilogue::None);
+        matvec(logits, hidden, &**head, None, &shape, Epilogue::None);
     } else {
-        matmul(logits, hidden, head, None, &shape, Epilogue::None);
+        matmul(logits, hidden, &**head, None, &shape, Epilogue::None);
     }
 }

@@ -132,6 +132,12 @@ impl ExplainOptions {
     pub(crate) fn wants(&self, layer: usize) -> bool {
         self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     }
+    /// The same of some of the layers, counted from the first of them.
+    pub(crate) fn of(&self, layers: &std::ops::Range<usize>) -> Self {
+        let of_all = |layer: &usize| layers.contains(layer).then(|| layer - layers.start);
+        let layers = self.layers.as_ref().map(|all| all.iter().filter_map(of_all).collect());
+        Self { layers, ..self.clone() }
+    }
     /// The last layer that has to be computed, and how many those are.
     pub(crate) fn depth(&self, n_layer: usize) -> usize {
         match &self.layers {

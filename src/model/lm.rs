@@ -4,6 +4,10 @@ use super::batch::{Batch, Inner as Together};
 use super::cpu::{CpuBatch, CpuModel, CpuSession};
 use super::explanation::{ExplainOptions, LayerExplanation};
 use super::gpu::{GpuBatch, GpuModel, GpuSession};
+#[cfg(not(target_arch = "wasm32"))]
+use super::parts::Part;
+use super::parts::{Natively, PartsBatch, PartsModel, PartsSession, Placed};
+use super::span::{Input, Span};
 use super::types::{Scores, StateData};
 use super::{Checkpoint, ModelConfig};
 use crate::checkpoint::synthetic::Outline;
@@ -35,9 +39,10 @@ impl Backend {
 enum Model {
     Cpu(Arc<CpuModel>),
     Gpu(Arc<GpuModel>),
+    Parts(Natively, Arc<PartsModel>),
 }
 
-/// A model with its weights on a backend. Cheap to clone: clones share the weights.
+/// A model with its weights on a backend, or on several. Cheap to clone: clones share the weights.
 #[derive(Clone)]
 pub struct LanguageModel(Model);
 
@@ -53,10 +58,63 @@ impl LanguageModel {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         let (config, weights) = (checkpoint.config(), checkpoint.weights());
+        let whole = Span::whole(config);
         Ok(Self(match backend {
-            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, &weights, options, progress)?)),
-            Backend::Gpu(gpu) => Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, options, progress).await?)),
+            Backend::Cpu => Model::Cpu(Arc::new(CpuModel::load(config, &weights, &whole, options, progress)?)),
+            Backend::Gpu(gpu) => {
+                Model::Gpu(Arc::new(GpuModel::load(gpu, config, &weights, &whole, options, progress).await?))
+            }
         }))
+    }
+
+    /// Brings a checkpoint's weights to several backends, of each as many layers as its part says, in their order: a model that is
+    /// larger than one device. The embedding goes to the first part, the final norm and the head to the last one. Its sessions, batches
+    /// and states are what they are on one backend; a text goes through one part after the other. A part that has all layers makes
+    /// the same model as [`LanguageModel::load`].
+    ///
+    /// ```no_run
+    /// use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Part};
+    ///
+    /// # async fn load() -> Result<LanguageModel, mamba_wgpu::Error> {
+    /// let checkpoint = Checkpoint::open("granite-4.0-h-small".as_ref())?;
+    /// let layers = checkpoint.config().n_layer();
+    /// // The last 12 on the GPU, those before them on the CPU.
+    /// let parts = [
+    ///     Part { backend: Backend::Cpu, layers: layers - 12 },
+    ///     Part { backend: Backend::auto().await, layers: 12 },
+    /// ];
+    /// LanguageModel::load_parts(&checkpoint, &parts, ModelOptions::default(), &mut |_, _| {}).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Parts without layers, or that have not all of the model's together; and as [`LanguageModel::load`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn load_parts(
+        checkpoint: &Checkpoint,
+        parts: &[Part],
+        options: ModelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        match parts {
+            [Part { backend, layers }] if *layers == checkpoint.config().n_layer() => {
+                Self::load(checkpoint, backend, options, progress).await
+            }
+            _ => {
+                let model = PartsModel::load(checkpoint, parts, options, progress).await?;
+                Ok(Self(Model::Parts(Natively, Arc::new(model))))
+            }
+        }
+    }
+
+    /// Where the layers are.
+    pub fn placed(&self) -> Vec<Placed> {
+        let whole = |backend, bytes| vec![Placed { backend, layers: 0..self.config().n_layer(), bytes }];
+        match &self.0 {
+            Model::Cpu(m) => whole(Backend::Cpu, m.bytes()),
+            Model::Gpu(m) => whole(Backend::Gpu(m.gpu().clone()), m.bytes()),
+            Model::Parts(_, m) => m.placed(),
+        }
     }
 
     /// A model of random weights on a device, made there but for the small tensors: to measure with.
@@ -72,13 +130,14 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(m) => m.config(),
             Model::Gpu(m) => m.config(),
+            Model::Parts(_, m) => m.config(),
         }
     }
 
-    /// The device, for a model on one.
+    /// The device, for a model that is on one as a whole; [`LanguageModel::placed`] names several.
     pub fn gpu(&self) -> Option<&Gpu> {
         match &self.0 {
-            Model::Cpu(_) => None,
+            Model::Cpu(_) | Model::Parts(..) => None,
             Model::Gpu(m) => Some(m.gpu()),
         }
     }
@@ -89,6 +148,7 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(_) => false,
             Model::Gpu(m) => m.beyond_f16(),
+            Model::Parts(_, m) => m.beyond_f16(),
         }
     }
 
@@ -100,6 +160,7 @@ impl LanguageModel {
         Ok(Session(match &self.0 {
             Model::Cpu(m) => Inner::Cpu(Box::new(CpuSession::new(m))),
             Model::Gpu(m) => Inner::Gpu(Box::new(GpuSession::new(m)?)),
+            Model::Parts(natively, m) => Inner::Parts(*natively, Box::new(PartsSession::new(m)?)),
         }))
     }
 
@@ -109,6 +170,7 @@ impl LanguageModel {
         match &self.0 {
             Model::Cpu(_) => MANY,
             Model::Gpu(m) => GpuBatch::most_slots(m).unwrap_or(MANY).min(MANY),
+            Model::Parts(_, m) => m.most_slots().ok().flatten().unwrap_or(MANY).min(MANY),
         }
     }
 
@@ -124,7 +186,12 @@ impl LanguageModel {
         Ok(Batch(match &self.0 {
             Model::Cpu(m) => Together::Cpu(Box::new(CpuBatch::new(m, slots))),
             Model::Gpu(m) if GpuBatch::most_slots(m).is_some() => Together::Gpu(Box::new(GpuBatch::new(m, slots)?)),
-            Model::Gpu(m) => Together::Apart((0..slots).map(|_| GpuSession::new(m)).collect::<Result<_>>()?),
+            Model::Parts(natively, m) if m.most_slots().is_ok() => {
+                Together::Parts(*natively, Box::new(PartsBatch::new(m, slots)?))
+            }
+            Model::Gpu(_) | Model::Parts(..) => {
+                Together::Apart((0..slots).map(|_| self.session()).collect::<Result<_>>()?)
+            }
         }))
     }
 }
@@ -135,12 +202,30 @@ const MANY: usize = 65_536;
 enum Inner {
     Cpu(Box<CpuSession>),
     Gpu(Box<GpuSession>),
+    Parts(Natively, Box<PartsSession>),
 }
 
 /// One text: its recurrent state, the logits of its last token, and the sampling's memory.
 pub struct Session(Inner);
 
 impl Session {
+    pub(super) fn config(&self) -> &ModelConfig {
+        match &self.0 {
+            Inner::Cpu(s) => s.config(),
+            Inner::Gpu(s) => s.config(),
+            Inner::Parts(_, s) => s.config(),
+        }
+    }
+
+    /// Whether there are logits to draw from.
+    pub(super) fn has_logits(&self) -> bool {
+        match &self.0 {
+            Inner::Cpu(s) => s.has_logits(),
+            Inner::Gpu(s) => s.has_logits(),
+            Inner::Parts(_, s) => s.has_logits(),
+        }
+    }
+
     /// Feeds a text by chunks through the parallel scan; the last token's logits are ready afterwards. `progress` gets
     /// tokens done and in all. Memory grows with the text only where there is attention.
     ///
@@ -150,6 +235,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.prefill(tokens, progress),
             Inner::Gpu(s) => s.prefill(tokens, progress).await,
+            Inner::Parts(_, s) => s.prefill(tokens, progress).await,
         }
     }
 
@@ -158,6 +244,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.step(token),
             Inner::Gpu(s) => s.step(token).await,
+            Inner::Parts(_, s) => s.step(token).await,
         }
     }
 
@@ -170,17 +257,19 @@ impl Session {
         options: &ExplainOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<LayerExplanation>> {
+        let depth = options.depth(self.config().layers.len());
         match &mut self.0 {
-            Inner::Cpu(s) => Ok(s.explain(tokens, options, progress)),
-            Inner::Gpu(s) => s.explain(tokens, options, progress).await,
+            Inner::Cpu(s) => Ok(s.explain(Input::Tokens(tokens), (options, depth), progress).0),
+            Inner::Gpu(s) => Ok(s.explain(Input::Tokens(tokens), (options, depth), progress).await?.0),
+            Inner::Parts(_, s) => s.explain(tokens, options, progress).await,
         }
     }
 
-    /// The plan by which a GPU computes a token, or the first chunk of a prompt of more; `None` on a CPU. The state is of no use once
+    /// The plan by which a GPU computes a token, or the first chunk of a prompt of more; `None` on a CPU and on several backends. The state is of no use once
     /// it has run.
     pub(crate) fn plan_of(&mut self, tokens: usize) -> Result<Option<&Plan>> {
         match &mut self.0 {
-            Inner::Cpu(_) => Ok(None),
+            Inner::Cpu(_) | Inner::Parts(..) => Ok(None),
             Inner::Gpu(s) => s.plan_of(tokens).map(Some),
         }
     }
@@ -193,6 +282,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.logits(),
             Inner::Gpu(s) => s.logits().await,
+            Inner::Parts(_, s) => s.logits().await,
         }
     }
 
@@ -207,6 +297,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.score(tokens, targets, progress),
             Inner::Gpu(s) => s.score(tokens, targets, progress).await,
+            Inner::Parts(_, s) => s.score(tokens, targets, progress).await,
         }
     }
 
@@ -225,6 +316,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.score_windows(tokens, targets, window, progress),
             Inner::Gpu(s) => s.score_windows(tokens, targets, window, progress).await,
+            Inner::Parts(_, s) => s.score_windows(tokens, targets, window, progress).await,
         }
     }
 
@@ -235,6 +327,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.begin_sampling(params, context),
             Inner::Gpu(s) => s.begin_sampling(params, context),
+            Inner::Parts(_, s) => s.begin_sampling(params, context),
         }
     }
 
@@ -247,6 +340,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.sample(),
             Inner::Gpu(s) => s.sample().await,
+            Inner::Parts(_, s) => s.sample().await,
         }
     }
 
@@ -255,6 +349,7 @@ impl Session {
         Ok(Self(match &self.0 {
             Inner::Cpu(s) => Inner::Cpu(Box::new(s.try_clone()?)),
             Inner::Gpu(s) => Inner::Gpu(Box::new(s.try_clone()?)),
+            Inner::Parts(natively, s) => Inner::Parts(*natively, Box::new(s.try_clone()?)),
         }))
     }
 
@@ -263,6 +358,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.reset(),
             Inner::Gpu(s) => s.reset(),
+            Inner::Parts(_, s) => s.reset(),
         }
     }
 
@@ -271,6 +367,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.state(),
             Inner::Gpu(s) => s.state().await,
+            Inner::Parts(_, s) => s.state().await,
         }
     }
 
@@ -282,6 +379,7 @@ impl Session {
         match &mut self.0 {
             Inner::Cpu(s) => s.set_state(state),
             Inner::Gpu(s) => s.set_state(state),
+            Inner::Parts(_, s) => s.set_state(state),
         }
     }
 }

@@ -8,7 +8,9 @@ pub mod golden;
 mod gpu;
 mod lm;
 mod pages;
+mod parts;
 mod saved_state;
+mod span;
 mod types;
 
 pub use crate::checkpoint::*;
@@ -17,6 +19,7 @@ pub use batch::Batch;
 pub use explanation::{ChannelExplanation, ExplainOptions, LayerExplanation, Skip, Unit, Units};
 pub use lm::{Backend, LanguageModel, Session};
 pub use pages::Pages;
+pub use parts::{Part, Placed};
 pub use saved_state::{ModelId, SavedState, StateError};
 pub(crate) use types::check_tokens;
 pub use types::{Scores, StateData};

@@ -135,6 +135,24 @@ impl Pages {
         [self.layers.len(), self.tokens, self.kv_heads, self.head_dim]
     }
 
+    /// Those of parts of a model's layers, which are of the same tokens, as the whole model's.
+    pub(crate) fn join(parts: impl Iterator<Item = Pages>) -> Self {
+        let kept = parts.filter(|part| !part.layers.is_empty());
+        let joined = kept.reduce(|mut all, part| {
+            all.layers.extend(part.layers);
+            all
+        });
+        joined.unwrap_or_default()
+    }
+
+    /// So many of the layers, from `first` on: nothing at all of none.
+    pub(crate) fn part(&self, first: usize, layers: usize) -> Self {
+        match self.layers.get(first..first + layers) {
+            Some(layers @ [_, ..]) => Self { layers: layers.to_vec(), ..*self },
+            _ => Self::default(),
+        }
+    }
+
     /// Tokens that they are of: where the next one stands.
     pub fn tokens(&self) -> usize {
         self.tokens

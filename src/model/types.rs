@@ -43,6 +43,34 @@ impl StateData {
         Self { conv: zeros("conv_state"), ssm: zeros("ssm_state"), pages: c.pages() }
     }
 
+    /// From those of parts of a model's layers, in their order.
+    pub(crate) fn join(parts: Vec<StateData>) -> Self {
+        let mut all = Self::default();
+        for part in &parts {
+            all.conv.extend(&part.conv);
+            all.ssm.extend(&part.ssm);
+        }
+        Self { pages: Pages::join(parts.into_iter().map(|part| part.pages)), ..all }
+    }
+
+    /// What parts of a model's layers, which have these configs, have of it; [`StateData::check`] has passed.
+    pub(crate) fn split<'a>(&self, parts: impl Iterator<Item = &'a ModelConfig>) -> Vec<Self> {
+        let (mut conv, mut ssm, mut layers) = (&self.conv[..], &self.ssm[..], 0);
+        let take = |rest: &mut &[f32], elements| {
+            let (part, later) = rest.split_at(elements);
+            *rest = later;
+            part.to_vec()
+        };
+        let part = |c: &ModelConfig| {
+            let of_pages = c.pages().shape()[0];
+            let pages = self.pages.part(layers, of_pages);
+            layers += of_pages;
+            let [of_conv, of_ssm] = STATES.map(|name| c.state_elements(name));
+            Self { conv: take(&mut conv, of_conv), ssm: take(&mut ssm, of_ssm), pages }
+        };
+        parts.map(part).collect()
+    }
+
     /// Whether it is a state of such a model.
     pub(crate) fn check(&self, c: &ModelConfig) -> Result<(), InputError> {
         let check = |what, got: usize, expected: usize| {

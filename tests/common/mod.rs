@@ -3,7 +3,7 @@
 #![allow(dead_code)] // every test crate uses a part of it
 
 use mamba_wgpu::gpu::{Gpu, GpuOptions};
-use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan};
+use mamba_wgpu::model::{Backend, Checkpoint, LanguageModel, ModelOptions, Scan, StateData};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,16 @@ pub async fn load(checkpoint: &Checkpoint, backend: &Backend, scan: Scan, chunk:
         Ok(model) => model,
         Err(e) => panic!("{} does not load: {e}", checkpoint.source()),
     }
+}
+
+/// Two states of the same text.
+pub fn assert_state(what: &str, got: &StateData, want: &StateData, (atol, rtol): (f64, f64)) {
+    assert_close(&format!("{what}: conv_state"), &got.conv, &want.conv, atol, rtol);
+    assert_close(&format!("{what}: ssm_state"), &got.ssm, &want.ssm, atol, rtol);
+    assert_eq!(got.pages.tokens(), want.pages.tokens(), "{what}");
+    let ((keys, values), (want_keys, want_values)) = (got.pages.dense(), want.pages.dense());
+    assert_close(&format!("{what}: keys"), &keys, &want_keys, atol, rtol);
+    assert_close(&format!("{what}: values"), &values, &want_values, atol, rtol);
 }
 
 /// The lowest index of the largest value.

@@ -16,8 +16,9 @@ use mamba_wgpu::model::{
 use mamba_wgpu::train::Questions;
 use mamba_wgpu::Error;
 
-use crate::errors::{gpu_error, in_words, misuse};
+use crate::errors::{adapters_error, gpu_error, in_words, misuse};
 use crate::output::Progress;
+use crate::placement::{self, backend_name, GpuLayers, PlacementArgs};
 
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
@@ -66,6 +67,8 @@ pub struct BackendArgs {
     /// Which of several adapters: a part of its name, or its number in `mamba-wgpu adapters`
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
     /// How the recurrence over the prompt is computed; all three give the same
     #[arg(long, value_parser = one_of(&Scan::ALL), default_value_t)]
     pub scan: Scan,
@@ -240,32 +243,62 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
 impl BackendArgs {
     /// Brings a checkpoint to the backend that was asked for. Says on stderr what `auto` picked, and what it passed over.
     pub async fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
-        if self.backend == BackendName::Cpu {
+        let cpu = self.backend == BackendName::Cpu;
+        self.placement.check(cpu, self.adapter.as_deref())?;
+        if cpu || self.placement.only_cpu() {
             if let Some(adapter) = &self.adapter {
                 return Err(misuse(format!("--adapter {adapter}: --backend cpu uses no adapter")));
             }
             return load_on(checkpoint, &Backend::Cpu, self.model_options()).await;
         }
-        match self.load_on_gpu(checkpoint).await {
+        match self.load_on_gpus(checkpoint).await {
             // A GPU that is not there or cannot hold the model is no reason to give up, unless it was asked for.
-            Err(error) if self.backend == BackendName::Auto && self.adapter.is_none() && is_gpu_error(&error) => {
+            Err(error) if self.backend == BackendName::Auto && !self.names_gpus() && is_gpu_error(&error) => {
                 eprintln!("mamba-wgpu: on the CPU ({})", why_cpu(&error));
                 load_on(checkpoint, &Backend::Cpu, self.model_options()).await
+            }
+            Err(error) if is_only_software(&error) => {
+                Err(anyhow!("--gpu-layers: there is no GPU in hardware: {}", why_cpu(&error)))
             }
             Err(error) if is_no_adapter(&error) => Err(anyhow!("{error} (--backend cpu needs none)")),
             done => done,
         }
     }
 
-    async fn load_on_gpu(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
-        let mut options = gpu_options(self.backend, self.adapter.as_deref());
-        options.software = self.backend != BackendName::Auto || self.adapter.is_some();
-        let gpu = Gpu::new(&options).await.map_err(gpu_error)?;
-        let model = load_on(checkpoint, &Backend::Gpu(gpu.clone()), self.model_options()).await?;
-        if self.backend == BackendName::Auto {
-            eprintln!("mamba-wgpu: on {}", describe(&gpu));
+    /// Whether it was asked for a GPU in so many words, whatever there is.
+    fn names_gpus(&self) -> bool {
+        let some_layers = matches!(self.placement.gpu_layers, Some(GpuLayers::Count(_)));
+        some_layers || self.adapter.is_some() || !self.placement.adapters.is_empty()
+    }
+
+    async fn load_on_gpus(&self, checkpoint: &Checkpoint) -> anyhow::Result<LanguageModel> {
+        let named = self.placement.adapters.iter().chain(&self.adapter).map(|adapter| Some(adapter.as_str()));
+        let named: Vec<_> = if self.names_adapters() { named.collect() } else { vec![None] };
+        let mut gpus = Vec::new();
+        for adapter in named {
+            let mut options = gpu_options(self.backend, adapter);
+            options.software = self.backend != BackendName::Auto || adapter.is_some();
+            gpus.push(Gpu::new(&options).await.map_err(|error| match self.placement.adapters.is_empty() {
+                true => gpu_error(error),
+                false => adapters_error(error),
+            })?);
+        }
+        let options = self.model_options();
+        let parts = self.placement.parts(checkpoint, &options, &gpus).await?;
+        let bar = Progress::bytes("loading");
+        let model =
+            LanguageModel::load_parts(checkpoint, &parts, options, &mut |done, total| bar.set(done, total)).await?;
+        drop(bar);
+        if self.placement.given() {
+            eprintln!("mamba-wgpu: {}", placement::in_words(&model));
+        } else if self.backend == BackendName::Auto {
+            eprintln!("mamba-wgpu: on {}", backend_name(&model));
         }
         Ok(model)
+    }
+
+    fn names_adapters(&self) -> bool {
+        self.adapter.is_some() || !self.placement.adapters.is_empty()
     }
 
     pub fn model_options(&self) -> ModelOptions {
@@ -305,6 +338,10 @@ fn is_gpu_error(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Gpu(_)))
 }
 
+fn is_only_software(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Gpu(GpuError::OnlySoftware { .. })))
+}
+
 fn is_no_adapter(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Gpu(GpuError::NoAdapter { .. })))
 }
@@ -314,9 +351,4 @@ pub fn describe(gpu: &Gpu) -> String {
     let summary = gpu.adapter_summary();
     let software = if summary.software() { ", in software" } else { "" };
     format!("{} ({}{software})", summary.name, summary.backend)
-}
-
-/// What a model runs on, in words.
-pub fn backend_name(model: &LanguageModel) -> String {
-    model.gpu().map_or_else(|| "cpu".to_string(), describe)
 }

@@ -41,6 +41,14 @@ pub fn gpu_error(error: GpuError) -> anyhow::Error {
     }
 }
 
+/// The same of one of several devices.
+pub fn adapters_error(error: GpuError) -> anyhow::Error {
+    match error {
+        GpuError::UnknownAdapter { .. } => misuse(format!("--adapters: {error}")),
+        other => Error::from(other).into(),
+    }
+}
+
 /// Token ids that the library refused; `name` says where they come from.
 pub fn tokens_error(name: &str, error: Error) -> anyhow::Error {
     match error {

@@ -9,10 +9,11 @@ use mamba_wgpu::error::{Error, InputError};
 use mamba_wgpu::explain::{explain, is_page, page, ExplainOptions, Explanation, LayerExplanation, Packed, Unit};
 use mamba_wgpu::files::Kind;
 
-use crate::common::{at_least_one, backend_name, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, read_text, tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::misuse;
 use crate::exit::ExitCode;
 use crate::output::{apart, lost, place, print_json, print_line, Progress};
+use crate::placement::backend_name;
 use crate::signals;
 use crate::special_tokens::SpecialTokens;
 

@@ -11,10 +11,11 @@ use mamba_wgpu::model::{GenerationConfig, LanguageModel, ModelId, SavedState, St
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, tokenizer, utf8, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{flag_error, misuse};
 use crate::exit::ExitCode;
 use crate::output::{apart, lost, place, print_json, short, stdout_error, Progress};
+use crate::placement::{backend_name, in_json, in_words, is_slow, memory_peak};
 use crate::sampling_args::SamplingArgs;
 use crate::signals;
 use crate::special_tokens::SpecialTokens;
@@ -78,7 +79,7 @@ pub struct Args {
     pub stats: bool,
     /// Print one JSON object at the end instead of the text as it comes: prompt, text, tokens, prompt_tokens, generated_tokens,
     /// finish_reason, seed, temperature, top_k, top_p, min_p, repetition_penalty, eos_token_id, from_generation_config, backend,
-    /// prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second,
+    /// placed (of each backend its first_layer, layers and bytes of weights), prefill_seconds, time_to_first_token_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second,
     /// gpu_memory_peak_bytes
     #[arg(long)]
     pub json: bool,
@@ -89,7 +90,7 @@ const SLOW_CHUNK: usize = 256;
 
 /// A signal is looked for between the pieces of a prompt: without a GPU in hardware a chunk of them takes seconds.
 pub fn prefill_chunk(model: &LanguageModel, options: &GenerateOptions) -> usize {
-    match model.gpu().is_none_or(|gpu| gpu.adapter_summary().software()) {
+    match is_slow(model) {
         true => options.prefill_chunk.min(SLOW_CHUNK),
         false => options.prefill_chunk,
     }
@@ -166,14 +167,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => Ok(()),
     };
 
-    let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
+    let memory = memory_peak(&model);
     let mut printed = echoed;
     if args.json {
-        let said = Said { seed, params, eos: &eos, from_model: &from_model, backend: &backend_name(&model), memory };
+        let said = Said { seed, params, eos: &eos, from_model: &from_model, model: &model, memory };
         printed = print_json(&run.json(&prompt, &said));
     }
     if args.stats {
-        eprintln!("{}", run.report(seed, &backend_name(&model), memory));
+        eprintln!("{}", run.report(seed, &model, memory));
         if model.beyond_f16() {
             eprintln!("activations were beyond f16: the prompt was read in f32 from there");
         }
@@ -277,7 +278,7 @@ pub struct Said<'a> {
     pub params: SamplingParams,
     pub eos: &'a [u32],
     pub from_model: &'a [String],
-    pub backend: &'a str,
+    pub model: &'a LanguageModel,
     pub memory: Option<u64>,
 }
 
@@ -361,7 +362,8 @@ impl Run {
             "repetition_penalty": short(params.repetition_penalty),
             "eos_token_id": said.eos,
             "from_generation_config": said.from_model,
-            "backend": said.backend,
+            "backend": backend_name(said.model),
+            "placed": in_json(said.model),
             "prefill_seconds": times.prefill.as_secs_f64(),
             "time_to_first_token_seconds": times.first_token.map(|time| time.as_secs_f64()),
             "total_seconds": times.total.as_secs_f64(),
@@ -377,7 +379,7 @@ impl Run {
     }
 
     /// What `--stats` prints.
-    fn report(&self, seed: u64, backend: &str, memory: Option<u64>) -> String {
+    fn report(&self, seed: u64, model: &LanguageModel, memory: Option<u64>) -> String {
         let Self { stats, times, finish, .. } = self;
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let mut lines = vec![format!(
@@ -394,7 +396,8 @@ impl Run {
         lines.push(format!("seed:       {seed}"));
         let memory =
             memory.map_or_else(String::new, |bytes| format!(", {:.1} MiB of its memory", bytes as f64 / 1048576.0));
-        lines.push(format!("computed on {backend}{memory}"));
+        lines.push(format!("computed on {}{memory}", backend_name(model)));
+        lines.push(format!("weights:    {}", in_words(model)));
         lines.join("\n")
     }
 }

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context};
 use mamba_wgpu::generate::{BatchGenerator, Event, FinishReason, GenerateOptions, Stats};
-use mamba_wgpu::model::GenerationConfig;
+use mamba_wgpu::model::{GenerationConfig, LanguageModel};
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{backend_name, tokenizer, utf8, without_bom};
+use crate::common::{tokenizer, utf8, without_bom};
 use crate::errors::{flag_error, misuse};
 use crate::exit::ExitCode;
 use crate::generate::{prefill_chunk, random_seed, Args, Echo, Run, Said, Times};
 use crate::output::{print_json, Progress};
+use crate::placement::{backend_name, in_words, memory_peak};
 use crate::signals;
 
 /// Texts at once, unless asked for others.
@@ -144,7 +145,6 @@ pub async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
         generator.push(&tokenizer, tokens, text.options.clone()).map_err(Error::from)?;
     }
 
-    let backend = backend_name(&model);
     let mut printer = Printer {
         echo: Echo { stdout: (!args.json).then(|| io::stdout().lock()), failed: None },
         no_echo: args.no_echo,
@@ -174,18 +174,17 @@ pub async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
                 Event::Failed(error) => text.over = Some(Err(error)),
             }
         }
-        let memory = model.gpu().map(|gpu| gpu.memory_bytes().1);
+        let memory = memory_peak(&model);
         printer.print(&texts, |text, run| {
             let params = text.options.params;
-            let said =
-                Said { seed: params.seed, params, eos: &eos, from_model: &from_model, backend: &backend, memory };
+            let said = Said { seed: params.seed, params, eos: &eos, from_model: &from_model, model: &model, memory };
             run.json(&text.prompt, &said)
         });
     }
     drop(bar);
     drop(printer.echo.stdout);
     if args.stats {
-        eprintln!("{}", report(&texts, parallel, start.elapsed(), &backend, seed));
+        eprintln!("{}", report(&texts, parallel, start.elapsed(), &model, seed));
         if model.beyond_f16() {
             eprintln!("activations were beyond f16: prompts were read in f32 from there");
         }
@@ -259,7 +258,7 @@ impl Printer {
 }
 
 /// What `--stats` prints.
-fn report(texts: &[Text], parallel: usize, total: Duration, backend: &str, seed: u64) -> String {
+fn report(texts: &[Text], parallel: usize, total: Duration, model: &LanguageModel, seed: u64) -> String {
     let runs = || texts.iter().filter_map(|text| text.over.as_ref()?.as_ref().ok());
     let (prompt, generated) = runs().fold((0, 0), |(prompt, generated), run| {
         (prompt + run.stats.prompt_tokens, generated + run.stats.generated_tokens)
@@ -277,7 +276,8 @@ fn report(texts: &[Text], parallel: usize, total: Duration, backend: &str, seed:
         format!("prompts:    {prompt} tokens"),
         format!("generated:  {generated} tokens ({:.1} tokens/s)", generated as f64 / seconds),
         format!("seed:       {seed}, and those after it"),
-        format!("computed on {backend}"),
+        format!("computed on {}", backend_name(model)),
+        format!("weights:    {}", in_words(model)),
     ]
     .join("\n")
 }

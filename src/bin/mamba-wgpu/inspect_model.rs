@@ -1,7 +1,8 @@
 //! `mamba-wgpu inspect-model`: what a checkpoint holds, without running it.
 
 use mamba_wgpu::generate::Tokenizer;
-use mamba_wgpu::model::{Checkpoint, Contents, FileInfo, Listed};
+use mamba_wgpu::model::blocks::Weights;
+use mamba_wgpu::model::{Checkpoint, Contents, FileInfo, Listed, TensorView};
 use serde_json::json;
 
 use crate::common::ModelArgs;
@@ -15,7 +16,8 @@ use crate::output::{print_json, print_line, short, size};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Print one JSON object: source, config, tokenizer, tensors, parameters, bytes, state_bytes, token_bytes
+    /// Print one JSON object: source, config, tokenizer, tensors, parameters, bytes, layer_bytes (of each layer's
+    /// weights), state_bytes, token_bytes
     #[arg(long)]
     json: bool,
 }
@@ -102,11 +104,24 @@ fn describe(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> serde_jso
         "tensors": tensors,
         "parameters": parameters,
         "bytes": bytes,
+        // As they are stored, by the layers that --gpu-layers counts.
+        "layer_bytes": layer_bytes(checkpoint),
         // f32, one text: the last d_conv inputs of the convolution and the state of the recurrence, in each layer.
         "state_bytes": config.state_bytes(),
         // And of attention keys and values of every token.
         "token_bytes": config.token_bytes(),
     })
+}
+
+/// Bytes of each layer's weights.
+fn layer_bytes(checkpoint: &Checkpoint) -> Vec<u64> {
+    let blocks = checkpoint.weights().layers;
+    let layer = |blocks: &[Weights<TensorView<'_>>]| {
+        let mut bytes = 0;
+        blocks.iter().for_each(|block| block.for_each(&mut |_, tensor| bytes += tensor.bytes()));
+        bytes
+    };
+    blocks.chunks(checkpoint.config().arch.blocks_per_layer()).map(layer).collect()
 }
 
 /// The same, for people: dimensions, a line a tensor, and the sums.
@@ -143,6 +158,16 @@ fn in_words(value: &serde_json::Value) -> String {
         ));
     }
     lines.extend(tensor_lines(value));
+    let of_layers: Vec<_> = value["layer_bytes"].as_array().into_iter().flatten().filter_map(|b| b.as_u64()).collect();
+    if let (Some(least), Some(most)) = (of_layers.iter().min(), of_layers.iter().max()) {
+        let each = match least == most {
+            true => size(*least),
+            false => format!("{} to {}", size(*least), size(*most)),
+        };
+        let rest = value["bytes"].as_u64().unwrap_or(0).saturating_sub(of_layers.iter().sum());
+        let count = of_layers.len();
+        lines.push(format!("{count} layers of {each} of weights each, and {} of embedding and head", size(rest)));
+    }
     lines.push(format!(
         "{} parameters, {} of weights, {} of state for each text{}",
         value["parameters"],

@@ -3,10 +3,11 @@
 use mamba_wgpu::generate::Tokenizer;
 use mamba_wgpu::Error;
 
-use crate::common::{backend_name, tokenizer, without_bom, BackendArgs, ModelArgs};
+use crate::common::{tokenizer, without_bom, BackendArgs, ModelArgs};
 use crate::errors::{misuse, tokens_error};
 use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, Progress};
+use crate::placement::backend_name;
 use crate::special_tokens::SpecialTokens;
 use crate::token_ids::TokenIds;
 

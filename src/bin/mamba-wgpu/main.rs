@@ -31,6 +31,7 @@ mod gpu_clock;
 mod inspect_model;
 mod logits;
 mod output;
+mod placement;
 mod quantize;
 mod sampling_args;
 mod score;

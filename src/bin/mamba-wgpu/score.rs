@@ -9,10 +9,11 @@ use mamba_wgpu::model::LanguageModel;
 use mamba_wgpu::Error;
 use serde_json::json;
 
-use crate::common::{at_least_one, backend_name, read_text, tokenizer, up_to_32_bits, BackendArgs, ModelArgs};
+use crate::common::{at_least_one, read_text, tokenizer, up_to_32_bits, BackendArgs, ModelArgs};
 use crate::errors::{misuse, tokens_error};
 use crate::exit::ExitCode;
 use crate::output::{print_json, print_line, Progress};
+use crate::placement::backend_name;
 use crate::special_tokens::SpecialTokens;
 use crate::token_ids::TokenIds;
 

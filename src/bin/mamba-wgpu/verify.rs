@@ -7,7 +7,8 @@ use mamba_wgpu::model::{ActivationDtype, Backend, Checkpoint, LanguageModel, Mod
 use mamba_wgpu::reference::{sample_at, uniform};
 use mamba_wgpu::Error;
 
-use crate::common::{at_least_one, backend_name, load_on};
+use crate::common::{at_least_one, load_on};
+use crate::placement::{backend_name, gpus};
 
 /// What rounding may move a draw by, as a share of all probability, and the largest logits apart.
 const ROUNDING: (f64, f64) = (2e-5, 1e-3);
@@ -31,9 +32,9 @@ impl VerifyArgs {
         checkpoint: &Checkpoint,
         mut options: ModelOptions,
     ) -> anyhow::Result<LanguageModel> {
-        let other = match model.gpu() {
-            Some(_) => Backend::Cpu,
-            None => {
+        let other = match gpus(model)[..] {
+            [_, ..] => Backend::Cpu,
+            [] => {
                 let gpu = GpuOptions { fault: self.fault.clone(), ..GpuOptions::default() };
                 // The CPU computes in f32: a prompt read in f16 could part from it where two tokens are about as likely.
                 options.activations = ActivationDtype::F32;
@@ -102,7 +103,7 @@ impl<'a> Comparison<'a> {
             None => format!("the end of the text on {}", backend_name(side.model)),
         };
         let words = format!("token {} is {}, {}", written.len() + 1, word(a, first), word(b, second));
-        let (cpu, gpus) = if first.model.gpu().is_none() { (first.model, b) } else { (second.model, a) };
+        let (cpu, gpus) = if gpus(first.model).is_empty() { (first.model, b) } else { (second.model, a) };
         let ends = self.start.options.eos.as_deref().unwrap_or(tokenizer.end_of_text());
         let drawn = gpus.map_or(ends, std::slice::from_ref);
         if !self.start.rounds_to(cpu, written, drawn).await? {

@@ -19,6 +19,14 @@ impl HostTensor {
             HostTensor::Quantised(_) => &[],
         }
     }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            HostTensor::Plain(values) => 4 * values.len() as u64,
+            HostTensor::Quantised(matrix) => (matrix.packed.len() + matrix.scales.len()) as u64,
+        }
+    }
 }
 
 impl<'a> From<&'a HostTensor> for Rows<'a, f32> {

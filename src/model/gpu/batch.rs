@@ -33,7 +33,7 @@ impl Text {
 
 /// Several texts' states on the device, each in its slot.
 pub struct GpuBatch {
-    model: Arc<GpuModel>,
+    pub(super) model: Arc<GpuModel>,
     memory: Memory,
     texts: Vec<Text>,
     /// (slots, vocab_size): of texts that the last step had no token of; then, from [`GpuBatch::rows_at`] on, (rows, vocab_size): the
@@ -42,11 +42,13 @@ pub struct GpuBatch {
     sampling: SampleSlots,
     /// Reads prompts, one at a time.
     reader: GpuSession,
-    work: Workspace,
+    pub(super) work: Workspace,
     steps: Plans<Step>,
     samples: Plans<(usize, Draw)>,
     tokens_back: Readback,
     logits_back: Readback,
+    /// Of as many rows as there are slots; made when first needed, where another part of the model goes on.
+    pub(super) residual_back: Option<Readback>,
 }
 
 /// Which plan is a step's.
@@ -75,7 +77,7 @@ impl GpuBatch {
 
     /// So many texts at their begin.
     pub fn new(model: &Arc<GpuModel>, slots: usize) -> Result<Self> {
-        let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
+        let (gpu, vocab_size) = (&model.gpu, model.logits());
         let batch = Self {
             memory: Memory::of_texts(model, slots)?,
             texts: (0..slots).map(|_| Text::new()).collect(),
@@ -87,6 +89,7 @@ impl GpuBatch {
             samples: Plans::new(PLANS),
             tokens_back: Readback::new(gpu, "sampled tokens", slots),
             logits_back: Readback::new(gpu, "logits", vocab_size),
+            residual_back: None,
             model: model.clone(),
         };
         (0..slots).for_each(|slot| batch.set_sampling(slot, &SamplingParams::default(), &[]));
@@ -104,7 +107,7 @@ impl GpuBatch {
     }
 
     fn rows_at(&self) -> usize {
-        rows_at(self.slots(), self.model.config.vocab_size)
+        rows_at(self.slots(), self.model.logits())
     }
 
     fn check_slot(&self, slot: usize) -> Result<(), InputError> {
@@ -113,12 +116,12 @@ impl GpuBatch {
 
     /// A row of logits.
     fn row(&self, at: usize) -> Tensor {
-        self.logits.slice(at, self.model.config.vocab_size)
+        self.logits.slice(at, self.model.logits())
     }
 
     /// Records the copy of a slot's logits to where the next step leaves them alone.
     fn keep_logits(&mut self, encoder: &mut wgpu::CommandEncoder, slot: usize) {
-        let (from, to) = (self.texts[slot].logits, slot * self.model.config.vocab_size);
+        let (from, to) = (self.texts[slot].logits, slot * self.model.logits());
         if let Some(from) = from.filter(|&from| from >= self.rows_at()) {
             // A buffer cannot be copied within itself.
             self.row(from).copy_to(encoder, &self.reader.logits);
@@ -129,23 +132,34 @@ impl GpuBatch {
 
     /// Feeds a slot's text by chunks through the parallel kernels.
     pub async fn prefill(&mut self, slot: usize, tokens: &[u32], progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
-        self.check_slot(slot)?;
         check_tokens(tokens, self.model.config.vocab_size)?;
+        self.lend(slot)?.prefill(tokens, progress).await?;
+        self.take_back(slot)
+    }
+
+    /// The reader, at the point of a slot's text.
+    pub fn lend(&mut self, slot: usize) -> Result<&mut GpuSession> {
+        self.check_slot(slot)?;
         let gpu = self.model.gpu.clone();
         self.reader.take_up(self.texts[slot].wide);
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.memory.copy_slot(&mut encoder, slot, (&self.reader.memory, 0));
         gpu.submit([encoder.finish()]);
         self.reader.memory.share(&gpu, 0, &self.memory, slot);
-        self.reader.prefill(tokens, progress).await?;
+        Ok(&mut self.reader)
+    }
+
+    /// Brings a slot to where the reader is, which has been lent.
+    pub fn take_back(&mut self, slot: usize) -> Result<()> {
+        let gpu = self.model.gpu.clone();
         self.memory.share(&gpu, slot, &self.reader.memory, 0);
         self.let_go();
-        let at = slot * self.model.config.vocab_size;
+        let at = slot * self.model.logits();
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.reader.memory.copy_slot(&mut encoder, 0, (&self.memory, slot));
         self.reader.logits.copy_to(&mut encoder, &self.row(at));
         gpu.submit([encoder.finish()]);
-        self.texts[slot].logits = Some(at);
+        self.texts[slot].logits = self.reader.has_logits.then_some(at);
         self.texts[slot].wide = self.reader.is_wide();
         Ok(gpu.check()?)
     }
@@ -158,7 +172,7 @@ impl GpuBatch {
     }
 
     /// Makes room for a token of each of these texts.
-    fn reserve(&mut self, slots: &[usize]) -> Result<()> {
+    pub(super) fn reserve(&mut self, slots: &[usize]) -> Result<()> {
         for &slot in slots {
             if let Some(held) = self.memory.held.get_mut(slot) {
                 if held.reserve(&self.model.gpu, 1)? {
@@ -170,7 +184,7 @@ impl GpuBatch {
     }
 
     /// The table of the texts of a step, as the device has it ([`kernels::TEXT`]).
-    fn write_texts(&self, slots: impl Iterator<Item = usize>) {
+    pub(super) fn write_texts(&self, slots: impl Iterator<Item = usize>) {
         let row = |slot: usize| {
             let tokens = self.memory.held.get(slot).map_or(0, Held::tokens);
             [slot as u32, self.texts[slot].logits.unwrap_or_default() as u32, tokens as u32]
@@ -182,7 +196,7 @@ impl GpuBatch {
     /// The plan of a step of these slots.
     fn step_plan(&mut self, slots: &[usize]) -> Result<&Plan> {
         let (model, work, memory) = (&self.model, &self.work, &self.memory);
-        let (at, vocab_size) = (self.rows_at(), model.config.vocab_size);
+        let (at, vocab_size) = (self.rows_at(), model.logits());
         let logits = &self.logits;
         let step = match *slots {
             [slot] if model.fuses_the_step() && memory.slots_can_be_bound() => Step::One { slot },
@@ -215,7 +229,7 @@ impl GpuBatch {
     }
 
     /// Records the step of the tokens in the workspace, those of these slots in this order.
-    fn record_step(&mut self, encoder: &mut wgpu::CommandEncoder, slots: &[usize]) -> Result<()> {
+    pub(super) fn record_step(&mut self, encoder: &mut wgpu::CommandEncoder, slots: &[usize]) -> Result<()> {
         // Who takes no part keeps logits that the step would overwrite.
         let mut resting = vec![true; self.slots()];
         slots.iter().for_each(|&slot| resting[slot] = false);
@@ -225,7 +239,7 @@ impl GpuBatch {
         let at = self.rows_at();
         self.step_plan(slots)?.record(encoder);
         for (row, &slot) in slots.iter().enumerate() {
-            self.texts[slot].logits = Some(at + row * self.model.config.vocab_size);
+            self.texts[slot].logits = Some(at + row * self.model.logits());
             if let Some(held) = self.memory.held.get_mut(slot) {
                 held.set_tokens(held.tokens() + 1);
             }
@@ -257,12 +271,26 @@ impl GpuBatch {
             gpu.check()?;
             return Ok(Vec::new());
         }
-        let drawn = self.tokens_back.read_after::<u32>(&gpu, draw.len(), submission).await?;
+        self.drawn(draw.len(), submission).await
+    }
+
+    /// So many tokens that were drawn.
+    pub(super) async fn drawn(
+        &self,
+        count: usize,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<Option<u32>>> {
+        let drawn = self.tokens_back.read_after::<u32>(&self.model.gpu, count, submission).await?;
         Ok(drawn.into_iter().map(|token| Some(token).filter(|&t| t != SampleBuffers::NOT_A_NUMBER)).collect())
     }
 
+    /// Whether a token can be drawn for a slot.
+    pub fn has_logits(&self, slot: usize) -> bool {
+        self.texts[slot].logits.is_some()
+    }
+
     /// Draws a token for the first rows of the table, to the step's tokens and on their way to the host.
-    fn submit_draws(&mut self, slots: &[usize]) -> Result<wgpu::SubmissionIndex> {
+    pub(super) fn submit_draws(&mut self, slots: &[usize]) -> Result<wgpu::SubmissionIndex> {
         let (gpu, rows) = (self.model.gpu.clone(), slots.len());
         let draw = slots.iter().map(|&slot| self.texts[slot].draw).max().unwrap_or(Draw::Greedy);
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
@@ -292,13 +320,13 @@ impl GpuBatch {
     pub fn begin_sampling(&mut self, slot: usize, params: &SamplingParams, context: &[u32]) -> Result<()> {
         self.check_slot(slot)?;
         params.validate()?;
-        self.texts[slot].draw = Draw::of(params, self.model.config.vocab_size);
+        self.texts[slot].draw = Draw::of(params, self.model.logits());
         self.set_sampling(slot, params, context);
         Ok(())
     }
 
     fn set_sampling(&self, slot: usize, params: &SamplingParams, context: &[u32]) {
-        let seen = super::session::seen(context, self.model.config.vocab_size);
+        let seen = super::session::seen(context, self.model.logits());
         self.sampling.begin(&self.model.gpu, slot, params, &seen, context.len() as u32);
     }
 
@@ -329,7 +357,7 @@ impl GpuBatch {
         self.let_go();
         self.texts[to] = Text { wide: self.texts[from].wide, ..Text::new() };
         if let Some(at) = self.texts[from].logits {
-            let kept = to * self.model.config.vocab_size;
+            let kept = to * self.model.logits();
             self.row(at).copy_to(&mut encoder, &self.reader.logits);
             self.reader.logits.copy_to(&mut encoder, &self.row(kept));
             self.texts[to].logits = Some(kept);

@@ -9,6 +9,7 @@ use crate::kernels::TEXT;
 use crate::model::blocks::device::{Kept, LayerState, Numbers, Stream};
 use crate::model::blocks::gpu::Workspaces;
 use crate::model::blocks::{Shape, STATES};
+use crate::model::span::Input;
 use crate::model::{ModelConfig, Pages, Scan, StateData};
 use crate::Result;
 
@@ -54,6 +55,14 @@ impl Workspace {
             inside,
             beyond: numbers.beyond,
         })
+    }
+
+    /// What a chunk or a step begins with.
+    pub(super) fn write(&self, gpu: &Gpu, input: Input<'_>) {
+        match input {
+            Input::Tokens(tokens) => self.tokens.write(gpu, 0, tokens),
+            Input::Residual(values, _) => self.residual.write(gpu, 0, values),
+        }
     }
 
     /// What runs through the layers.

@@ -1,13 +1,22 @@
 //! The forward pass as dispatches: all layers, one of them, the head, the fused step.
 
 use super::buffers::{Memory, Workspace};
-use super::GpuModel;
+use super::{End, GpuModel};
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::kernels::{self, RmsNorm};
 use crate::model::blocks::device::{Chunk, LayerState, Way};
 
 impl GpuModel {
-    /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output).
+    /// What the layers begin with: the embeddings of l tokens, or what is in `residual` already.
+    pub(super) fn begin(&self, plan: &mut PlanBuilder<'_>, w: &Workspace, l: usize) -> Result<(), GpuError> {
+        match &self.embedding {
+            Some(embedding) => kernels::embedding(plan, embedding, &w.tokens, &w.residual, l),
+            None => Ok(()),
+        }
+    }
+
+    /// All layers over l tokens, from `tokens` to `residual` and `hidden` (whose sum is the last layer's output); where another part
+    /// goes on, that sum is in `residual`.
     pub(super) fn layers(
         &self,
         plan: &mut PlanBuilder<'_>,
@@ -15,8 +24,17 @@ impl GpuModel {
         l: usize,
         way: Way<'_>,
     ) -> Result<(), GpuError> {
-        kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, l)?;
-        (0..self.layers.len()).try_for_each(|i| self.layer(plan, (w, memory), i, l, way))
+        self.begin(plan, w, l)?;
+        (0..self.layers.len()).try_for_each(|i| self.layer(plan, (w, memory), i, l, way))?;
+        match self.end {
+            Some(_) => Ok(()),
+            None => self.leave(plan, w, l),
+        }
+    }
+
+    /// What the last layer adds to the residual stream, added to it: another part goes on from there.
+    pub(super) fn leave(&self, plan: &mut PlanBuilder<'_>, w: &Workspace, l: usize) -> Result<(), GpuError> {
+        kernels::scale_add(plan, &w.residual, (None, Some(&w.hidden)), (l, self.config.d_model))
     }
 
     /// Layer `i` of them, from `residual` and, but for the first, `hidden`.
@@ -32,7 +50,7 @@ impl GpuModel {
         self.layers[i].forward(plan, &w.inside, &stream, &state, Chunk { l, first: i == 0, way })
     }
 
-    /// The final norm and the head for `rows` tokens from `row0` on.
+    /// The final norm and the head for `rows` tokens from `row0` on; nothing where another part goes on.
     pub(super) fn head(
         &self,
         plan: &mut PlanBuilder<'_>,
@@ -40,15 +58,14 @@ impl GpuModel {
         (row0, rows): (usize, usize),
         logits: &Tensor,
     ) -> Result<(), GpuError> {
-        let c = &self.config;
+        let (c, Some(end)) = (&self.config, &self.end) else { return Ok(()) };
         let norm = RmsNorm { rows, row0, d: c.d_model, eps: c.norm_eps };
         // Without layers nothing is to be added.
         let hidden = (!c.layers.is_empty()).then_some(&w.hidden);
-        kernels::rms_norm(plan, &w.residual, hidden, &self.norm_f, &w.last, norm)?;
-        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
+        kernels::rms_norm(plan, &w.residual, hidden, &end.norm_f, &w.last, norm)?;
         let (x_stride, y_stride) = (c.d_model, c.vocab_size);
         let shape = kernels::Linear { l: rows, x_stride, y_stride, softplus: false };
-        kernels::linear(plan, &w.last, head, None, logits, shape)
+        kernels::linear(plan, &w.last, &end.head, None, logits, shape)
     }
 
     /// One token through all layers and the head by the fused step, the residual stream added to in place. `states`: a layer's, of one
@@ -61,15 +78,19 @@ impl GpuModel {
         logits: &Tensor,
     ) -> Result<(), GpuError> {
         let c = &self.config;
-        kernels::embedding(plan, &self.embedding, &w.tokens, &w.residual, 1)?;
+        self.begin(plan, w, 1)?;
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(next) = self.layers.get(i + 1) {
                 next.fused_read_beside(plan, &w.inside, &w.stream(c), layer)?;
             }
             layer.fused_step(plan, &w.inside, &w.stream(c), &states(i))?;
         }
-        let head = self.lm_head.as_ref().unwrap_or(&self.embedding);
-        kernels::matvec_norm(plan, &w.residual, (&self.norm_f, c.norm_eps), head, None, logits)
+        match &self.end {
+            Some(End { norm_f, head }) => {
+                kernels::matvec_norm(plan, &w.residual, (norm_f, c.norm_eps), head, None, logits)
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,16 +1,18 @@
 //! Models on a GPU: the weights there; [`session`] runs them for a text and [`batch`] for several, [`score`] says what it makes of
-//! given ones, in the buffers of [`buffers`], by the dispatches of [`forward`]; [`explain`] looks inside.
+//! given ones, in the buffers of [`buffers`], by the dispatches of [`forward`]; [`explain`] looks inside. A model may be a [`part`] of a larger one.
 
 mod batch;
 mod buffers;
 mod explain;
 mod forward;
+mod part;
 mod pool;
 mod score;
 mod session;
 
 use super::blocks::gpu::Layer;
 use super::blocks::{Role, Shape, Weights};
+use super::span::Span;
 use super::{ModelConfig, ModelWeights, Stacked, TensorView};
 use crate::error::{InputError, Result};
 use crate::gpu::shader::{NumberFormat, WeightFormat};
@@ -31,19 +33,29 @@ const LARGE: usize = 512;
 const MOST_TEXTS: usize = 64;
 const MOST_STATES: u64 = 256 << 20;
 
-/// A model's weights on a device.
+/// A model's weights on a device, or those of a part of its layers.
 pub struct GpuModel {
     gpu: Gpu,
+    /// With the layers that are here.
     config: ModelConfig,
     options: ModelOptions,
-    embedding: WeightMatrix, // (vocab_size, d_model)
+    /// (vocab_size, d_model); `None`: another part begins.
+    embedding: Option<WeightMatrix>,
     layers: Vec<Layer>,
-    norm_f: Tensor,                // (d_model)
-    lm_head: Option<WeightMatrix>, // (vocab_size, d_model); None: tied
+    /// `None`: another part ends.
+    end: Option<End>,
     /// Keys and values of all texts, where there is attention.
     pool: Option<Arc<Pool>>,
     /// A text had activations beyond f16.
     beyond_f16: AtomicBool,
+    /// Of the weights, on the device.
+    bytes: u64,
+}
+
+/// What comes after the layers.
+struct End {
+    norm_f: Tensor,     // (d_model)
+    head: WeightMatrix, // (vocab_size, d_model); the embedding, where they are tied
 }
 
 /// Uploads tensors and counts their bytes.
@@ -132,7 +144,7 @@ impl Loader<'_> {
 }
 
 impl GpuModel {
-    /// Uploads the weights, telling `progress` bytes done and in all.
+    /// Uploads the weights of a span of the model, telling `progress` bytes done and in all.
     ///
     /// # Errors
     /// Non-finite weights, matrices whose rows exceed the adapter's limits, a full GPU memory.
@@ -140,10 +152,11 @@ impl GpuModel {
         gpu: &Gpu,
         config: &ModelConfig,
         weights: &ModelWeights<'_>,
+        span: &Span,
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        Self::build(gpu, config, weights, options, false, progress).await
+        Self::build(gpu, config, (weights, span), options, false, progress).await
     }
 
     /// The same of weights whose matrices are shapes alone, filled on the device.
@@ -153,13 +166,13 @@ impl GpuModel {
         weights: &ModelWeights<'_>,
         options: ModelOptions,
     ) -> Result<Self> {
-        Self::build(gpu, config, weights, options, true, &mut |_, _| {}).await
+        Self::build(gpu, config, (weights, &Span::whole(config)), options, true, &mut |_, _| {}).await
     }
 
     async fn build(
         gpu: &Gpu,
         config: &ModelConfig,
-        weights: &ModelWeights<'_>,
+        (weights, span): (&ModelWeights<'_>, &Span),
         options: ModelOptions,
         synthetic: bool,
         progress: &mut dyn FnMut(u64, u64),
@@ -167,23 +180,30 @@ impl GpuModel {
         if options.chunk == 0 {
             return Err(InputError::ZeroChunk.into());
         }
-        let total = weights.total_bytes();
+        let (config, total) = (span.config(config), span.bytes(weights));
+        let before = gpu.memory_bytes().0;
         let mut loader = Loader { gpu, weights: options.weights, synthetic, done: 0, total, progress };
+        let embedding = span.embedding(weights).map(|embedding| loader.matrix(embedding)).transpose()?;
+        let layers = config.layers.iter().zip(&weights.layers[span.blocks.clone()]);
+        let layers = layers.map(|(shape, w)| loader.layer(shape, w)).collect::<Result<_>>()?;
+        let end = match span.end(weights) {
+            Some((norm_f, lm_head)) => {
+                let norm_f = loader.mapped(norm_f, |x| config.head_scale * x)?;
+                let own = lm_head.map(|head| loader.matrix(head)).transpose()?;
+                own.or_else(|| embedding.clone()).map(|head| End { norm_f, head })
+            }
+            None => None,
+        };
         let model = Self {
             gpu: gpu.clone(),
-            config: config.clone(),
             options,
-            embedding: loader.matrix(&weights.embedding)?,
-            layers: config
-                .layers
-                .iter()
-                .zip(&weights.layers)
-                .map(|(s, w)| loader.layer(s, w))
-                .collect::<Result<_>>()?,
-            norm_f: loader.mapped(&weights.norm_f, |x| config.head_scale * x)?,
-            lm_head: weights.lm_head.as_ref().map(|h| loader.matrix(h)).transpose()?,
+            embedding: embedding.filter(|_| span.begins),
+            layers,
+            end,
             pool: Pool::new(gpu, &config.layers),
+            config,
             beyond_f16: AtomicBool::new(false),
+            bytes: gpu.memory_bytes().0.saturating_sub(before),
         };
         // The uploads are staged: let them reach the device, and hear of a full memory now.
         gpu.submit_and_wait(gpu.device().create_command_encoder(&Default::default()).finish()).await?;
@@ -195,6 +215,16 @@ impl GpuModel {
     }
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Bytes of the weights, as the device holds them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Logits of a token, of which a part that does not end keeps none to speak of.
+    fn logits(&self) -> usize {
+        self.end.as_ref().map_or(1, |_| self.config.vocab_size)
     }
 
     /// Whether a text had activations that f16 cannot hold, and went on without it.
@@ -259,7 +289,7 @@ impl GpuModel {
     }
 
     /// The prefill's chunk: what was asked for, or as much of it as the activations' widest rows let into one binding.
-    fn chunk(&self) -> usize {
+    pub fn chunk(&self) -> usize {
         let widest = self.config.layers.iter().map(Shape::widest).max().unwrap_or(1).max(self.config.d_model);
         let room = (self.gpu.max_binding() / (widest as u64 * 4)) as usize;
         self.options.chunk.min(room.max(1))

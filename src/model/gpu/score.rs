@@ -5,6 +5,7 @@ use super::session::{GpuSession, Head};
 use crate::error::{InputError, Result};
 use crate::gpu::Tensor;
 use crate::kernels::SampleBuffers;
+use crate::model::span::Input;
 use crate::model::types::{check_targets, Scores};
 
 impl GpuSession {
@@ -37,7 +38,7 @@ impl GpuSession {
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let at = i * chunk;
             let targets = targets.map(|targets| &targets[at..at + part.len()]);
-            self.score_chunk(part, 1, targets, &mut scores).await?;
+            self.score_chunk(Input::Tokens(part), 1, targets, &mut scores).await?;
             progress(at + part.len(), tokens.len());
         }
         self.has_logits = true;
@@ -66,7 +67,7 @@ impl GpuSession {
             }
             for part in tokens.chunks_exact(texts * window) {
                 let targets = targets.map(|targets| &targets[at..at + part.len()]);
-                self.score_chunk(part, texts, targets, &mut scores).await?;
+                self.score_chunk(Input::Tokens(part), texts, targets, &mut scores).await?;
                 at += part.len();
                 progress(at, tokens.len());
             }
@@ -84,9 +85,9 @@ impl GpuSession {
     }
 
     /// A chunk of so many texts, for which there is room.
-    async fn score_chunk(
+    pub(super) async fn score_chunk(
         &mut self,
-        part: &[u32],
+        part: Input<'_>,
         texts: usize,
         targets: Option<&[u32]>,
         scores: &mut Scores,

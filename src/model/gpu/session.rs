@@ -8,6 +8,7 @@ use crate::gpu::shader::NumberFormat;
 use crate::gpu::{Plan, PlanBuilder, Readback, Tensor};
 use crate::kernels::{self, SampleBuffers};
 use crate::model::blocks::device::Way;
+use crate::model::span::Input;
 use crate::model::types::{check_tokens, StateData};
 use crate::model::ModelConfig;
 use crate::settings::SamplingParams;
@@ -54,6 +55,8 @@ pub struct GpuSession {
     sample_plan: Option<Plan>,
     sampled: Readback,
     logits_back: Readback,
+    /// Made when first needed, where another part of the model goes on.
+    pub(super) residual_back: Option<Readback>,
     decode: Option<(Workspace, Plan)>,
     /// The token whose step [`GpuSession::sample`] has submitted already, before the host had even read which one it is:
     /// so the device computes while the token travels and the host makes text of it.
@@ -79,7 +82,7 @@ impl GpuSession {
 
     /// A text at its begin.
     pub fn new(model: &Arc<GpuModel>) -> Result<Self> {
-        let (gpu, vocab_size) = (&model.gpu, model.config.vocab_size);
+        let (gpu, vocab_size) = (&model.gpu, model.logits());
         let session = Self {
             memory: Memory::of_texts(model, 1)?,
             logits: Tensor::zeros(gpu, "logits", vocab_size)?,
@@ -88,6 +91,7 @@ impl GpuSession {
             sample_plan: None,
             sampled: Readback::new(gpu, "sampled token", 2),
             logits_back: Readback::new(gpu, "logits", vocab_size),
+            residual_back: None,
             decode: None,
             ahead: None,
             before: None,
@@ -192,16 +196,23 @@ impl GpuSession {
         self.check_tokens(tokens)?;
         self.go_back();
         let chunk = self.model.chunk();
-        self.make_room(chunk.min(tokens.len()))?;
+        let room = chunk.min(tokens.len());
+        self.make_room(room)?;
         for (i, part) in tokens.chunks(chunk).enumerate() {
             let done = i * chunk + part.len();
             let head = if done == tokens.len() { Head::Last } else { Head::None };
-            while !self.chunk(part, 1, None, head).await? {
-                self.leave_f16(chunk.min(tokens.len()))?;
-            }
+            self.read_chunk(Input::Tokens(part), room, head).await?;
             progress(done, tokens.len());
         }
         self.has_logits = true;
+        Ok(())
+    }
+
+    /// A chunk of the text, again without f16 where it is beyond that. `room` as [`GpuSession::make_room`] has it.
+    pub(super) async fn read_chunk(&mut self, part: Input<'_>, room: usize, head: Head) -> Result<()> {
+        while !self.chunk(part, 1, None, head).await? {
+            self.leave_f16(room)?;
+        }
         Ok(())
     }
 
@@ -209,7 +220,7 @@ impl GpuSession {
     /// what came of it is wrong then, and [`GpuSession::leave_f16`] takes it back.
     pub(super) async fn chunk(
         &mut self,
-        part: &[u32],
+        part: Input<'_>,
         texts: usize,
         targets: Option<&[u32]>,
         head: Head,
@@ -225,7 +236,7 @@ impl GpuSession {
             memory.clear(&mut encoder);
         }
         if let Some(w) = &self.prefill {
-            w.tokens.write(&gpu, 0, part);
+            w.write(&gpu, part);
             self.place(w);
         }
         if let (Some(targets), Some(s)) = (targets, &self.score) {
@@ -273,18 +284,30 @@ impl GpuSession {
             return Ok(gpu.check()?);
         }
         self.go_back();
+        let encoder = self.record_step(Input::Tokens(&[token]))?;
+        gpu.submit([encoder.finish()]);
+        self.has_logits = true;
+        Ok(gpu.check()?)
+    }
+
+    /// Records a step of a token, which counts as read then.
+    pub(super) fn record_step(&mut self, token: Input<'_>) -> Result<wgpu::CommandEncoder> {
         self.reserve(1)?;
         self.decode()?;
+        let gpu = &self.model.gpu;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         if let Some((w, plan)) = &self.decode {
-            w.tokens.write(&gpu, 0, &[token]);
+            w.write(gpu, token);
             self.place(w);
             plan.record(&mut encoder);
         }
-        gpu.submit([encoder.finish()]);
         self.advance(1);
-        self.has_logits = true;
-        Ok(gpu.check()?)
+        Ok(encoder)
+    }
+
+    /// What a step has left in the residual stream, (d_model).
+    pub(super) fn step_residual(&self) -> Option<&Tensor> {
+        self.decode.as_ref().map(|(w, _)| &w.residual)
     }
 
     /// The decode step's workspace and plan, made when first needed.
@@ -328,7 +351,7 @@ impl GpuSession {
     /// Records the copy of state and logits to `before`.
     fn keep(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.before.is_none() {
-            let logits = Tensor::zeros(&self.model.gpu, "logits before", self.model.config.vocab_size)?;
+            let logits = Tensor::zeros(&self.model.gpu, "logits before", self.model.logits())?;
             let memory = Memory::new(&self.model.gpu, &self.model.config.layers, 1)?;
             self.before = Some(Before { memory, logits, tokens: 0 });
         }
@@ -409,13 +432,17 @@ impl GpuSession {
         }
         self.sampled.copy_from(&mut encoder, &self.sampling.sampled);
         let submission = gpu.submit([encoder.finish()]);
-        self.go_ahead()?;
-        // Also where no token was drawn: the step ahead has to be taken back.
-        self.ahead = Some(SampleBuffers::NOT_A_NUMBER);
+        // Where another part begins, it needs the token first.
+        let goes_ahead = self.model.embedding.is_some();
+        if goes_ahead {
+            self.go_ahead()?;
+            // Also where no token was drawn: the step ahead has to be taken back.
+            self.ahead = Some(SampleBuffers::NOT_A_NUMBER);
+        }
         let drawn = self.sampled.read_after::<u32>(&gpu, 2, Some(submission)).await?;
         match drawn.get(1) {
             Some(&token) if token != SampleBuffers::NOT_A_NUMBER => {
-                self.ahead = Some(token);
+                self.ahead = Some(token).filter(|_| goes_ahead);
                 Ok(token)
             }
             _ => Err(InputError::NoTokenToChoose.into()),

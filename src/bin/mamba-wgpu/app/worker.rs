@@ -217,7 +217,7 @@ impl Worker {
             description: id.description.clone(),
             parameters: weights.parameters(),
             weight_bytes: weights.total_bytes(),
-            device: common::backend_name(&model),
+            device: crate::placement::backend_name(&model),
             on: on.clone(),
             shared,
             memory: memory(&model),
